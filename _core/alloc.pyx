@@ -1,0 +1,98 @@
+"""The one allocator: PyMem_Raw with overflow checks; counts live blocks in the debug build.
+
+Invariants: a failed call leaves the old block as it was. Zero bytes is one byte: NULL always means failure.
+Cost: that of PyMem_Raw; debug builds add one atomic-free counter (the core runs under one lock or the GIL).
+Memory: the caller owns what it gets and gives it back with pk_free.   Threads: any, GIL not needed.
+"""
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
+from libc.stddef cimport size_t
+from libc.stdint cimport SIZE_MAX, int64_t
+from libc.string cimport memset
+
+cdef extern from *:
+    """
+    #ifndef PICKER_DEBUG
+    #define PICKER_DEBUG 0
+    #endif
+    """
+    const int PICKER_DEBUG
+
+# --- C kernel ---
+
+cdef int64_t live = 0          # blocks handed out and not yet freed (debug build only)
+cdef int64_t fail_after = -1   # allocations left before one fails; -1 = never (debug build only)
+
+
+cdef bint _must_fail() noexcept nogil:
+    global fail_after
+    if not PICKER_DEBUG or fail_after < 0:
+        return False
+    if fail_after == 0:
+        fail_after = -1
+        return True
+    fail_after -= 1
+    return False
+
+
+cdef void* pk_resize(void* block, size_t count, size_t size) noexcept nogil:
+    """`block` (or NULL) with room for count * size bytes; NULL on failure, the old block untouched."""
+    global live
+    cdef void* fresh
+    if (size != 0 and count > SIZE_MAX // size) or _must_fail():
+        return NULL
+    fresh = PyMem_RawRealloc(block, count * size if count * size > 0 else 1)
+    if PICKER_DEBUG and fresh != NULL and block == NULL:
+        live += 1
+    return fresh
+
+
+cdef void* pk_alloc(size_t count, size_t size) noexcept nogil:
+    """A zeroed block of count * size bytes, or NULL."""
+    cdef void* block = pk_resize(NULL, count, size)
+    if block != NULL:
+        memset(block, 0, count * size)
+    return block
+
+
+cdef void pk_free(void* block) noexcept nogil:
+    global live
+    if PICKER_DEBUG and block != NULL:
+        live -= 1
+    PyMem_RawFree(block)
+
+
+cdef int pk_grow(void** block, size_t* capacity, size_t needed, size_t size) noexcept nogil:
+    """Make room for `needed` items of `size` bytes by doubling; new items are not zeroed. PK_OK or PK_E_NOMEM."""
+    cdef size_t room = capacity[0]
+    cdef void* fresh
+    if needed <= room:
+        return PK_OK
+    room = room if room >= 8 else 8
+    while room < needed:
+        room = room * 2 if room <= SIZE_MAX // 2 else needed
+    fresh = pk_resize(block[0], room, size)
+    if fresh == NULL:
+        return PK_E_NOMEM
+    block[0] = fresh
+    capacity[0] = room
+    return PK_OK
+
+
+# --- Python face ---
+
+def is_debug_build() -> bool:
+    """True when blocks are counted and allocations can be made to fail (PICKER_DEBUG=1)."""
+    return bool(PICKER_DEBUG)
+
+
+def live_blocks() -> int:
+    """Blocks handed out and not freed; always 0 outside the debug build."""
+    return live
+
+
+def fail_allocation(int64_t after) -> None:
+    """Make the allocation after `after` further ones fail once; -1 switches it off. Debug build only."""
+    global fail_after
+    if not PICKER_DEBUG:
+        raise RuntimeError("allocations fail on demand only in the debug build: build with PICKER_DEBUG=1")
+    fail_after = after

@@ -1,0 +1,72 @@
+"""Builds the Cython core: every `picker/_core/*.pyx` becomes one extension module.
+
+Knobs (environment, `1` = on): PICKER_DEBUG bounds checks, live-block counting, failing allocations;
+PICKER_SANITIZE ASAN + UBSAN; PICKER_TRACE line tracing for coverage.
+"""
+
+import contextlib
+import io
+import os
+import sys
+from pathlib import Path
+
+from Cython.Build import cythonize
+from Cython.Compiler import Options
+from setuptools import Extension, setup
+
+
+def on(name: str) -> bool:
+    return os.environ.get(name, "") == "1"
+
+
+DEBUG, SANITIZE, TRACE = on("PICKER_DEBUG"), on("PICKER_SANITIZE"), on("PICKER_TRACE")
+CFLAGS = ["-std=c11", "-g1", "-Wall", "-fno-strict-aliasing", "-Wno-unused-function"]
+CFLAGS += ["-O1", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"] if SANITIZE else ["-O3"]
+LDFLAGS = ["-fsanitize=address,undefined"] if SANITIZE else []
+MACROS = [("PICKER_DEBUG", "1" if DEBUG else "0")] + ([("CYTHON_TRACE_NOGIL", "1")] if TRACE else [])
+DIRECTIVES = {
+    "language_level": 3,
+    "binding": True,
+    "embedsignature": True,
+    "cdivision": True,
+    "wraparound": False,
+    "boundscheck": DEBUG,
+    "initializedcheck": DEBUG,
+    "linetrace": TRACE,
+}
+
+
+class Tee(io.TextIOBase):
+    """Passes Cython's messages on and keeps them, so that a performance hint can fail the build."""
+
+    def __init__(self) -> None:
+        self.kept: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.kept.append(text)
+        return sys.__stderr__.write(text) if sys.__stderr__ else len(text)
+
+
+def core() -> list[Extension]:
+    """A hint means a `nogil` function takes the GIL back at each call: `noexcept` was forgotten."""
+    Options.warning_errors = True
+    sources = sorted(Path("picker/_core").glob("*.pyx"))
+    extensions = [
+        Extension(
+            f"picker._core.{source.stem}",
+            [str(source)],
+            define_macros=MACROS,
+            extra_compile_args=CFLAGS,
+            extra_link_args=LDFLAGS,
+        )
+        for source in sources
+    ]
+    messages = Tee()
+    with contextlib.redirect_stderr(messages), contextlib.redirect_stdout(messages):
+        built: list[Extension] = cythonize(extensions, compiler_directives=DIRECTIVES, force=TRACE)
+    if "performance hint" in "".join(messages.kept).lower():
+        raise SystemExit("setup.py: Cython gave a performance hint (see above); declare the function noexcept")
+    return built
+
+
+setup(ext_modules=core())

@@ -1,0 +1,56 @@
+"""Exact leak checks: after warm-up, traced bytes must not move at all."""
+
+import gc
+import tracemalloc
+from array import array
+from collections.abc import Callable
+
+from picker._core import alloc
+
+WARM_UP = 20
+
+
+def traced_bytes(action: Callable[[], object], rounds: int = 5, calls: int = 200) -> list[int]:
+    """Bytes traced after each of `rounds` rounds of `calls` calls, garbage collected first."""
+    for _ in range(WARM_UP):
+        action()
+    readings = array("q", [0] * rounds)  # plain words: keeping a reading must not itself be counted
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for index in range(rounds):
+            for _ in range(calls):
+                action()
+            gc.collect()
+            readings[index] = tracemalloc.get_traced_memory()[0]
+        return list(readings)
+    finally:
+        tracemalloc.stop()
+
+
+def assert_flat(action: Callable[[], object], rounds: int = 5, calls: int = 200) -> None:
+    """Fails unless the last rounds hold exactly as many bytes as the second one, and no core block is left over."""
+    live_before = alloc.live_blocks()
+    readings = traced_bytes(action, rounds, calls)
+    assert len(set(readings[1:])) == 1, f"traced bytes moved between rounds: {readings}"
+    assert alloc.live_blocks() == live_before, f"core blocks left over: {alloc.live_blocks() - live_before}"
+
+
+def failing_allocations(action: Callable[[], object], limit: int = 200) -> int:
+    """Runs `action` with the 1st, 2nd, ... allocation failing until it succeeds; returns how many failed.
+
+    `action` must let MemoryError out and leave nothing behind. Only meaningful in the debug build.
+    """
+    for after in range(limit):
+        live_before = alloc.live_blocks()
+        alloc.fail_allocation(after)
+        try:
+            action()
+        except MemoryError:
+            gc.collect()
+            assert alloc.live_blocks() == live_before, f"allocation {after} failing left blocks behind"
+            continue
+        finally:
+            alloc.fail_allocation(-1)
+        return after
+    raise AssertionError(f"still failing after {limit} allocations")
