@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from picker._core import hashing
 from tests.model import hashing as model
-from tests.support.leaks import assert_flat, failing_allocations
 from tests.support.builds import debug_build_only
+from tests.support.leaks import assert_flat, failing_allocations
 
 SEEDS = st.integers(0, 2**64 - 1)
 
