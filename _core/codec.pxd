@@ -1,0 +1,90 @@
+# ext_proc messages: ProcessingRequest in, ProcessingResponse out, only the fields picker uses.
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+# envoy.service.ext_proc.v3.ProcessingRequest.request, by field number
+cdef enum:
+    PK_REQUEST_HEADERS = 2
+    PK_RESPONSE_HEADERS = 3
+    PK_REQUEST_BODY = 4
+    PK_RESPONSE_BODY = 5
+    PK_REQUEST_TRAILERS = 6
+    PK_RESPONSE_TRAILERS = 7
+
+# envoy.service.ext_proc.v3.ProcessingResponse.response, by field number
+cdef enum:
+    PK_REPLY_REQUEST_HEADERS = 1
+    PK_REPLY_RESPONSE_HEADERS = 2
+    PK_REPLY_REQUEST_BODY = 3
+    PK_REPLY_RESPONSE_BODY = 4
+    PK_REPLY_REQUEST_TRAILERS = 5
+    PK_REPLY_RESPONSE_TRAILERS = 6
+
+# envoy.extensions.filters.http.ext_proc.v3.ProcessingMode.BodySendMode
+cdef enum:
+    PK_BODY_NONE = 0
+    PK_BODY_STREAMED = 1
+    PK_BODY_BUFFERED = 2
+    PK_BODY_BUFFERED_PARTIAL = 3
+    PK_BODY_FULL_DUPLEX_STREAMED = 4
+    PK_BODY_GRPC = 5
+
+ctypedef struct slice_t:
+    const uint8_t* data     # borrowed from the message
+    size_t size
+
+ctypedef struct buffer_t:
+    uint8_t* data           # owned
+    size_t size
+    size_t capacity
+
+ctypedef struct message_t:
+    int kind                # PK_REQUEST_HEADERS ...
+    slice_t headers         # a serialised HeaderMap (headers and trailers messages)
+    slice_t body
+    bint end_of_stream
+    slice_t metadata        # a serialised config.core.v3.Metadata
+    bint has_protocol       # protocol_config is there: the first message of a stream
+    uint32_t request_mode   # PK_BODY_*
+    uint32_t response_mode
+
+ctypedef struct header_t:
+    slice_t key
+    slice_t value           # raw_value, else value
+
+ctypedef struct mutation_t:
+    # What a reply changes. Slices are borrowed; empty means absent.
+    slice_t destination             # "ip:port[,ip:port...]": header and dynamic metadata
+    header_t extra                  # one further header to set
+    const slice_t* removed          # header names to remove
+    uint32_t removed_count
+    bint clear_route_cache
+
+cdef int buffer_reserve(buffer_t* buffer, size_t extra) noexcept nogil
+cdef int buffer_append(buffer_t* buffer, const void* data, size_t size) noexcept nogil
+cdef void buffer_free(buffer_t* buffer) noexcept nogil
+
+cdef bint slice_is(slice_t text, const char* other, size_t size) noexcept nogil
+
+cdef int codec_decode(message_t* message, const uint8_t* data, size_t size) noexcept nogil
+cdef bint codec_next_header(slice_t* rest, header_t* header) noexcept nogil
+cdef int codec_find_metadata(
+    slice_t metadata, slice_t namespace, slice_t key, slice_t* value
+) noexcept nogil
+cdef bint codec_value_string(slice_t value, slice_t* text) noexcept nogil
+cdef bint codec_value_list(slice_t value, slice_t* items) noexcept nogil
+cdef bint codec_next_item(slice_t* items, slice_t* value) noexcept nogil
+
+cdef int codec_write_common(buffer_t* out, int reply, const mutation_t* mutation) noexcept nogil
+cdef int codec_write_streamed(
+    buffer_t* out, int reply, const uint8_t* data, size_t size, bint end_of_stream
+) noexcept nogil
+cdef int codec_write_trailers(buffer_t* out, int reply) noexcept nogil
+cdef int codec_write_immediate(
+    buffer_t* out, uint32_t status, const header_t* headers, uint32_t header_count, slice_t body, slice_t details
+) noexcept nogil
+
+
+cdef class Message:
+    cdef const unsigned char[::1] _data
+    cdef message_t _message
