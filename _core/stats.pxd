@@ -1,0 +1,67 @@
+# Counters and histograms of the data plane, read by the metrics page.
+from libc.stddef cimport size_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+cdef enum:
+    PK_MODEL_BYTES = 256       # longer model names share the series `other`
+    PK_MAX_BOUNDS = 36
+
+# How a request ended badly
+cdef enum:
+    PK_FAIL_NONE = 0
+    PK_FAIL_BAD_REQUEST = 1        # 400
+    PK_FAIL_TOO_LARGE = 2          # 413
+    PK_FAIL_NO_ENDPOINT = 3        # 503
+    PK_FAIL_MODEL_SERVER = 4       # the model server answered 4xx or 5xx
+    PK_FAIL_NO_ANSWER = 5          # the stream ended before the model server answered
+    PK_FAIL_CANCELED = 6           # the stream ended in the middle of the request or of the response
+    PK_FAIL_TIMEOUT = 7            # 408
+    PK_FAIL_INTERNAL = 8           # 500
+    PK_FAIL_KINDS = 9
+
+ctypedef struct hist_t:
+    const double* bounds       # static
+    uint32_t count             # of bounds
+    uint64_t buckets[PK_MAX_BOUNDS + 1]
+    double sum
+
+ctypedef struct series_t:
+    uint32_t name_size
+    uint8_t name[PK_MODEL_BYTES]
+    uint64_t requests
+    uint64_t failures[PK_FAIL_KINDS]
+    int64_t running
+    hist_t duration_s
+    hist_t ttft_s
+    hist_t tpot_s
+    hist_t request_bytes
+    hist_t response_bytes
+    hist_t input_tokens
+    hist_t output_tokens
+    hist_t cached_tokens
+
+ctypedef struct stats_t:
+    series_t** series          # series[0] is for requests whose model is not known, series[1] is `other`
+    size_t capacity
+    uint32_t count
+    uint32_t limit
+    uint32_t* table            # open addressing: 0 = empty, else series index + 1
+    uint32_t mask
+    hist_t scheduling_s
+    hist_t hit_ratio
+    hist_t hit_bytes
+    uint64_t picked
+    uint64_t not_picked
+    uint64_t ejected
+    uint64_t predicted_tokens  # prompt tokens the index said were cached
+    uint64_t reported_tokens   # prompt tokens model servers said were cached, of the same requests
+
+cdef int stats_init(stats_t* stats, uint32_t limit) noexcept nogil
+cdef void stats_free(stats_t* stats) noexcept nogil
+cdef uint32_t stats_model(stats_t* stats, const uint8_t* name, size_t size) noexcept nogil
+cdef void hist_add(hist_t* hist, double value) noexcept nogil
+cdef dict stats_view(const stats_t* stats)
+
+
+cdef class Stats:
+    cdef stats_t _stats

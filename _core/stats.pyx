@@ -1,0 +1,228 @@
+"""Counters and histograms of the data plane, one series per model name, bounded.
+
+Invariants: a series lives as long as its stats; beyond `limit` names everything goes to `other`.
+Cost: O(1) per event, O(log bounds) per observation; allocates for a new model name only.
+Memory: owns its series.   Threads: one at a time; the engine holds its lock.
+Buckets are those of the reference picker, so that existing dashboards read them.
+"""
+cimport cython
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy, memset
+
+from picker._core.alloc cimport PK_E_NOMEM, PK_OK, pk_alloc, pk_free, pk_grow
+from picker._core.hashing cimport hash_xxh64
+
+cdef extern from *:
+    """
+    static const double PK_LONG[] = {.005, .025, .05, .1, .2, .4, .6, .8, 1, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30,
+        45, 60, 120, 180, 240, 300, 360, 480, 600, 900, 1200, 1800, 2700, 3600};
+    static const double PK_TTFT[] = {.005, .025, .05, .1, .2, .4, .6, .8, 1, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30,
+        45, 60, 120};
+    static const double PK_TPOT[] = {.0005, .00205, .005, .01, .02, .04, .06, .08, .1, .125, .15, .2, .3, .4, .5, .6, .8,
+        1, 2};
+    /* The reference picker's first bucket is 100 us; picks here are faster than that. */
+    static const double PK_SHORT[] = {.000005, .00001, .00002, .00005, .0001, .0002, .0005, .001, .002, .005, .01, .02,
+        .05, .1};
+    static const double PK_SIZES[] = {64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072, 262144,
+        524288, 1048576, 2097152, 4194304, 8388608, 16777216, 33554432, 67108864, 134217728, 268435456, 536870912,
+        1073741824};
+    /* 32778 is what the reference picker has where 32768 was meant; dashboards compare by name. */
+    static const double PK_TOKENS[] = {1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32778, 65536,
+        131072, 262144, 524288, 1048576};
+    static const double PK_RATIO[] = {0, .1, .2, .3, .4, .5, .6, .7, .8, .9, 1};
+    static const double PK_HIT_BYTES[] = {0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536};
+    #define PK_COUNT(bounds) ((uint32_t)(sizeof(bounds) / sizeof(double)))
+    """
+    const double PK_LONG[], PK_TTFT[], PK_TPOT[], PK_SHORT[], PK_SIZES[], PK_TOKENS[], PK_RATIO[], PK_HIT_BYTES[]
+    uint32_t PK_COUNT(const double* bounds) noexcept nogil
+
+# --- C kernel ---
+
+
+cdef void _hist(hist_t* hist, const double* bounds, uint32_t count) noexcept nogil:
+    hist.bounds = bounds
+    hist.count = count
+
+
+cdef void hist_add(hist_t* hist, double value) noexcept nogil:
+    """Count `value` in the first bucket whose bound is not below it."""
+    cdef uint32_t low = 0, high = hist.count, middle
+    while low < high:
+        middle = (low + high) // 2
+        if hist.bounds[middle] < value:
+            low = middle + 1
+        else:
+            high = middle
+    hist.buckets[low] += 1
+    hist.sum += value
+
+
+cdef series_t* _series(const uint8_t* name, size_t size) noexcept nogil:
+    cdef series_t* series = <series_t*>pk_alloc(1, sizeof(series_t))
+    if series == NULL:
+        return NULL
+    series.name_size = <uint32_t>size
+    memcpy(series.name, name, size)
+    _hist(&series.duration_s, PK_LONG, PK_COUNT(PK_LONG))
+    _hist(&series.ttft_s, PK_TTFT, PK_COUNT(PK_TTFT))
+    _hist(&series.tpot_s, PK_TPOT, PK_COUNT(PK_TPOT))
+    _hist(&series.request_bytes, PK_SIZES, PK_COUNT(PK_SIZES))
+    _hist(&series.response_bytes, PK_SIZES, PK_COUNT(PK_SIZES))
+    _hist(&series.input_tokens, PK_TOKENS, PK_COUNT(PK_TOKENS))
+    _hist(&series.output_tokens, PK_TOKENS, PK_COUNT(PK_TOKENS))
+    _hist(&series.cached_tokens, PK_TOKENS, PK_COUNT(PK_TOKENS))
+    return series
+
+
+cdef int _append(stats_t* stats, const uint8_t* name, size_t size) noexcept nogil:
+    cdef series_t* series = _series(name, size)
+    if series == NULL:
+        return PK_E_NOMEM
+    if pk_grow(<void**>&stats.series, &stats.capacity, stats.count + 1, sizeof(series_t*)) != PK_OK:
+        pk_free(series)
+        return PK_E_NOMEM
+    stats.series[stats.count] = series
+    stats.count += 1
+    return PK_OK
+
+
+cdef int stats_init(stats_t* stats, uint32_t limit) noexcept nogil:
+    """Room for `limit` model names. PK_OK or PK_E_NOMEM."""
+    cdef uint32_t size = 4
+    memset(stats, 0, sizeof(stats_t))
+    while size < limit * 2 + 4:
+        size *= 2
+    stats.limit = limit
+    stats.mask = size - 1
+    stats.table = <uint32_t*>pk_alloc(size, sizeof(uint32_t))
+    _hist(&stats.scheduling_s, PK_SHORT, PK_COUNT(PK_SHORT))
+    _hist(&stats.hit_ratio, PK_RATIO, PK_COUNT(PK_RATIO))
+    _hist(&stats.hit_bytes, PK_HIT_BYTES, PK_COUNT(PK_HIT_BYTES))
+    if stats.table == NULL:
+        return PK_E_NOMEM
+    if _append(stats, <const uint8_t*>b"", 0) != PK_OK or _append(stats, <const uint8_t*>b"other", 5) != PK_OK:
+        stats_free(stats)
+        return PK_E_NOMEM
+    return PK_OK
+
+
+cdef void stats_free(stats_t* stats) noexcept nogil:
+    cdef uint32_t i
+    for i in range(stats.count):
+        pk_free(stats.series[i])
+    pk_free(stats.series)
+    pk_free(stats.table)
+    stats.series = NULL
+    stats.table = NULL
+    stats.count = 0
+
+
+cdef uint32_t stats_model(stats_t* stats, const uint8_t* name, size_t size) noexcept nogil:
+    """The series of a model name, made when new; `other` (1) when there is no room for it."""
+    cdef uint32_t at, found
+    cdef series_t* series
+    if size == 0:
+        return 0
+    if size > PK_MODEL_BYTES:
+        return 1
+    at = <uint32_t>hash_xxh64(name, size, 0) & stats.mask
+    while stats.table[at]:
+        found = stats.table[at] - 1
+        series = stats.series[found]
+        if series.name_size == size and memcmp(series.name, name, size) == 0:
+            return found
+        at = (at + 1) & stats.mask
+    if stats.count >= stats.limit + 2 or _append(stats, name, size) != PK_OK:
+        return 1
+    stats.table[at] = stats.count
+    return stats.count - 1
+
+
+# --- Python face ---
+
+FAILURES = (
+    "None", "BadRequest", "PayloadTooLarge", "ServiceUnavailable", "ModelServerError", "NoAnswer", "Canceled",
+    "RequestTimeout", "Internal",
+)
+"""What `error_code` says on the metrics page, by PK_FAIL_*."""
+
+
+cdef tuple _hist_view(const hist_t* hist):
+    """((bound, cumulative count), ...), sum; the last bound is infinity."""
+    cdef uint64_t total = 0
+    cdef uint32_t i
+    cdef list rows = []
+    for i in range(hist.count + 1):
+        total += hist.buckets[i]
+        rows.append((hist.bounds[i] if i < hist.count else float("inf"), total))
+    return tuple(rows), hist.sum
+
+
+cdef dict _series_view(const series_t* series):
+    cdef int kind
+    return {
+        "model": series.name[:series.name_size].decode("utf-8", "replace"),
+        "requests": series.requests,
+        "running": series.running,
+        "failures": {FAILURES[kind]: series.failures[kind] for kind in range(1, PK_FAIL_KINDS) if series.failures[kind]},
+        "duration_s": _hist_view(&series.duration_s),
+        "ttft_s": _hist_view(&series.ttft_s),
+        "tpot_s": _hist_view(&series.tpot_s),
+        "request_bytes": _hist_view(&series.request_bytes),
+        "response_bytes": _hist_view(&series.response_bytes),
+        "input_tokens": _hist_view(&series.input_tokens),
+        "output_tokens": _hist_view(&series.output_tokens),
+        "cached_tokens": _hist_view(&series.cached_tokens),
+    }
+
+
+cdef dict stats_view(const stats_t* stats):
+    """Everything, as plain Python objects; series that counted nothing are left out."""
+    cdef uint32_t i
+    return {
+        "series": [
+            _series_view(stats.series[i])
+            for i in range(stats.count)
+            if stats.series[i].requests or stats.series[i].running
+        ],
+        "scheduling_s": _hist_view(&stats.scheduling_s),
+        "hit_ratio": _hist_view(&stats.hit_ratio),
+        "hit_bytes": _hist_view(&stats.hit_bytes),
+        "picked": stats.picked,
+        "not_picked": stats.not_picked,
+        "ejected": stats.ejected,
+        "predicted_tokens": stats.predicted_tokens,
+        "reported_tokens": stats.reported_tokens,
+    }
+
+
+@cython.final
+@cython.auto_pickle(False)
+cdef class Stats:
+    """Stats alone, for tests and benchmarks; the engine holds its own."""
+
+    def __cinit__(self, uint32_t limit=1000):
+        if stats_init(&self._stats, limit) != PK_OK:
+            raise MemoryError("no memory for stats")
+
+    def __dealloc__(self):
+        stats_free(&self._stats)
+
+    def count(self, bytes model not None, double duration_s) -> None:
+        """One request of `model` that took `duration_s`."""
+        cdef series_t* series = self._stats.series[stats_model(&self._stats, model, len(model))]
+        series.requests += 1
+        hist_add(&series.duration_s, duration_s)
+
+    def view(self) -> dict:
+        """Everything, as plain Python objects."""
+        return stats_view(&self._stats)
+
+    def _check(self) -> None:
+        """Assert the invariants."""
+        cdef uint32_t i, used = 0
+        for i in range(self._stats.mask + 1):
+            assert self._stats.table[i] <= self._stats.count
+            used += self._stats.table[i] != 0
+        assert used == self._stats.count - 2 <= self._stats.limit
