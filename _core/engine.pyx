@@ -28,8 +28,7 @@ from picker._core.endpoints cimport (
     identity_fill,
     load_t,
 )
-from picker._core.prompt cimport PK_BYTES_PER_TOKEN
-from picker._core.hashing cimport PK_BLOCK_BYTES
+from picker._core.prompt cimport PK_BLOCK_TOKENS, PK_BYTES_PER_TOKEN
 from picker._core.radix cimport (
     radix_bytes,
     radix_forget,
@@ -56,11 +55,8 @@ from picker._core.score cimport (
 )
 from picker._core.stats cimport hist_add, series_t, stats_free, stats_init, stats_model, stats_view
 
-cdef enum:
-    BLOCK_TOKENS = PK_BLOCK_BYTES // PK_BYTES_PER_TOKEN
-    NO_ANSWER_SOON_NS = 250_000_000        # a stream that ends this soon without an answer was refused
-    NO_ANSWER_LATE_NS = 10_000_000_000     # ... and this late, given up: between the two, people change their minds
-
+cdef int64_t NO_ANSWER_SOON_NS = 250_000_000        # a stream that ends this soon without an answer was refused
+cdef int64_t NO_ANSWER_LATE_NS = 10_000_000_000     # ... and this late, given up: between the two, minds are changed
 cdef double OUTPUT_SHARE = 0.02            # weight of one more answer's length
 
 # --- C kernel: life ---
@@ -166,7 +162,7 @@ cdef int _prepare(engine_t* engine, const request_t* request) noexcept nogil:
     frame.chosen_count = 0
     frame.best = 0.0
     frame.runner_up = -1.0
-    frame.block_tokens = BLOCK_TOKENS
+    frame.block_tokens = PK_BLOCK_TOKENS
     frame.prompt_tokens = request.prompt_tokens
     frame.adapter = request.adapter
     frame.session = request.session
@@ -226,7 +222,7 @@ cdef int _book(engine_t* engine, const request_t* request, booking_t* booking, p
     cdef uint32_t slot = engine.frame.chosen[0]
     cdef int64_t uncached, output = <int64_t>engine.output_tokens
     cdef uint32_t held = engine.frame.match[slot] if engine.frame.match != NULL else 0
-    pick.cached_tokens = <int64_t>held * BLOCK_TOKENS
+    pick.cached_tokens = <int64_t>held * PK_BLOCK_TOKENS
     pick.cached_tokens = pick.cached_tokens if pick.cached_tokens < request.prompt_tokens else request.prompt_tokens
     uncached = request.prompt_tokens - pick.cached_tokens
     if 0 <= request.max_tokens < output:
@@ -438,7 +434,7 @@ cdef class Engine:
         endpoints = []
         for i in range(frame.count):
             view = endpoint_view(&self._engine.endpoints, frame.slots[i], request.now_ns)
-            view["cached_tokens"] = (<int64_t>frame.match[frame.slots[i]] * BLOCK_TOKENS) if frame.match != NULL else 0
+            view["cached_tokens"] = (<int64_t>frame.match[frame.slots[i]] * PK_BLOCK_TOKENS) if frame.match != NULL else 0
             view["total"] = frame.totals[i]
             endpoints.append(view)
         asked = {"model": model, "prompt_tokens": request.prompt_tokens, "headers": headers}
@@ -535,7 +531,7 @@ cdef class Engine:
             endpoint.load = load
             endpoint.scraped_ns = now_ns
             if cache_tokens > 0:
-                radix_set_capacity(&self._engine.radix, slot, <uint32_t>min(cache_tokens // BLOCK_TOKENS + 1, 1 << 30))
+                radix_set_capacity(&self._engine.radix, slot, <uint32_t>min(cache_tokens // PK_BLOCK_TOKENS + 1, 1 << 30))
         pthread_mutex_unlock(&self._engine.lock)
         return endpoint != NULL
 
@@ -570,10 +566,11 @@ cdef class Engine:
 
     def decisions(self, uint32_t limit=100) -> list:
         """The latest decisions, newest first: what was chosen, among how many, with which scores by step."""
-        cdef uint64_t number
+        cdef int64_t number = self._engine.decided
+        cdef int64_t oldest = number - min(limit, <uint32_t>PK_DECISIONS)
         cdef decision_t* record
         cdef list found = []
-        for number in range(self._engine.decided, max(0, <int64_t>self._engine.decided - min(limit, PK_DECISIONS)), -1):
+        for number in range(number, max(oldest, 0), -1):
             record = &self._engine.decisions[number % PK_DECISIONS]
             name = self._engine.stats.series[record.series]
             found.append({

@@ -8,6 +8,7 @@ from picker._core.scan cimport scan_t
 
 cdef enum:
     PK_BYTES_PER_TOKEN = 4     # of prompt text, on average; a token id counts as one token
+    PK_BLOCK_TOKENS = 64       # of an index block: PK_BLOCK_BYTES / PK_BYTES_PER_TOKEN
 
 # What a path asks for
 cdef enum:

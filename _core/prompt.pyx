@@ -11,7 +11,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
 from picker._core.alloc cimport PK_OK, pk_free, pk_resize
-from picker._core.hashing cimport PK_BLOCK_BYTES, chain_feed, chain_start, hash_xxh64
+from picker._core.hashing cimport chain_feed, chain_start, hash_xxh64
 from picker._core.scan cimport (
     PK_JSON_ARRAY,
     PK_JSON_INTS,
@@ -32,7 +32,8 @@ from picker._core.scan cimport (
 cdef enum:
     MESSAGE_MARK = 0x1E
     PART_MARK = 0x1F
-    MEDIA_BYTES = 1024         # an image or a sound stands for 256 tokens, whatever its size in JSON
+    MEDIA_WORDS = 128          # an image or a sound stands for 256 tokens, whatever its size in JSON
+    MEDIA_BYTES = 1024
     PK_ROOM = 1 << 20
 
 # --- C kernel ---
@@ -73,7 +74,7 @@ cdef int64_t _max_tokens(const scan_t* scan) noexcept nogil:
     cdef uint32_t index = scan_member(scan, 0, b"max_completion_tokens", 21)
     if index == 0 or scan.tape[index].kind != PK_JSON_NUMBER:
         index = scan_member(scan, 0, b"max_tokens", 10)
-    if index == 0 or not scan_uint(scan, index, &value) or value > (1 << 31):
+    if index == 0 or not scan_uint(scan, index, &value) or value > 0x7FFFFFFF:
         return -1
     return <int64_t>value
 
@@ -126,21 +127,21 @@ cdef void _feed_value(const scan_t* scan, uint32_t index, chain_t* chain) noexce
 
 cdef void _feed_media(const scan_t* scan, uint32_t index, chain_t* chain) noexcept nogil:
     """A picture or a sound: its hash, as long as the tokens it stands for."""
-    cdef uint64_t words[MEDIA_BYTES // 8]
+    cdef uint64_t words[MEDIA_WORDS]
     cdef uint64_t word = _hash_string(scan, index, 0)
     cdef uint32_t i
-    for i in range(MEDIA_BYTES // 8):
+    for i in range(MEDIA_WORDS):
         words[i] = word
     chain_feed(chain, <const uint8_t*>words, MEDIA_BYTES)
 
 
 cdef void _feed_ids(const scan_t* scan, uint32_t index, chain_t* chain) noexcept nogil:
     """Token ids, four bytes each."""
-    cdef uint32_t ids[PK_BLOCK_BYTES // 4]
+    cdef uint32_t ids[PK_BLOCK_TOKENS]
     cdef uint32_t count = 0, at = scan.tape[index].start
     while scan_next_int(scan, &at, &ids[count]):
         count += 1
-        if count == PK_BLOCK_BYTES // 4:
+        if count == PK_BLOCK_TOKENS:
             chain_feed(chain, <const uint8_t*>ids, sizeof(ids))
             count = 0
     chain_feed(chain, <const uint8_t*>ids, count * sizeof(uint32_t))

@@ -371,7 +371,8 @@ cdef int _read_prompt(session_t* session, int64_t* refused) noexcept nogil:
     cdef scratch_t* scratch = session.scratch
     cdef prompt_t prompt
     cdef chain_t chain
-    cdef int code = scan_json(&scratch.scan, session.body.data, session.body.size)
+    cdef const uint8_t* body = session.body.data if session.body.size else <const uint8_t*>b""
+    cdef int code = scan_json(&scratch.scan, body, session.body.size)
     if code == PK_E_NOMEM:
         return code
     if code != PK_OK:

@@ -34,7 +34,14 @@ cdef extern from *:
     static const double PK_HIT_BYTES[] = {0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536};
     #define PK_COUNT(bounds) ((uint32_t)(sizeof(bounds) / sizeof(double)))
     """
-    const double PK_LONG[], PK_TTFT[], PK_TPOT[], PK_SHORT[], PK_SIZES[], PK_TOKENS[], PK_RATIO[], PK_HIT_BYTES[]
+    const double PK_LONG[]
+    const double PK_TTFT[]
+    const double PK_TPOT[]
+    const double PK_SHORT[]
+    const double PK_SIZES[]
+    const double PK_TOKENS[]
+    const double PK_RATIO[]
+    const double PK_HIT_BYTES[]
     uint32_t PK_COUNT(const double* bounds) noexcept nogil
 
 # --- C kernel ---
