@@ -610,6 +610,18 @@ cdef class Message:
         return texts
 
 
+def header_pairs(bytes headers not None) -> list:
+    """(name, value) pairs of a serialised HeaderMap. CodecError if it is none."""
+    cdef slice_t rest = _text(headers, len(headers))
+    cdef header_t header
+    cdef list pairs = []
+    if _header_map(rest) != 0:
+        raise CodecError(f"not a HeaderMap ({len(headers)} bytes)")
+    while codec_next_header(&rest, &header):
+        pairs.append((_bytes(header.key), _bytes(header.value)))
+    return pairs
+
+
 cdef bytes _taken(buffer_t* out, int code):
     try:
         if code != PK_OK:

@@ -18,6 +18,7 @@ cdef extern from "pthread.h" nogil:
 
 cdef enum:
     PK_DECISIONS = 1024        # kept for whoever asks why
+    PK_HEADER_BYTES = 64
     PK_DESTINATION_BYTES = PK_MAX_CHOSEN * (PK_TARGET_BYTES + 1)
 
 ctypedef struct limits_t:
@@ -98,6 +99,8 @@ ctypedef struct engine_t:
     double output_tokens       # learned: what an answer is expected to be long
     uint32_t sessions          # open
     bint hands_out_tokens      # a session scorer runs: responses carry the session token
+    uint32_t session_header_size
+    uint8_t session_header[PK_HEADER_BYTES]   # lower-case
     bint ignores_subset
     bint keeps_headers         # a Python plugin may want to see them
 

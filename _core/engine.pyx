@@ -405,16 +405,23 @@ cdef class Engine:
             _free(&self._engine)
             scratch_free(&self._scratch)
 
-    def set_policy(self, steps, *, uint32_t wanted=1, plugins=None, bint ignore_subset=False) -> None:
+    def set_policy(self, steps, *, uint32_t wanted=1, plugins=None, bint ignore_subset=False,
+                   str session_header="x-session-token") -> None:
         """Replace the pipeline: see `score.pipeline_fill`. In force from the next pick on.
 
         `plugins(step, request, endpoints)` runs Python steps: `request` and `endpoints` are dicts; it returns one number
-        per endpoint (filters: true to keep, scorers: [0, 1], pickers: the greatest wins), or None to be skipped.
+        per endpoint (filters: true to keep, scorers: [0, 1], pickers: the greatest wins), or None to be skipped. `session_header` holds a session's token, and
+        responses carry it when a session scorer runs.
         """
         cdef pipeline_t pipeline
         cdef uint32_t i
+        cdef bytes header = session_header.lower().encode()
+        if not 0 < len(header) <= PK_HEADER_BYTES:
+            raise ValueError(f"a header name has 1 to {PK_HEADER_BYTES} bytes: {session_header!r}")
         pipeline_fill(&pipeline, steps, wanted)
         pthread_mutex_lock(&self._engine.lock)
+        memcpy(self._engine.session_header, <const uint8_t*>header, len(header))
+        self._engine.session_header_size = <uint32_t>len(header)
         self._engine.pipeline = pipeline
         self._engine.ignores_subset = ignore_subset
         self._engine.keeps_headers = plugins is not None
@@ -450,7 +457,10 @@ cdef class Engine:
                 continue
             frame_keep(frame, i, kept)
             frame.totals[kept] = frame.totals[i]
-            frame.scores[step * frame.capacity + kept] = answer[i] if answer is not None else 0.0
+            if answer is not None:
+                frame.scores[step * frame.capacity + kept] = answer[i]
+            else:                           # a picker that failed: the greatest total wins
+                frame.scores[step * frame.capacity + kept] = frame.totals[i] if kind == PK_PICK_PLUGIN else 0.0
             kept += 1
         frame.count = kept
         pthread_mutex_unlock(&self._engine.lock)

@@ -311,9 +311,15 @@ cdef void _runner_up(frame_t* frame, uint32_t first) noexcept nogil:
 
 
 cdef void _pick(int kind, uint32_t wanted, frame_t* frame, double* keys, uint64_t* random) noexcept nogil:
-    cdef uint32_t i, best
+    cdef uint32_t i
     for i in range(frame.count):
         keys[i] = _key(kind, frame.totals[i], random)
+    _choose(wanted, frame, keys, random)
+
+
+cdef void _choose(uint32_t wanted, frame_t* frame, const double* keys, uint64_t* random) noexcept nogil:
+    """The `wanted` candidates with the greatest keys, in order."""
+    cdef uint32_t best
     while frame.chosen_count < wanted and frame.chosen_count < frame.count:
         best = _greatest(frame, keys, random)
         if frame.chosen_count == 0:
@@ -363,10 +369,33 @@ cdef int pipeline_run(
         if code != PK_OK:
             return code
         frame.step += 1
+    if frame.chosen_count == 0 and pipeline.steps[pipeline.count - 1].kind == PK_PICK_PLUGIN:
+        _choose(pipeline.wanted, frame, frame.scores + <size_t>(pipeline.count - 1) * frame.capacity, random)
     return PK_OK if frame.chosen_count else PK_E_MISSING
 
 
 # --- Python face ---
+
+MAX_STEPS = PK_MAX_STEPS
+MAX_CHOSEN = PK_MAX_CHOSEN
+FILTER_LABELS = PK_FILTER_LABELS
+FILTER_PREFIX = PK_FILTER_PREFIX
+FILTER_PLUGIN = PK_FILTER_PLUGIN
+SCORE_QUEUE = PK_SCORE_QUEUE
+SCORE_RUNNING = PK_SCORE_RUNNING
+SCORE_KV = PK_SCORE_KV
+SCORE_PREFIX = PK_SCORE_PREFIX
+SCORE_LORA = PK_SCORE_LORA
+SCORE_LOAD_AWARE = PK_SCORE_LOAD_AWARE
+SCORE_TOKEN_LOAD = PK_SCORE_TOKEN_LOAD
+SCORE_ACTIVE = PK_SCORE_ACTIVE
+SCORE_SESSION = PK_SCORE_SESSION
+SCORE_TTFT = PK_SCORE_TTFT
+SCORE_PLUGIN = PK_SCORE_PLUGIN
+PICK_MAX = PK_PICK_MAX
+PICK_WEIGHTED = PK_PICK_WEIGHTED
+PICK_RANDOM = PK_PICK_RANDOM
+PICK_PLUGIN = PK_PICK_PLUGIN
 
 cdef tuple _PARAMS = (
     # kind, number of parameters, which of them must be above zero

@@ -98,7 +98,7 @@ from picker._core.stats cimport (
 
 cdef enum:
     SUBSET_LIMIT = 16384       # endpoints in a subset hint; what is beyond is not looked at
-    CONTROL_HEADERS = 10
+    CONTROL_HEADERS = 9
 
 # --- C kernel: small things ---
 
@@ -109,7 +109,7 @@ cdef extern from *:
         "x-gateway-inference-objective", "x-llm-d-inference-objective", "x-gateway-inference-fairness-id",
         "x-llm-d-inference-fairness-id", "x-gateway-model-name-rewrite", "x-llm-d-model-name-rewrite",
         "x-gateway-destination-endpoint-subset", "x-gateway-destination-endpoint-served",
-        "x-gateway-destination-endpoint", "x-session-token"};
+        "x-gateway-destination-endpoint"};
     static const char *const PK_ERRORS[] = {
         "", "the request body is not valid JSON", "the request body holds too many or too deeply nested JSON values",
         "the request body must be a JSON object", "'model' is missing or not a non-empty string",
@@ -216,15 +216,23 @@ cdef int _refuse_body(session_t* session, int refused, out_t* out) noexcept nogi
 # --- C kernel: the request comes in ---
 
 
+cdef slice_t _session_header(const session_t* session) noexcept nogil:
+    cdef slice_t name
+    name.data = session.engine.session_header
+    name.size = session.engine.session_header_size
+    return name
+
+
 cdef void _read_control(session_t* session, const header_t* header) noexcept nogil:
+    cdef slice_t token_header = _session_header(session)
     cdef uint32_t i
+    if slice_is(header.key, <const char*>token_header.data, token_header.size) and header.value.size:
+        session.request.session = hash_xxh64(header.value.data, header.value.size, 0)
     if header.key.size < 2 or header.key.data[0] != c"x" or header.key.data[1] != c"-":
         return
     for i in range(CONTROL_HEADERS):
         if _is(header.key, PK_CONTROL[i]):
             session.controls |= 1 << i
-    if _is(header.key, b"x-session-token") and header.value.size:
-        session.request.session = hash_xxh64(header.value.data, header.value.size, 0)
 
 
 cdef slice_t _trimmed(slice_t text) noexcept nogil:
@@ -528,7 +536,7 @@ cdef int _response_headers(session_t* session, message_t* message, int64_t now_n
     memset(&mutation, 0, sizeof(mutation_t))
     if session.is_picked:
         engine_answered(session.engine, &session.booking, session.status, now_ns)
-        mutation.extra.key = _text(b"x-session-token")
+        mutation.extra.key = _session_header(session)
         mutation.extra.value.data = token
         mutation.extra.value.size = engine_token(session.engine, &session.booking, token)
         if mutation.extra.value.size == 0:

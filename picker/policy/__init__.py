@@ -1,0 +1,1 @@
+"""Configuration into a compiled pipeline, and the plugin API. No I/O."""
