@@ -1,0 +1,197 @@
+"""The composition root: joins core, shell, discovery, scraping and admin into one process."""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from picker import __version__
+from picker._core.engine import Engine
+from picker.admin.metrics import Counter, Snapshot
+from picker.admin.server import start_admin
+from picker.config.settings import ServeSettings
+from picker.discovery.file import EndpointsFile, read_endpoints
+from picker.errors import UsageError
+from picker.extproc.grpcio import ExtProc, server_credentials, start_server
+from picker.extproc.health import Health
+from picker.logs import configure_logging
+from picker.policy.compile import Policy, compile_policy
+from picker.pool import Pool
+from picker.scrape.scraper import Scraper
+from picker.types import Endpoint
+
+__all__ = ["App", "serve"]
+
+_LOG = logging.getLogger("picker")
+
+DRAIN_POLL_S = 0.05
+
+
+def serve(settings: ServeSettings) -> int:
+    """Run the endpoint picker until SIGTERM or SIGINT has drained it. Raises PickerError if it cannot start."""
+    configure_logging(settings.log.verbosity, settings.log.encoder)
+    for warning in (*settings.warnings, *settings.config.warnings):
+        _LOG.warning("%s", warning)
+    if not settings.discovery.endpoints_file:
+        raise UsageError("picker serve: there are no endpoints to serve: pass --endpoints-file FILE")
+    app = App(settings)
+    try:
+        uvloop.run(app.run())
+    except OSError as problem:  # a port that is taken, a certificate that cannot be read
+        raise UsageError(f"picker serve: {problem}") from problem
+    return 0
+
+
+class App:
+    """One picker. Made from settings, run once."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self._settings = settings
+        self._file = Path(settings.discovery.endpoints_file)
+        endpoints = read_endpoints(self._file)  # a bad file at the start is an error, not a reason to wait
+        self._policy: Policy = compile_policy(settings.config)
+        self.engine = _engine(settings, self._policy)
+        self.pool = Pool(self.engine, self._policy)
+        self._scraper = Scraper(self.pool, settings=settings.scrape)
+        self._discovery: EndpointsFile | None = None
+        self._set_endpoints(endpoints)
+
+    async def run(self, stop: asyncio.Event | None = None) -> None:
+        """Serve until `stop` is set or a signal comes, then drain."""
+        stop = stop or asyncio.Event()
+        _stop_on_signals(stop)
+        self.health = Health()
+        listen = self._settings.listen
+        extproc = ExtProc(self.engine, request_timeout_s=self._settings.limits.request_timeout_s)
+        handlers = [extproc.handler(), *([self.health.handler()] if listen.health_checking else [])]
+        async with contextlib.AsyncExitStack() as stack:
+            await self._start_control_plane(stack)
+            server, port = await start_server(
+                handlers,
+                address=listen.bind_address or "::",
+                port=listen.grpc_port,
+                credentials=server_credentials(listen.cert_path) if listen.secure_serving else None,
+                max_message_bytes=listen.grpc_max_recv_msg_bytes,
+            )
+            stack.push_async_callback(server.stop, 0.5)
+            self.health.set_ready(True)
+            _LOG.info("serving ext_proc on port %d: %d endpoints, shell %s", port, len(self.pool.endpoints), listen.shell)
+            await stop.wait()
+            await self._drain()
+        _LOG.info("stopped")
+
+    async def _start_control_plane(self, stack: contextlib.AsyncExitStack) -> None:
+        listen = self._settings.listen
+        health_server, health_port = await start_server(
+            [self.health.handler()], address=listen.bind_address or "::", port=listen.grpc_health_port
+        )
+        stack.push_async_callback(health_server.stop, 0)
+        admin, metrics_port = await start_admin(
+            take=self.snapshot,
+            decisions=self.decisions,
+            is_ready=lambda: self.health.is_ready,
+            address=listen.bind_address,
+            port=listen.metrics_port,
+        )
+        stack.push_async_callback(admin.cleanup)
+        _LOG.info("health on port %d, metrics on port %d", health_port, metrics_port)
+        if self._settings.scrape.enabled:
+            await self._scraper.start()
+            stack.push_async_callback(self._scraper.stop)
+        self._discovery = EndpointsFile(
+            self._file, self._set_endpoints, interval_s=self._settings.discovery.endpoints_interval_s
+        )
+        await self._discovery.start()
+        stack.push_async_callback(self._discovery.stop)
+
+    def _set_endpoints(self, endpoints: tuple[Endpoint, ...]) -> None:
+        self.pool.set_endpoints(endpoints)
+        self._scraper.set_endpoints(self.pool.endpoints)
+
+    async def _drain(self) -> None:
+        """Ask for no more traffic, let what is under way end, but not for ever."""
+        self.health.set_ready(False)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._settings.limits.drain_timeout_s
+        _LOG.info("draining %d streams", self.engine.sessions)
+        while self.engine.sessions and loop.time() < deadline:
+            await asyncio.sleep(DRAIN_POLL_S)
+        if self.engine.sessions:
+            _LOG.warning("cutting %d streams after %g s", self.engine.sessions, self._settings.limits.drain_timeout_s)
+
+    # What people and Prometheus see.
+
+    def snapshot(self) -> Snapshot:
+        """Everything the metrics page shows, now."""
+        now_ns = time.monotonic_ns()
+        return Snapshot(
+            version=__version__,
+            pool=self._settings.routing.pool_name or self._file.stem,
+            now_ns=now_ns,
+            stale_after_s=self._settings.scrape.staleness_threshold_s,
+            stats=self.engine.stats(),
+            endpoints=self.engine.endpoints(now_ns),
+            sessions=self.engine.sessions,
+            index_blocks=self.engine.index_blocks,
+            index_bytes=self.engine.index_bytes,
+            plugins=self._plugin_rows(),
+            counters=self._counters(),
+        )
+
+    def decisions(self, limit: int) -> list[dict[str, Any]]:
+        """The latest picks, their scores named by plugin, `age_s` instead of a clock reading."""
+        now_ns = time.monotonic_ns()
+        rows = []
+        for decision in self.engine.decisions(limit):
+            scores = dict(zip(self._policy.names, decision.pop("scores"), strict=True))
+            age_s = round((now_ns - decision.pop("at_ns")) * 1e-9, 3)
+            rows.append({**decision, "age_s": age_s, "scores": scores})
+        return rows
+
+    def _plugin_rows(self) -> list[tuple[str, str, str, int, float, int, int, int]]:
+        records = self._policy.host.records.values() if self._policy.host else ()
+        return [
+            (r.plugin.role, r.type, r.name, r.calls, r.seconds, r.errors, r.overruns, r.skipped) for r in records
+        ]
+
+    def _counters(self) -> Mapping[str, Counter]:
+        scraper, discovery = self._scraper, self._discovery
+        failures = [((reason,), float(count)) for reason, count in sorted(scraper.failures.items())]
+        errors = float(discovery.reload_errors) if discovery else 0.0
+        return {
+            "picker_scrapes": ("Metrics pages read.", (), [((), float(scraper.scrapes))]),
+            "picker_scrape_failures": ("Metrics pages not read, by cause.", ("reason",), failures),
+            "picker_scrape_seconds": ("Time spent reading metrics pages.", (), [((), scraper.seconds)]),
+            "picker_endpoints_file_errors": ("Edits of the endpoints file not taken.", (), [((), errors)]),
+        }
+
+
+def _engine(settings: ServeSettings, policy: Policy) -> Engine:
+    """The seed is a secret of this process: no client can aim at another's prefix."""
+    engine = Engine(
+        hash_seed=secrets.randbits(64),
+        random_seed=secrets.randbits(64),
+        prior_rate=policy.prior_rate,
+        limits={"body_bytes": settings.limits.body_cap_bytes, "sessions": settings.limits.max_streams},
+    )
+    engine.set_policy(
+        policy.steps,
+        wanted=policy.wanted,
+        plugins=policy.host,
+        ignore_subset=settings.routing.disable_endpoint_subset_filter,
+        session_header=policy.session_header,
+    )
+    return engine
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)

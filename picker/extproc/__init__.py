@@ -1,0 +1,1 @@
+"""Shells that move ext_proc messages between a gateway and the core, and gRPC health."""

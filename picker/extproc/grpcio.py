@@ -1,0 +1,131 @@
+"""The reference shell: ext_proc over `grpc.aio`, bytes in, bytes out.
+
+It decodes nothing: each message goes to the core as it came off the wire and the core's replies go back as they are.
+Small and always there; the yardstick for faster shells.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from picker._core import session as core
+from picker._core.engine import Engine
+
+__all__ = ["METHOD", "SERVICE", "ExtProc", "server_credentials", "start_server"]
+
+SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
+METHOD = "Process"
+
+_LOG = logging.getLogger("picker.extproc")
+
+_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.so_reuseport", 0),
+    # Gateways ping as they like; a GOAWAY for too many pings would fail every stream of the connection.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+
+
+class ExtProc:
+    """The ExternalProcessor service over one engine.
+
+    `request_timeout_s`: how long a request body may take to arrive before the client is answered 408.
+    """
+
+    def __init__(
+        self, engine: Engine, *, request_timeout_s: float = 300.0, clock_ns: Callable[[], int] = time.monotonic_ns
+    ) -> None:
+        self._engine = engine
+        self._request_timeout_s = request_timeout_s
+        self._clock_ns = clock_ns
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """What a `grpc.aio` server serves; no serializers: messages stay bytes."""
+        method = grpc.stream_stream_rpc_method_handler(self.process)
+        return grpc.method_handlers_generic_handler(SERVICE, {METHOD: method})
+
+    async def process(self, _: Any, context: Any) -> None:
+        """One stream, which is one HTTP request. Whatever ends it, the session is closed once."""
+        try:
+            session = core.Session(self._engine, self._clock_ns())
+        except OverflowError as full:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(full))
+        try:
+            await self._serve(session, context)
+        finally:
+            session.close(self._clock_ns())
+
+    async def _serve(self, session: core.Session, context: Any) -> None:
+        deadline = asyncio.get_running_loop().time() + self._request_timeout_s
+        while True:
+            message = await self._read(session, context, deadline)
+            if message is grpc.aio.EOF:
+                return
+            for reply in await self._replies(session, message, context):
+                await context.write(reply)
+
+    async def _read(self, session: core.Session, context: Any, deadline: float) -> Any:
+        """The next message. While a body is on its way, not later than `deadline`: then the client gets a 408."""
+        if session.state > core.STATE_BODY:
+            return await context.read()
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await context.read()
+        except TimeoutError:
+            for reply in session.refuse(core.FAIL_TIMEOUT):
+                await context.write(reply)
+            return grpc.aio.EOF
+
+    async def _replies(self, session: core.Session, message: bytes, context: Any) -> Sequence[bytes]:
+        """What the core answers. A stream that cannot go on ends with an error, never as if all were well."""
+        started = self._clock_ns()
+        before = session.state
+        try:
+            replies: list[bytes] = session.feed(message, started)
+        except core.SessionError as problem:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(problem))
+        except Exception:  # a bug of ours, or no memory: the client must hear of it, the log too
+            _LOG.exception("a message could not be handled")
+            if before < core.STATE_PICKED:
+                return session.refuse(core.FAIL_INTERNAL)
+            await context.abort(grpc.StatusCode.INTERNAL, "the endpoint picker failed")
+        if before < core.STATE_PICKED <= session.state:
+            self._engine.count_scheduling((self._clock_ns() - started) * 1e-9)
+        return replies
+
+
+def server_credentials(cert_path: str) -> grpc.ServerCredentials:
+    """TLS from `tls.key` and `tls.crt` in the directory. Raises OSError if they cannot be read."""
+    key, certificate = (Path(cert_path, name).read_bytes() for name in ("tls.key", "tls.crt"))
+    return grpc.ssl_server_credentials([(key, certificate)])
+
+
+async def start_server(
+    handlers: Sequence[grpc.GenericRpcHandler],
+    *,
+    address: str,
+    port: int,
+    credentials: grpc.ServerCredentials | None = None,
+    max_message_bytes: int = 4 << 20,
+) -> tuple[grpc.aio.Server, int]:
+    """A started server and the port it listens on (port 0: a free one). Raises OSError if it cannot listen."""
+    limits = (
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+    )
+    server = grpc.aio.server(options=_OPTIONS + limits)
+    server.add_generic_rpc_handlers(tuple(handlers))
+    where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    try:
+        bound = server.add_secure_port(where, credentials) if credentials else server.add_insecure_port(where)
+    except RuntimeError as problem:  # what grpcio raises when the port is taken
+        raise OSError(f"cannot listen on {where}: is the port taken? ({problem})") from problem
+    await server.start()
+    return server, bound
