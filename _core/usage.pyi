@@ -1,0 +1,1 @@
+# No Python face: `sse.UsageScanner` is the face of both modules.
