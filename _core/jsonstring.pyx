@@ -19,9 +19,9 @@ cdef extern from *:
     #define PK_ONES 0x0101010101010101ULL
     #define PK_HIGH 0x8080808080808080ULL
 
-    /* What the byte after a backslash stands for; 0: it may not stand there. */
+    /* What the byte after a backslash stands for; 0: it may not stand there, or is a `u`. */
     static const unsigned char PK_ESCAPES[256] = {
-        ['"'] = '"', [92] = 92, ['/'] = '/', ['b'] = 8, ['t'] = 9, ['n'] = 10, ['f'] = 12, ['r'] = 13, ['u'] = 'u',
+        ['"'] = '"', [92] = 92, ['/'] = '/', ['b'] = 8, ['t'] = 9, ['n'] = 10, ['f'] = 12, ['r'] = 13,
     };
     /* 16 + the value of a hexadecimal digit; 0: not one. */
     static const unsigned char PK_HEX[256] = {
@@ -40,6 +40,12 @@ cdef inline uint64_t _read64(const uint8_t* at) noexcept nogil:
     # Little-endian hosts only, like every machine the wheels are built for.
     cdef uint64_t word
     memcpy(&word, at, 8)
+    return word
+
+
+cdef inline uint32_t _read32(const uint8_t* at) noexcept nogil:
+    cdef uint32_t word
+    memcpy(&word, at, 4)
     return word
 
 
@@ -66,65 +72,65 @@ cdef inline const uint8_t* _plain(const uint8_t* p, const uint8_t* end) noexcept
     return p
 
 
-cdef bint _skip_tail(const uint8_t** at, const uint8_t* end, int count, uint8_t low, uint8_t high) noexcept nogil:
-    """Past a lead byte and the `count` bytes behind it, the first of them in low..high."""
-    at[0] += 1
-    while count:
-        if at[0] == end or not low <= at[0][0] <= high:
-            return False
-        at[0] += 1
+cdef const uint8_t* _tail(const uint8_t* p, const uint8_t* end, int count, uint8_t low, uint8_t high) noexcept nogil:
+    """Past a lead byte and as many of the `count` bytes it wants as are there; the first of them in low..high."""
+    p += 1
+    while count and p < end and low <= p[0] <= high:
+        p += 1
         count -= 1
         low, high = 0x80, 0xBF
-    return True
+    return p
 
 
-cdef bint _skip_character(const uint8_t** at, const uint8_t* end) noexcept nogil:
+cdef const uint8_t* _character(const uint8_t* p, const uint8_t* end, bint* fine) noexcept nogil:
     """Past one character that is not ASCII, byte by byte (RFC 3629, 4; but surrogates pass)."""
-    cdef uint8_t lead = at[0][0]
-    if lead < 0xC2 or lead > 0xF4:
-        return False
-    if lead < 0xE0:
-        return _skip_tail(at, end, 1, 0x80, 0xBF)
-    if lead < 0xF0:
-        return _skip_tail(at, end, 2, 0xA0 if lead == 0xE0 else 0x80, 0xBF)
-    return _skip_tail(at, end, 3, 0x90 if lead == 0xF0 else 0x80, 0x8F if lead == 0xF4 else 0xBF)
+    cdef const uint8_t* start = p
+    cdef uint8_t lead = p[0]
+    cdef int size = 1 + (lead >= 0xC2) + (lead >= 0xE0) + (lead >= 0xF0)
+    cdef uint8_t low = 0xA0 if lead == 0xE0 else 0x90 if lead == 0xF0 else 0x80
+    if size > 1 and lead <= 0xF4:
+        p = _tail(p, end, size - 1, low, 0x8F if lead == 0xF4 else 0xBF)
+    fine[0] = p - start == size
+    return p
 
 
-cdef inline bint _skip_foreign(const uint8_t** at, const uint8_t* end) noexcept nogil:
+cdef inline const uint8_t* _foreign(const uint8_t* p, const uint8_t* end, bint* fine) noexcept nogil:
     """Past characters that are not ASCII, as many as follow one another."""
-    cdef const uint8_t* p = at[0]
-    cdef uint64_t word
-    cdef bint fine = True
-    while fine and p < end and p[0] >= 0x80:
-        word = _read64(p) if end - p >= 8 else 0
+    cdef uint32_t word
+    while p < end and p[0] >= 0x80:
+        word = _read32(p) if end - p >= 4 else 0
         if word & 0xC0C0F0 == 0x8080E0 and word & 0x200F:  # three bytes, at least U+0800
             p += 3
         elif word & 0xC0E0 == 0x80C0 and word & 0x1E:  # two bytes, at least U+0080
             p += 2
         else:
-            at[0] = p
-            fine = _skip_character(at, end)
-            p = at[0]
-    at[0] = p
-    return fine
+            p = _character(p, end, fine)
+            if not fine[0]:
+                break
+    return p
 
 
-cdef inline bint _skip_escape(const uint8_t** at, const uint8_t* end) noexcept nogil:
-    """Past one escape."""
-    cdef const uint8_t* p = at[0] + 1
-    cdef int left = 4
-    at[0] = p
-    if p == end or PK_ESCAPES[p[0]] == 0:
-        return False
-    if p[0] == c'u':
-        while left:
+cdef const uint8_t* _wrong_escape(const uint8_t* p, const uint8_t* end) noexcept nogil:
+    """Behind a backslash: where it goes wrong."""
+    if p < end and p[0] == c'u':
+        p += 1
+        while p < end and PK_HEX[p[0]]:  # fewer than four
             p += 1
-            left -= 1
-            if p == end or PK_HEX[p[0]] == 0:
-                at[0] = p
-                return False
-    at[0] = p + 1
-    return True
+    return p
+
+
+cdef inline const uint8_t* _escapes(const uint8_t* p, const uint8_t* end, bint* fine) noexcept nogil:
+    """Past escapes, as many as follow one another."""
+    while p < end and p[0] == c'\\':
+        p += 1
+        if p < end and PK_ESCAPES[p[0]]:
+            p += 1
+        elif end - p > 4 and p[0] == c'u' and PK_HEX[p[1]] & PK_HEX[p[2]] & PK_HEX[p[3]] & PK_HEX[p[4]]:
+            p += 5
+        else:
+            fine[0] = False
+            return _wrong_escape(p, end)
+    return p
 
 
 cdef bint json_string(const uint8_t** at, const uint8_t* end, bint* escaped) noexcept nogil:
@@ -136,14 +142,16 @@ cdef bint json_string(const uint8_t** at, const uint8_t* end, bint* escaped) noe
         p = _plain(p, end)
         if p == end:
             break
-        if p[0] == c'"':
-            at[0] = p + 1
-            return True
         if p[0] == c'\\':
             escaped[0] = True
-            fine = _skip_escape(&p, end)
+            p = _escapes(p, end, &fine)
+        elif p[0] >= 0x80:
+            p = _foreign(p, end, &fine)
+        elif p[0] == c'"':
+            at[0] = p + 1
+            return True
         else:
-            fine = p[0] >= 0x80 and _skip_foreign(&p, end)
+            break
     at[0] = p
     return False
 
