@@ -1,0 +1,108 @@
+# Everything a person or CI does with picker. `make help` lists the targets.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+FUZZ_CASES ?= 1000000
+SHELL  := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help dev build check test test-debug test-asan test-wheel fuzz bench replay demo wheel docs cov clean
+
+CORE := $(wildcard _core/*.pyx _core/*.pxd)
+TEST := $(BIN)/python -m pytest
+# The ones without gateways: what the debug and sanitizer builds run.
+CORE_TESTS := tests/core tests/fuzz
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/pip.stamp:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "picker needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check 'pip==26.3'
+	@touch $@
+
+# The product alone, with what the demo needs.
+$(VENV)/demo.stamp: $(VENV)/pip.stamp pyproject.toml setup.py $(CORE)
+	@echo "installing picker and what the demo needs into $(VENV) (a minute or two, once)"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[demo]'
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/demo.stamp
+	@echo "installing what the tests need into $(VENV)"
+	$(BIN)/python -m pip install -q --disable-pip-version-check --group test --group build
+	@touch $@
+
+$(VENV)/check.stamp: $(VENV)/dev.stamp
+	$(BIN)/python -m pip install -q --disable-pip-version-check --group check
+	@touch $@
+
+dev: $(VENV)/check.stamp  ## Set up .venv with everything, and the pre-commit hooks
+	@if [ -d .git ]; then $(BIN)/pre-commit install -f >/dev/null; fi
+
+build: $(VENV)/dev.stamp  ## Compile the core in place
+	$(BIN)/python setup.py -q build_ext --inplace
+
+demo: $(VENV)/demo.stamp  ## Six model servers, a real Envoy, round robin against picker: a table and a plot, in about a minute
+	$(BIN)/picker demo $(ARGS)
+
+test: $(VENV)/dev.stamp  ## All tests, through real Envoys too
+	$(TEST) $(ARGS)
+
+check: $(VENV)/check.stamp  ## Formats, lints, types, stubs, floors, house rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/cython-lint _core
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest --allowlist tests/stubtest-allow.txt --ignore-disjoint-bases $$(ls _core/*.pyx | sed 's|_core/|picker._core.|; s|\.pyx||')
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/codespell $$(git ls-files)
+
+# Special builds live in copies, so that the one in place stays what it is.
+define build_variant
+	rm -rf build/$(1) && mkdir -p build/$(1)
+	cp -a pyproject.toml setup.py README.md LICENSE picker _core tests proto build/$(1)/
+	rm -f build/$(1)/_core/*.c build/$(1)/_core/*.so
+	cd build/$(1) && $(2) $(abspath $(BIN))/python setup.py -q build_ext --inplace
+endef
+
+test-debug: $(VENV)/dev.stamp  ## The core's tests on the debug build: bounds checked, blocks counted, allocations failing
+	$(call build_variant,debug,PICKER_DEBUG=1)
+	cd build/debug && PICKER_SHARED=$${PICKER_SHARED:-$(abspath ../shared)} PYTHONMALLOC=debug $(abspath $(BIN))/python -m pytest -q $(CORE_TESTS)
+
+test-asan: $(VENV)/dev.stamp  ## The same under address and undefined-behaviour sanitizers
+	$(call build_variant,asan,PICKER_DEBUG=1 PICKER_SANITIZE=1)
+	cd build/asan && PICKER_SHARED=$${PICKER_SHARED:-$(abspath ../shared)} \
+	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
+	  $(abspath $(BIN))/python -m pytest -q $(CORE_TESTS)
+
+fuzz: $(VENV)/dev.stamp  ## A million cases for each parser (FUZZ_CASES=n for another number)
+	PICKER_FUZZ_CASES=$(FUZZ_CASES) $(TEST) -q tests/fuzz $(ARGS)
+
+bench: $(VENV)/dev.stamp  ## Every target beside what was measured
+	$(TEST) benchmarks --benchmark-disable-gc --benchmark-columns=min,median,rounds --benchmark-sort=name $(ARGS)
+
+replay: $(VENV)/dev.stamp  ## The Mooncake trace in virtual time: hit rate, balance, TTFT by policy
+	$(BIN)/python -m benchmarks.replay $(ARGS)
+
+wheel: $(VENV)/dev.stamp  ## Source distribution and wheel in dist/
+	rm -rf dist && $(BIN)/python -m build -q
+
+test-wheel: wheel  ## The core's tests against the built wheel, not the checkout
+	rm -rf build/wheel && $(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip install -q --disable-pip-version-check 'pip==26.3'
+	build/wheel/bin/python -m pip install -q --disable-pip-version-check dist/*.whl --group test
+	mkdir build/wheel/run && cp -a tests proto build/wheel/run/ && cp pyproject.toml build/wheel/run/
+	cp -a --parents _core/*.pxd build/wheel/run/
+	cd build/wheel/run && PICKER_SHARED=$${PICKER_SHARED:-$(abspath ../shared)} ../bin/python -m pytest -q tests/core
+
+docs: $(VENV)/check.stamp  ## Regenerate the configuration table of the README
+	$(BIN)/python -m tests.support.readme --write
+
+cov: $(VENV)/check.stamp  ## Coverage of Python and of the core's lines
+	$(BIN)/python -m pip install -q --disable-pip-version-check coverage==7.17.3
+	$(call build_variant,cov,PICKER_TRACE=1)
+	cd build/cov && $(abspath $(BIN))/python -m coverage run --source=picker -m pytest -q tests/core && $(abspath $(BIN))/python -m coverage report
+
+clean:  ## Remove what was built, the .venv too
+	rm -rf build dist *.egg-info $(VENV) _core/*.c _core/*.so .mypy_cache .ruff_cache .hypothesis
