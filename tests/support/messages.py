@@ -1,0 +1,73 @@
+"""ext_proc messages as a gateway sends them, built with the reference message classes."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
+from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
+
+Mode = processing_mode_pb2.ProcessingMode
+FULL_DUPLEX = Mode.FULL_DUPLEX_STREAMED
+BUFFERED = Mode.BUFFERED
+STREAMED = Mode.STREAMED
+NONE = Mode.NONE
+
+HeaderPairs = Iterable[tuple[str, str]]
+
+
+def _headers(pairs: HeaderPairs, end_of_stream: bool) -> ext_proc.HttpHeaders:
+    message = ext_proc.HttpHeaders(end_of_stream=end_of_stream)
+    for key, value in pairs:
+        message.headers.headers.add(key=key, raw_value=value.encode())
+    return message
+
+
+def request_headers(
+    path: str = "/v1/chat/completions",
+    *,
+    method: str = "POST",
+    headers: Mapping[str, str] | None = None,
+    end_of_stream: bool = False,
+    modes: tuple[int, int] = (FULL_DUPLEX, FULL_DUPLEX),
+    subset: Sequence[str] | str | None = None,
+) -> bytes:
+    """The first message of a stream. `subset` is the gateway's hint: a list, or a comma string."""
+    pairs = [(":method", method), (":path", path), (":authority", "gateway"), *(headers or {}).items()]
+    message = ext_proc.ProcessingRequest(request_headers=_headers(pairs, end_of_stream))
+    message.protocol_config.request_body_mode, message.protocol_config.response_body_mode = modes
+    if subset is not None:
+        hint = message.metadata_context.filter_metadata["envoy.lb.subset_hint"]
+        hint.update({"x-gateway-destination-endpoint-subset": subset if isinstance(subset, str) else list(subset)})
+    return message.SerializeToString()
+
+
+def request_body(body: bytes, *, end_of_stream: bool = True) -> bytes:
+    return ext_proc.ProcessingRequest(
+        request_body=ext_proc.HttpBody(body=body, end_of_stream=end_of_stream)
+    ).SerializeToString()
+
+
+def request_trailers() -> bytes:
+    return ext_proc.ProcessingRequest(request_trailers=ext_proc.HttpTrailers()).SerializeToString()
+
+
+def response_headers(
+    status: int = 200, content_type: str = "text/event-stream", *, end_of_stream: bool = False
+) -> bytes:
+    pairs = [(":status", str(status)), ("content-type", content_type)]
+    return ext_proc.ProcessingRequest(response_headers=_headers(pairs, end_of_stream)).SerializeToString()
+
+
+def response_body(body: bytes, *, end_of_stream: bool = False) -> bytes:
+    return ext_proc.ProcessingRequest(
+        response_body=ext_proc.HttpBody(body=body, end_of_stream=end_of_stream)
+    ).SerializeToString()
+
+
+def response_trailers() -> bytes:
+    return ext_proc.ProcessingRequest(response_trailers=ext_proc.HttpTrailers()).SerializeToString()
+
+
+def parse(reply: bytes) -> Any:
+    """A ProcessingResponse."""
+    return ext_proc.ProcessingResponse.FromString(reply)
