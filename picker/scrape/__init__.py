@@ -1,0 +1,23 @@
+"""Metrics scraper: reads the engines' load from their `/metrics` pages into an injected sink (floor F3).
+
+Imports `picker.types` and the core only. `picker.app` joins it with whatever keeps the load.
+"""
+
+from picker.scrape.engines import ENGINE_LABELS, PRESETS, EngineSpec, EngineTable
+from picker.scrape.fetch import REASONS
+from picker.scrape.scraper import LoadSink, Scraper
+from picker.scrape.settings import ScrapeSettings
+from picker.scrape.specs import MetricSpec, parse_spec
+
+__all__ = [
+    "ENGINE_LABELS",
+    "PRESETS",
+    "REASONS",
+    "EngineSpec",
+    "EngineTable",
+    "LoadSink",
+    "MetricSpec",
+    "ScrapeSettings",
+    "Scraper",
+    "parse_spec",
+]

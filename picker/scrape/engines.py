@@ -1,0 +1,197 @@
+"""Which series of which engine say what, and how a page of them becomes a `ScrapedLoad`.
+
+Names are those of the model server protocol (proposal 003) and of `core-metrics-extractor`. Where an engine with
+data-parallel ranks shows one series per rank: requests add up; KV usage is that of the fullest rank, because that is
+the one which preempts requests (the engine spreads them evenly, so in health the maximum is close to the mean); block
+counts add up, as each rank has a cache of its own.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from picker._core.promtext import PromSpec
+from picker.scrape.specs import parse_spec
+from picker.types import ScrapedLoad
+
+__all__ = ["ENGINE_LABELS", "PRESETS", "EngineReader", "EngineSpec", "EngineTable"]
+
+ENGINE_LABELS = ("llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type")
+"""Pod labels that name the engine; the first one present decides."""
+
+Want = tuple[str, dict[str, str], str, tuple[str, ...]]
+Sample = tuple[float, tuple[bytes | None, ...]] | None
+
+
+class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """The series of one engine, each as `parse_spec` takes it; empty: the engine does not tell.
+
+    `lora` carries labels max_lora, running_lora_adapters, waiting_lora_adapters and a timestamp as value. Block size
+    and count come from labels of `cache_info` or from series of their own; labels win.
+    """
+
+    name: str
+    queued: str = ""
+    running: str = ""
+    kv_usage: str = ""
+    lora: str = ""
+    cache_info: str = ""
+    block_size_label: str = ""
+    num_blocks_label: str = ""
+    block_size: str = ""
+    num_blocks: str = ""
+
+
+PRESETS = (
+    EngineSpec(
+        name="vllm",
+        queued="vllm:num_requests_waiting",
+        running="vllm:num_requests_running",
+        kv_usage="vllm:kv_cache_usage_perc",
+        lora="vllm:lora_requests_info",
+        cache_info="vllm:cache_config_info",
+        block_size_label="block_size",
+        num_blocks_label="num_gpu_blocks",
+    ),
+    EngineSpec(
+        name="sglang",
+        queued="sglang:num_queue_reqs",
+        running="sglang:num_running_reqs",
+        kv_usage="sglang:token_usage",
+        cache_info="sglang:cache_config_info",
+        block_size_label="page_size",
+        num_blocks_label="num_pages",
+    ),
+    EngineSpec(
+        name="trtllm-serve",
+        queued="trtllm_num_requests_waiting",
+        running="trtllm_num_requests_running",
+        kv_usage="trtllm_kv_cache_utilization",
+        block_size="trtllm_kv_cache_tokens_per_block",
+        num_blocks="trtllm_kv_cache_max_blocks",
+    ),
+    EngineSpec(
+        name="triton-tensorrt-llm",
+        queued="nv_trt_llm_request_metrics{request_type=waiting}",
+        running="nv_trt_llm_request_metrics{request_type=scheduled}",
+        kv_usage="nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=fraction}",
+        block_size="nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=tokens_per}",
+        num_blocks="nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=max}",
+    ),
+)
+
+
+class EngineReader:
+    """Reads pages of one engine. Raises ValueError for a spec that cannot be parsed.
+
+    `malformed` counts the lines of wanted series that were skipped, over all pages.
+    """
+
+    def __init__(self, engine: EngineSpec) -> None:
+        lora = ("max_lora", "running_lora_adapters", "waiting_lora_adapters")
+        cache = tuple(label for label in (engine.block_size_label, engine.num_blocks_label) if label)
+        self.engine = engine
+        self.malformed = 0
+        self._wants: list[Want] = []
+        self._queued = self._want(engine.queued, "sum")
+        self._running = self._want(engine.running, "sum")
+        self._kv_usage = self._want(engine.kv_usage, "max")
+        self._lora = self._want(engine.lora, "newest", lora)
+        self._cache_info = self._want(engine.cache_info, "sum", cache)
+        self._block_size = self._want(engine.block_size, "max")
+        self._num_blocks = self._want(engine.num_blocks, "sum")
+        self._spec = PromSpec(self._wants)
+
+    def _want(self, spec: str, combine: str, labels: tuple[str, ...] = ()) -> int | None:
+        """The index of the series in what `scan` returns; None if it is switched off."""
+        if not spec:
+            return None
+        name, filters = parse_spec(spec)
+        self._wants.append((name, filters, combine, labels))
+        return len(self._wants) - 1
+
+    def read(self, page: bytes) -> ScrapedLoad | None:
+        """The load `page` tells, or None if it tells neither queued nor running requests."""
+        found = self._spec.scan(page)
+        self.malformed += self._spec.malformed
+        waiting, running = _count(self._value(found, self._queued)), _count(self._value(found, self._running))
+        if waiting is None and running is None:
+            return None
+        usage = _count(self._value(found, self._kv_usage))
+        block_size, num_blocks = self._blocks(found)
+        max_lora, serving, queued = self._labels(found, self._lora, 3)
+        return ScrapedLoad(
+            waiting=waiting,
+            running=running,
+            kv_usage=None if usage is None else min(usage, 1.0),
+            block_size_tokens=block_size,
+            num_blocks=num_blocks,
+            max_lora=_integer(max_lora),
+            running_adapters=_names(serving),
+            waiting_adapters=_names(queued),
+        )
+
+    def _blocks(self, found: list[Sample]) -> tuple[int | None, int | None]:
+        """Tokens per block and blocks in all. An info series counts its ranks: the value of each is 1."""
+        size, blocks = _whole(self._value(found, self._block_size)), _whole(self._value(found, self._num_blocks))
+        named = (self.engine.block_size_label, self.engine.num_blocks_label)
+        labels = iter(self._labels(found, self._cache_info, sum(map(bool, named))))
+        size_label, blocks_label = (_integer(next(labels)) if name else None for name in named)
+        ranks = _whole(self._value(found, self._cache_info)) or 1
+        return size_label or size, blocks_label * ranks if blocks_label else blocks
+
+    @staticmethod
+    def _value(found: list[Sample], index: int | None) -> float | None:
+        sample = None if index is None else found[index]
+        return None if sample is None else sample[0]
+
+    @staticmethod
+    def _labels(found: list[Sample], index: int | None, count: int) -> tuple[bytes | None, ...]:
+        sample = None if index is None else found[index]
+        return (None,) * count if sample is None else sample[1]
+
+
+class EngineTable:
+    """Finds the reader of an endpoint's engine by its pod labels.
+
+    `engines` replace the presets of their names; a label that names no known engine means `default`. Raises ValueError
+    for a bad spec or an unknown default.
+    """
+
+    def __init__(
+        self, engines: Iterable[EngineSpec] = (), *, labels: tuple[str, ...] = ENGINE_LABELS, default: str = "vllm"
+    ) -> None:
+        self._readers = {engine.name: EngineReader(engine) for engine in (*PRESETS, *engines)}
+        self._label_keys = labels
+        if default not in self._readers:
+            raise ValueError(f"default engine {default!r} is none of {', '.join(self._readers)}")
+        self._default = self._readers[default]
+
+    @property
+    def malformed(self) -> int:
+        """Lines of wanted series skipped so far."""
+        return sum(reader.malformed for reader in self._readers.values())
+
+    def reader(self, labels: Mapping[str, str]) -> EngineReader:
+        """The reader for pages of an endpoint with these pod labels; shared by all endpoints of one engine."""
+        named = next((labels[key] for key in self._label_keys if key in labels), "")
+        return self._readers.get(named, self._default)
+
+
+def _count(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) and value >= 0 else None
+
+
+def _whole(value: float | None) -> int | None:
+    return int(value) if value is not None and math.isfinite(value) and value >= 1 else None
+
+
+def _integer(text: bytes | None) -> int | None:
+    """A positive integer label; engines write `None` where they have none."""
+    return (int(text) or None) if text is not None and text.isdigit() and len(text) < 19 else None
+
+
+def _names(text: bytes | None) -> tuple[str, ...]:
+    parts = [] if text is None else text.decode(errors="replace").split(",")
+    return tuple(name for part in parts if (name := part.strip()))
