@@ -64,6 +64,7 @@ class Progress:
     request_id: Hashable
     at_s: float
     tokens: int
+    submitted_s: float
     cached_tokens: int  # of the prompt, found in the prefix cache
     first: bool
     finished: bool
@@ -91,6 +92,7 @@ class _Sequence:
     """A request on its way: `computed` tokens of its prompt are in the cache, `generated` tokens are out."""
 
     request: Request
+    submitted_s: float
     hit_tokens: int = 0
     computed: int = 0
     generated: int = 0
@@ -166,7 +168,7 @@ class Engine:
         self._require_possible(request)
         if len(self._waiting) >= self.config.max_waiting:
             raise EngineFull(f"{len(self._waiting)} requests are waiting")
-        self._waiting[request.request_id] = _Sequence(request)
+        self._waiting[request.request_id] = _Sequence(request, now_s)
         self._cut_run(now_s)
 
     def cancel(self, request_id: Hashable, now_s: float) -> bool:
@@ -352,7 +354,17 @@ class Engine:
     def _report(self, sequence: _Sequence, at_s: float, tokens: int, events: list[Progress]) -> None:
         self._counts["generation_tokens"] += tokens
         first, finished = sequence.generated == tokens, sequence.remaining == 0
-        events.append(Progress(sequence.request.request_id, at_s, tokens, sequence.hit_tokens, first, finished))
+        events.append(
+            Progress(
+                sequence.request.request_id,
+                at_s,
+                tokens,
+                submitted_s=sequence.submitted_s,
+                cached_tokens=sequence.hit_tokens,
+                first=first,
+                finished=finished,
+            )
+        )
 
     def _publish(self, sequence: _Sequence) -> None:
         full = min(sequence.stored // self.config.block_size, len(sequence.request.keys))

@@ -148,7 +148,7 @@ class _Replay:
                 continue
             request = self.in_flight[event.request_id]
             if event.first:
-                self.ttft_s.append(event.at_s - request.arrival_s)
+                self.ttft_s.append(event.at_s - event.submitted_s)
                 self.cached_tokens += event.cached_tokens
                 self.work_tokens[slot] += request.prompt_tokens - event.cached_tokens + request.output_tokens
                 self.policy.first_token(request, slot, event.at_s, event.cached_tokens)
