@@ -80,7 +80,13 @@ CASES: list[tuple[str, Callable[[], bytes], float]] = [
 
 
 @pytest.mark.parametrize(("what", "make", "limit"), CASES, ids=lambda value: value if isinstance(value, str) else "")
-def test_scan_throughput(seconds, target, what: str, make: Callable[[], bytes], limit: float) -> None:
+def test_scan_throughput(
+    seconds: Callable[[Callable[[], object]], float],
+    target: Callable[..., None],
+    what: str,
+    make: Callable[[], bytes],
+    limit: float,
+) -> None:
     body = make()
     scanner = Scanner()
     took = seconds(lambda: scanner.scan(body))

@@ -2,7 +2,7 @@
 
 from picker._core.promtext import PromSpec
 from tests.model import promtext as model
-from tests.support.fuzz import Mutator, case_count
+from tests.support.fuzz import mutants
 
 WANTS: list[model.Want] = [
     ("vllm:num_requests_running", {}, "sum", ()),
@@ -31,6 +31,6 @@ TOKENS = [b"\n", b"\r\n", b"{", b"}", b'"', b"\\", b'\\"', b",", b"=", b" ", b"m
 
 def test_mutated_pages_read_as_the_model_reads_them() -> None:
     spec = PromSpec(WANTS)
-    for case, page in enumerate(Mutator(CORPUS, TOKENS, 1).cases(case_count())):
+    for case, page in mutants(CORPUS, TOKENS):
         found, malformed = model.scan(WANTS, page)
         assert (repr(spec.scan(page)), spec.malformed) == (repr(found), malformed), f"case {case}: {page!r}"

@@ -44,13 +44,15 @@ def failing_allocations(action: Callable[[], object], limit: int = 200) -> int:
     for after in range(limit):
         live_before = alloc.live_blocks()
         alloc.fail_allocation(after)
+        failed = False
         try:
             action()
         except MemoryError:
-            gc.collect()
-            assert alloc.live_blocks() == live_before, f"allocation {after} failing left blocks behind"
-            continue
+            failed = True
         finally:
             alloc.fail_allocation(-1)
-        return after
+        if not failed:
+            return after
+        gc.collect()  # only now: the traceback kept the action's frames, and what they hold, alive
+        assert alloc.live_blocks() == live_before, f"allocation {after} failing left blocks behind"
     raise AssertionError(f"still failing after {limit} allocations")
