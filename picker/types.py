@@ -1,18 +1,44 @@
 """The vocabulary the floors above share: plain frozen values, no behaviour beyond checking themselves."""
 
+import ipaddress
+
 import msgspec
 
 __all__ = ["Endpoint", "ScrapedLoad"]
 
 
-class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """A model server replica as discovery knows it: one address and port that serves requests."""
+def _canonical(address: str) -> str:
+    """One spelling per address, so that equal endpoints compare equal; scope ids are refused (Envoy takes none)."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        raise ValueError(
+            f"address {address[:60]!r} is not an IPv4 or IPv6 literal (host names are not resolved)"
+        ) from None
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.scope_id is not None:
+        raise ValueError(f"address {address[:60]!r} has a scope id; write the address without '%'")
+    return str(parsed)
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model server replica as discovery knows it: one address and port that serves requests.
+
+    Raises `ValueError` for an empty name, an address that is no IP literal, or a port outside 1-65535.
+    The address is kept in its canonical spelling (`::1`, not `0:0:0:0:0:0:0:1`).
+    """
 
     name: str
     address: str
     port: int
     labels: dict[str, str] = {}
     namespace: str = "default"
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("name is empty")
+        if not 1 <= self.port <= 65535:
+            raise ValueError(f"port {self.port} is not between 1 and 65535")
+        msgspec.structs.force_setattr(self, "address", _canonical(self.address))
 
     @property
     def target(self) -> str:

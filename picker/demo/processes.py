@@ -74,10 +74,24 @@ class Child:
         fields = stat.rpartition(")")[2].split()  # the name before it may hold anything; utime is field 14
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def stop(self) -> None:
-        """SIGTERM, and SIGKILL if that is not enough. Harmless when it is gone."""
+    @property
+    def returncode(self) -> int | None:
+        """The exit status; None while it is alive."""
+        return self._process.poll()
+
+    def terminate(self) -> None:
+        """SIGTERM, without waiting. Harmless when it is gone."""
         if self.alive:
             self._process.terminate()
+
+    def kill(self) -> None:
+        """SIGKILL, and wait."""
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL if that is not enough. Harmless when it is gone."""
+        self.terminate()
         try:
             self._process.wait(STOP_S)
         except subprocess.TimeoutExpired:
@@ -88,8 +102,7 @@ class Child:
 def stop_all(children: Sequence[Child]) -> None:
     """Ends all of them at once rather than one after another."""
     for child in children:
-        if child.alive:
-            child._process.terminate()
+        child.terminate()
     for child in children:
         child.stop()
 
