@@ -55,6 +55,9 @@ from picker._core.score cimport (
 )
 from picker._core.stats cimport hist_add, series_t, stats_free, stats_init, stats_model, stats_view
 
+cdef enum:
+    FIRST_WIDTH = 64           # slots the index and the match array begin with
+
 cdef int64_t NO_ANSWER_SOON_NS = 250_000_000        # a stream that ends this soon without an answer was refused
 cdef int64_t NO_ANSWER_LATE_NS = 10_000_000_000     # ... and this late, given up: between the two, minds are changed
 cdef double OUTPUT_SHARE = 0.02            # weight of one more answer's length
@@ -80,9 +83,11 @@ cdef int _init(engine_t* engine, const limits_t* limits, double prior_rate) noex
     engine.limits = limits[0]
     engine.output_tokens = 256.0
     endpoints_init(&engine.endpoints, limits.endpoints, prior_rate)
-    if radix_init(&engine.radix, 64, limits.endpoint_blocks, limits.index_blocks) != PK_OK:
+    if radix_init(&engine.radix, FIRST_WIDTH, limits.endpoint_blocks, limits.index_blocks) != PK_OK:
         return PK_E_NOMEM
     if stats_init(&engine.stats, limits.models) != PK_OK:
+        return PK_E_NOMEM
+    if pk_grow(<void**>&engine.match, &engine.match_room, FIRST_WIDTH, sizeof(uint32_t)) != PK_OK:
         return PK_E_NOMEM
     engine.decisions = <decision_t*>pk_alloc(PK_DECISIONS, sizeof(decision_t))
     return PK_OK if engine.decisions != NULL else PK_E_NOMEM

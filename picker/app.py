@@ -7,7 +7,6 @@ import secrets
 import signal
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -17,7 +16,7 @@ from picker._core.engine import Engine
 from picker.admin.metrics import Counter, Snapshot
 from picker.admin.server import start_admin
 from picker.config.settings import ServeSettings
-from picker.discovery.file import EndpointsFile, read_endpoints
+from picker.discovery.file import EndpointsFile
 from picker.errors import UsageError
 from picker.extproc.grpcio import ExtProc, server_credentials, start_server
 from picker.extproc.health import Health
@@ -54,13 +53,16 @@ class App:
 
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings
-        self._file = Path(settings.discovery.endpoints_file)
-        endpoints = read_endpoints(self._file)  # a bad file at the start is an error, not a reason to wait
+        self._discovery = EndpointsFile(
+            settings.discovery.endpoints_file,
+            on_change=self._set_endpoints,
+            interval_s=settings.discovery.endpoints_interval_s,
+        )
+        endpoints = self._discovery.load()  # a bad file at the start is an error, not a reason to wait
         self._policy: Policy = compile_policy(settings.config)
         self.engine = _engine(settings, self._policy)
         self.pool = Pool(self.engine, self._policy)
         self._scraper = Scraper(self.pool, settings=settings.scrape)
-        self._discovery: EndpointsFile | None = None
         self._set_endpoints(endpoints)
 
     async def run(self, stop: asyncio.Event | None = None) -> None:
@@ -105,10 +107,7 @@ class App:
         if self._settings.scrape.enabled:
             await self._scraper.start()
             stack.push_async_callback(self._scraper.stop)
-        self._discovery = EndpointsFile(
-            self._file, self._set_endpoints, interval_s=self._settings.discovery.endpoints_interval_s
-        )
-        await self._discovery.start()
+        self._discovery.start()
         stack.push_async_callback(self._discovery.stop)
 
     def _set_endpoints(self, endpoints: tuple[Endpoint, ...]) -> None:
@@ -133,7 +132,7 @@ class App:
         now_ns = time.monotonic_ns()
         return Snapshot(
             version=__version__,
-            pool=self._settings.routing.pool_name or self._file.stem,
+            pool=self._settings.routing.pool_name or self._discovery.path.stem,
             now_ns=now_ns,
             stale_after_s=self._settings.scrape.staleness_threshold_s,
             stats=self.engine.stats(),
@@ -164,12 +163,11 @@ class App:
     def _counters(self) -> Mapping[str, Counter]:
         scraper, discovery = self._scraper, self._discovery
         failures = [((reason,), float(count)) for reason, count in sorted(scraper.failures.items())]
-        errors = float(discovery.reload_errors) if discovery else 0.0
         return {
             "picker_scrapes": ("Metrics pages read.", (), [((), float(scraper.scrapes))]),
             "picker_scrape_failures": ("Metrics pages not read, by cause.", ("reason",), failures),
             "picker_scrape_seconds": ("Time spent reading metrics pages.", (), [((), scraper.seconds)]),
-            "picker_endpoints_file_errors": ("Edits of the endpoints file not taken.", (), [((), errors)]),
+            "picker_endpoints_file_errors": ("Edits of the endpoints file not taken.", (), [((), float(discovery.reload_errors))]),
         }
 
 

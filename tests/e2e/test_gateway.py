@@ -29,9 +29,9 @@ MODES = {"full duplex": FULL_DUPLEX, "buffered": BUFFERED, "response none": REQU
 def envoys() -> list[Any]:
     """The newest Envoy with every mode, the oldest too."""
     gone = pytest.mark.skipif(old_envoy() is None, reason=f"Envoy {OLD_ENVOY} is not installed: `make test` does that")
-    newest = [pytest.param(None, gateway, id=f"newest-{name}") for name, gateway in MODES.items()]
+    newest = [pytest.param((None, gateway), id=f"newest-{name}") for name, gateway in MODES.items()]
     return newest + [
-        pytest.param(old_envoy(), gateway, id=f"{OLD_ENVOY}-{name}", marks=gone) for name, gateway in MODES.items()
+        pytest.param((old_envoy(), gateway), id=f"{OLD_ENVOY}-{name}", marks=gone) for name, gateway in MODES.items()
     ]
 
 
@@ -47,7 +47,7 @@ def chat(size: int, **more: Any) -> bytes:
     text = "Grüße, 世界! The quick brown fox\njumps over the lazy dog. "
     body: dict[str, Any] = {"model": "sim", "max_tokens": 3, **more, "messages": [{"role": "user", "content": ""}]}
     room = size - len(json.dumps(body).encode())
-    body["messages"][0]["content"] = (text * (room // len(text) + 1)).encode()[:room].decode(errors="ignore")
+    body["messages"][0]["content"] = text * (room // (len(text.encode()) + 1))  # one more byte: the escaped newline
     made = json.dumps(body, ensure_ascii=False).encode()
     return made[:-1] + b" " * (size - len(made)) + b"}"
 
@@ -71,25 +71,32 @@ def test_bodies_arrive_byte_for_byte_at_the_picked_server(stack: Stack, size: in
     assert headers["x-served-by"] == stack.decisions()[0]["endpoint"]
 
 
+def get(url: str, **headers: str) -> tuple[int, bytes]:
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as response:
+        return response.status, response.read()
+
+
 def test_a_get_is_picked_too(stack: Stack) -> None:
-    with urllib.request.urlopen(f"{stack.url}/v1/models", timeout=10) as response:
-        assert json.load(response)["data"][0]["id"] == "sim"
-        assert response.headers["x-served-by"] == stack.decisions()[0]["endpoint"]
+    before = stack.decisions()[0]["number"]
+    status, answer = get(f"{stack.url}/v1/models")
+    assert (status, json.loads(answer)["data"][0]["id"]) == (200, "sim")
+    assert stack.decisions()[0]["number"] == before + 1
 
 
 def test_a_client_cannot_choose_its_endpoint(stack: Stack) -> None:
-    """Port 9 is nobody's: if the client's header won, this could not be answered."""
-    for path in ("/v1/completions", "/v1/other"):
-        body = b'{"model":"sim","prompt":"hi","max_tokens":1}'
-        _, headers, _ = post(f"{stack.url}{path}", body, **{"x-gateway-destination-endpoint": "127.0.0.1:9"})
-        assert headers["x-served-by"] in stack.upstreams
+    """Port 9 is nobody's: if the client's header won, nobody would answer."""
+    steering = {"x-gateway-destination-endpoint": "127.0.0.1:9"}
+    body = b'{"model":"sim","prompt":"hi","max_tokens":1}'
+    status, headers, _ = post(f"{stack.url}/v1/completions", body, **steering)
+    assert status == 200
+    assert headers["x-served-by"] in stack.upstreams
+    assert get(f"{stack.url}/v1/models", **steering)[0] == 200
 
 
 @pytest.mark.parametrize(
     ("body", "param"),
     [
         (b"{", None),
-        (b"", None),
         (b"[]", None),
         (b'{"messages":[{"role":"user","content":"hi"}]}', "model"),
         (b'{"model":"sim","messages":[]}', "messages"),
