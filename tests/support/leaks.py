@@ -30,6 +30,7 @@ def traced_bytes(action: Callable[[], object], rounds: int = 5, calls: int = 200
 
 def assert_flat(action: Callable[[], object], rounds: int = 5, calls: int = 200) -> None:
     """Fails unless the last rounds hold exactly as many bytes as the second one, and no core block is left over."""
+    gc.collect()  # what earlier tests left to the collector must not be counted
     live_before = alloc.live_blocks()
     readings = traced_bytes(action, rounds, calls)
     assert len(set(readings[1:])) == 1, f"traced bytes moved between rounds: {readings}"
@@ -42,17 +43,22 @@ def failing_allocations(action: Callable[[], object], limit: int = 200) -> int:
     `action` must let MemoryError out and leave nothing behind. Only meaningful in the debug build.
     """
     for after in range(limit):
+        gc.collect()
         live_before = alloc.live_blocks()
-        alloc.fail_allocation(after)
-        failed = False
-        try:
-            action()
-        except MemoryError:
-            failed = True
-        finally:
-            alloc.fail_allocation(-1)
-        if not failed:
+        if succeeds(action, after):
             return after
-        gc.collect()  # only now: the traceback kept the action's frames, and what they hold, alive
+        gc.collect()
         assert alloc.live_blocks() == live_before, f"allocation {after} failing left blocks behind"
     raise AssertionError(f"still failing after {limit} allocations")
+
+
+def succeeds(action: Callable[[], object], after: int) -> bool:
+    """Runs `action` with the allocation after `after` others failing. A caught error no longer holds its frames."""
+    alloc.fail_allocation(after)
+    try:
+        action()
+    except MemoryError:
+        return False
+    finally:
+        alloc.fail_allocation(-1)
+    return True
