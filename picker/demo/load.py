@@ -56,15 +56,16 @@ async def play(
 ) -> Outcome:
     """Plays `workload` to the end: after its duration no new turn begins, those under way are waited for.
 
-    `tick(elapsed_s, outcome)` is called about four times a second.
+    `tick(elapsed_s, outcome)` is called about four times a second, and at the end.
     """
     player = _Player(workload, f"http://{address}/v1/chat/completions", model)
     ticker = asyncio.create_task(player.ticks(tick)) if tick is not None else None
     try:
         return await player.run()
     finally:
-        if ticker is not None:
+        if ticker is not None and tick is not None:
             ticker.cancel()
+            tick(player.elapsed_s, player.outcome)
 
 
 class _Player:

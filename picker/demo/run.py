@@ -60,7 +60,7 @@ def run(settings: Settings, console: Console) -> int:
             console.print("interrupted")
             return INTERRUPTED
         except (RuntimeError, OSError) as error:
-            console.print(f"the demo failed: {error}", markup=False)
+            console.print(f"the demo failed: {error}", markup=False, highlight=False, soft_wrap=True)
             return 1
 
 

@@ -79,7 +79,8 @@ def decode(body: bytes, *, chat: bool) -> Ask:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"the body is not a valid request: {error}") from None
     if isinstance(request, ChatBody):
-        prompt, limit = _render_chat(request), request.max_completion_tokens or request.max_tokens
+        newer, older = request.max_completion_tokens, request.max_tokens
+        prompt, limit = _render_chat(request), older if newer is None else newer
     else:
         prompt, limit = _render_prompt(request.prompt), request.max_tokens
     output_tokens = DEFAULT_OUTPUT_TOKENS if limit is None else limit

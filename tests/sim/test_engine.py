@@ -80,10 +80,11 @@ def test_blocks_are_shared_as_soon_as_they_are_computed() -> None:
 
 def test_the_output_is_cached_for_the_next_turn() -> None:
     model = engine()
-    model.submit(ask("turn 1", prompt=4, output=9, keys=["k1", "k2", "k3", "k4"]), 0.0)
+    keys = ["k1", "k2", "k3", "k4", "k5"]
+    model.submit(ask("turn 1", prompt=4, output=12, keys=keys), 0.0)
     drain(model)
-    model.submit(ask("turn 2", prompt=16, keys=["k1", "k2", "k3", "k4"]), 20.0)
-    assert [e.cached_tokens for e in drain(model)] == [12], "4 + 9 - 1 stored tokens are three full blocks"
+    model.submit(ask("turn 2", prompt=20, keys=keys), 20.0)
+    assert [e.cached_tokens for e in drain(model)] == [12], "4 + 12 - 1 stored tokens are three full blocks"
 
 
 def test_cold_prefixes_are_evicted_least_recently_used_first() -> None:
@@ -114,6 +115,17 @@ def test_admission_waits_for_blocks_and_stays_in_order() -> None:
     assert model.metrics().kv_usage == 1.0
     ends = {e.request_id: e.at_s for e in drain(model) if e.finished}
     assert ends == {"big": 4.0, "next": 5.0, "small": 5.0}
+
+
+def test_a_step_without_tokens_left_admits_nobody() -> None:
+    model = engine(max_num_seqs=8, max_num_batched_tokens=8)
+    model.submit(ask("long", prompt=20), 0.0)
+    model.submit(ask("next"), 0.0)
+    assert (model.metrics().running, model.metrics().waiting, model.blocks.used) == (1, 1, 5)
+    model.step(1.0)
+    assert model.metrics().waiting == 1
+    model.step(2.0)
+    assert (model.metrics().running, model.metrics().waiting) == (2, 0), "the last 4 tokens leave room for 4"
 
 
 def test_no_more_sequences_than_allowed() -> None:
