@@ -133,4 +133,5 @@ cdef class Engine:
     cdef object _plugins
     cdef bint _ready
 
+    cdef int _drop_gone(self, dict generations) except -1
     cdef int run_plugin(self, const request_t* request, bytes headers, bytes model) except -1

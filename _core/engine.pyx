@@ -12,6 +12,7 @@ from libc.string cimport memcpy, memset
 from picker._core.alloc cimport PK_E_LIMIT, PK_E_MISSING, PK_E_NOMEM, PK_OK, pk_alloc, pk_free, pk_grow, pk_resize
 from picker._core.endpoints cimport (
     adapters_fill,
+    adapters_t,
     endpoint_t,
     endpoint_view,
     endpoints_add,
@@ -24,8 +25,10 @@ from picker._core.endpoints cimport (
     endpoints_open,
     endpoints_release,
     endpoints_remove,
+    endpoints_scraped,
     endpoints_succeeded,
     identity_fill,
+    identity_t,
     load_t,
 )
 from picker._core.prompt cimport PK_BLOCK_TOKENS, PK_BYTES_PER_TOKEN
@@ -42,14 +45,12 @@ from picker._core.radix cimport (
 )
 from picker._core.scan cimport scan_free, scan_init
 from picker._core.score cimport (
-    PK_FILTER_PLUGIN,
-    PK_NEED_PLUGIN,
-    PK_PICK_PLUGIN,
-    PK_SCORE_PLUGIN,
     PK_SCORE_SESSION,
+    frame_answer,
     frame_free,
     frame_keep,
     frame_reserve,
+    frame_skip,
     pipeline_fill,
     pipeline_run,
 )
@@ -177,22 +178,22 @@ cdef int _prepare(engine_t* engine, const request_t* request) noexcept nogil:
 
 cdef void _destination(engine_t* engine, pick_t* pick) noexcept nogil:
     """The chosen endpoints as a comma list, in order of preference."""
-    cdef endpoint_t* endpoint
+    cdef const identity_t* identity
     cdef uint32_t i
     pick.destination_size = 0
     for i in range(engine.frame.chosen_count):
-        endpoint = &engine.endpoints.slots[engine.frame.chosen[i]]
+        identity = &engine.endpoints.details[engine.frame.chosen[i]].identity
         if i:
             pick.destination[pick.destination_size] = c","
             pick.destination_size += 1
-        memcpy(pick.destination + pick.destination_size, endpoint.target, endpoint.target_size)
-        pick.destination_size += endpoint.target_size
+        memcpy(pick.destination + pick.destination_size, identity.target, identity.target_size)
+        pick.destination_size += identity.target_size
 
 
 cdef void _record(engine_t* engine, const request_t* request, pick_t* pick) noexcept nogil:
     """Keep why this endpoint was chosen."""
     cdef frame_t* frame = &engine.frame
-    cdef endpoint_t* endpoint = &engine.endpoints.slots[frame.chosen[0]]
+    cdef const identity_t* identity = &engine.endpoints.details[frame.chosen[0]].identity
     cdef decision_t* record
     cdef uint32_t step, column = 0
     engine.decided += 1
@@ -201,9 +202,9 @@ cdef void _record(engine_t* engine, const request_t* request, pick_t* pick) noex
     record.now_ns = request.now_ns
     record.series = request.series
     record.slot = frame.chosen[0]
-    record.generation = endpoint.generation
-    record.target_size = endpoint.target_size
-    memcpy(record.target, endpoint.target, endpoint.target_size)
+    record.generation = engine.endpoints.slots[frame.chosen[0]].generation
+    record.target_size = identity.target_size
+    memcpy(record.target, identity.target, identity.target_size)
     record.candidates = frame.count
     record.prompt_tokens = request.prompt_tokens
     record.cached_tokens = pick.cached_tokens
@@ -284,8 +285,8 @@ cdef void engine_answered(engine_t* engine, booking_t* booking, uint32_t status,
     """The endpoint's response headers: 5xx counts against it, anything else for it."""
     pthread_mutex_lock(&engine.lock)
     if status < 500:
-        endpoints_succeeded(&engine.endpoints, booking.slot, booking.generation)
-    elif endpoints_failed(&engine.endpoints, booking.slot, booking.generation, now_ns):
+        endpoints_succeeded(&engine.endpoints, booking.slot, booking.generation, booking.booked_ns)
+    elif endpoints_failed(&engine.endpoints, booking.slot, booking.generation, booking.booked_ns, now_ns):
         engine.stats.ejected += 1
     pthread_mutex_unlock(&engine.lock)
 
@@ -307,7 +308,7 @@ cdef void engine_unanswered(engine_t* engine, booking_t* booking, int64_t now_ns
     cdef int64_t waited = now_ns - booking.booked_ns
     pthread_mutex_lock(&engine.lock)
     if waited <= NO_ANSWER_SOON_NS or waited >= NO_ANSWER_LATE_NS:
-        if endpoints_failed(&engine.endpoints, booking.slot, booking.generation, now_ns):
+        if endpoints_failed(&engine.endpoints, booking.slot, booking.generation, booking.booked_ns, now_ns):
             engine.stats.ejected += 1
     pthread_mutex_unlock(&engine.lock)
 
@@ -350,13 +351,13 @@ cdef void engine_settle(engine_t* engine, booking_t* booking, const outcome_t* o
 
 cdef uint32_t engine_token(engine_t* engine, const booking_t* booking, uint8_t* token) noexcept nogil:
     """The session token of the booked endpoint into `token` (PK_TOKEN_BYTES); its size, 0 when none is handed out."""
-    cdef endpoint_t* endpoint
+    cdef const identity_t* identity
     cdef uint32_t size = 0
     pthread_mutex_lock(&engine.lock)
-    endpoint = endpoints_get(&engine.endpoints, booking.slot, booking.generation)
-    if engine.hands_out_tokens and endpoint != NULL:
-        size = endpoint.token_size
-        memcpy(token, endpoint.token, size)
+    if engine.hands_out_tokens and endpoints_get(&engine.endpoints, booking.slot, booking.generation) != NULL:
+        identity = &engine.endpoints.details[booking.slot].identity
+        size = identity.token_size
+        memcpy(token, identity.token, size)
     pthread_mutex_unlock(&engine.lock)
     return size
 
@@ -414,8 +415,9 @@ cdef class Engine:
                    str session_header="x-session-token") -> None:
         """Replace the pipeline: see `score.pipeline_fill`. In force from the next pick on.
 
-        `plugins(step, request, endpoints)` runs Python steps: `request` and `endpoints` are dicts; it returns one number
-        per endpoint (filters: true to keep, scorers: [0, 1], pickers: the greatest wins), or None to be skipped. `session_header` holds a session's token, and
+        `plugins(step, request, endpoints)` runs Python steps: `request` and `endpoints` are dicts; it returns what
+        `score.frame_answer` takes (filters: slots to keep, scorers: scores in order, pickers: slots in order of
+        preference), or None to be skipped. `session_header` holds a session's token, and
         responses carry it when a session scorer runs.
         """
         cdef pipeline_t pipeline
@@ -440,9 +442,7 @@ cdef class Engine:
     cdef int run_plugin(self, const request_t* request, bytes headers, bytes model) except -1:
         """Run the plugin at the frame's step, apply what it says, and move the step on."""
         cdef frame_t* frame = &self._engine.frame
-        cdef int kind = self._engine.pipeline.steps[frame.step].kind
-        cdef double weight = self._engine.pipeline.steps[frame.step].weight
-        cdef uint32_t i, kept = 0, step = frame.step
+        cdef uint32_t i
         endpoints = []
         for i in range(frame.count):
             view = endpoint_view(&self._engine.endpoints, frame.slots[i], request.now_ns)
@@ -450,31 +450,33 @@ cdef class Engine:
             view["total"] = frame.totals[i]
             endpoints.append(view)
         asked = {"model": model, "prompt_tokens": request.prompt_tokens, "headers": headers}
-        answer = self._plugins(step, asked, endpoints) if self._plugins is not None else None
-        if answer is None or len(answer) != len(endpoints):
-            answer = None
-        # The plugin may have let go of the GIL: the frame is the one data-plane thread's, but endpoints may have gone.
-        pthread_mutex_lock(&self._engine.lock)
-        for i in range(len(endpoints)):
-            if endpoints_get(&self._engine.endpoints, endpoints[i]["slot"], endpoints[i]["generation"]) == NULL:
-                continue
-            if kind == PK_FILTER_PLUGIN and answer is not None and not answer[i]:
-                continue
-            frame_keep(frame, i, kept)
-            frame.totals[kept] = frame.totals[i]
-            if answer is not None:
-                frame.scores[step * frame.capacity + kept] = answer[i]
-            else:                           # a picker that failed: the greatest total wins
-                frame.scores[step * frame.capacity + kept] = frame.totals[i] if kind == PK_PICK_PLUGIN else 0.0
-            kept += 1
+        answer = self._plugins(frame.step, asked, endpoints) if self._plugins is not None else None
+        try:
+            if answer is None:
+                frame_skip(frame, &self._engine.pipeline, &self._engine.random)
+            else:
+                frame_answer(frame, &self._engine.pipeline, answer)
+        except (TypeError, ValueError):
+            frame_skip(frame, &self._engine.pipeline, &self._engine.random)
+        self._drop_gone({view["slot"]: view["generation"] for view in endpoints})
+        return 0
+
+    cdef int _drop_gone(self, dict generations) except -1:
+        """A plugin may have let go of the GIL: leave out the endpoints that have gone or been replaced meanwhile."""
+        cdef frame_t* frame = &self._engine.frame
+        cdef uint32_t i, kept = 0
+        for i in range(frame.count):
+            if endpoints_get(&self._engine.endpoints, frame.slots[i], generations[frame.slots[i]]) != NULL:
+                frame_keep(frame, i, kept)
+                frame.totals[kept] = frame.totals[i]
+                kept += 1
         frame.count = kept
-        pthread_mutex_unlock(&self._engine.lock)
-        if kind == PK_SCORE_PLUGIN:
-            for i in range(frame.count):
-                score = min(max(frame.scores[step * frame.capacity + i], 0.0), 1.0)
-                frame.scores[step * frame.capacity + i] = score
-                frame.totals[i] += weight * score
-        frame.step += 1
+        kept = 0
+        for i in range(frame.chosen_count):
+            if endpoints_get(&self._engine.endpoints, frame.chosen[i], generations[frame.chosen[i]]) != NULL:
+                frame.chosen[kept] = frame.chosen[i]
+                kept += 1
+        frame.chosen_count = kept
         return 0
 
     def add_endpoint(self, target, address, *, token=b"", uint64_t labels=0) -> tuple:
@@ -482,7 +484,7 @@ cdef class Engine:
 
         OverflowError at the limit, ValueError for texts that are too long, MemoryError.
         """
-        cdef endpoint_t identity
+        cdef identity_t identity
         cdef int64_t slot
         cdef uint32_t width
         identity_fill(&identity, _utf8(target), _utf8(address), _utf8(token), labels)
@@ -536,19 +538,18 @@ cdef class Engine:
         `cache_tokens`: what its KV cache holds at most; sets what the index thinks it keeps.
         """
         cdef load_t load
-        cdef endpoint_t* endpoint
+        cdef adapters_t active, queued
+        cdef int code
         load.waiting, load.running, load.kv_usage, load.max_lora = waiting, running, kv_usage, max_lora
-        adapters_fill(&load.running_adapters, running_adapters)
-        adapters_fill(&load.waiting_adapters, waiting_adapters)
+        cdef uint32_t blocks = <uint32_t>min(max(cache_tokens, 0) // PK_BLOCK_TOKENS + 1, 1 << 30)
+        adapters_fill(&active, running_adapters)
+        adapters_fill(&queued, waiting_adapters)
         pthread_mutex_lock(&self._engine.lock)
-        endpoint = endpoints_get(&self._engine.endpoints, slot, generation)
-        if endpoint != NULL:
-            endpoint.load = load
-            endpoint.scraped_ns = now_ns
-            if cache_tokens > 0:
-                radix_set_capacity(&self._engine.radix, slot, <uint32_t>min(cache_tokens // PK_BLOCK_TOKENS + 1, 1 << 30))
+        code = endpoints_scraped(&self._engine.endpoints, slot, generation, &load, &active, &queued, now_ns)
+        if code == PK_OK and cache_tokens > 0:
+            radix_set_capacity(&self._engine.radix, slot, blocks)
         pthread_mutex_unlock(&self._engine.lock)
-        return endpoint != NULL
+        return code == PK_OK
 
     def is_busy(self, uint32_t slot, uint32_t generation) -> bool:
         """Has it requests under way?"""

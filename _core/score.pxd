@@ -7,7 +7,7 @@ from picker._core.endpoints cimport endpoints_t
 # What a step does. The names of the peers' plugins are in picker/policy/native.py.
 cdef enum:
     PK_FILTER_LABELS = 1       # bits: label selectors the endpoint must match, all of them
-    PK_FILTER_PREFIX = 2       # params: least match ratio, exploration probability, greatest penalty s, tokens per second
+    PK_FILTER_PREFIX = 2       # params: least match ratio, chance to explore, greatest penalty s, tokens per second
     PK_FILTER_PLUGIN = 3       # a Python filter: the pipeline stops here and is resumed
     PK_SCORE_QUEUE = 10
     PK_SCORE_RUNNING = 11
@@ -33,7 +33,7 @@ cdef enum:
 
 ctypedef struct step_t:
     int kind
-    double weight              # scorers only
+    double weight              # scorers only; never negative
     double params[PK_STEP_PARAMS]
     uint64_t bits
 
@@ -46,14 +46,14 @@ ctypedef struct frame_t:
     # One run of the pipeline. Rows of `scores` belong to steps, columns to candidates.
     uint32_t* slots            # candidates, in slot order
     double* totals             # weighted sums
-    double* scores             # PK_MAX_STEPS rows of `capacity` columns
+    double* scores             # PK_MAX_STEPS rows of `capacity` columns; only scorers' mean anything
     size_t capacity            # candidates there is room for
     uint32_t count             # candidates
     uint32_t step              # where to resume
     # the request
     const uint32_t* match      # by slot: leading index blocks held; NULL = no prompt
     uint32_t block_tokens      # tokens per index block
-    int64_t prompt_tokens
+    int64_t prompt_tokens      # never negative
     uint64_t adapter           # hash of the model name
     uint64_t session           # hash of the session token; 0 = none
     int64_t now_ns
@@ -66,6 +66,7 @@ ctypedef struct frame_t:
 cdef int frame_reserve(frame_t* frame, uint32_t candidates) noexcept nogil
 cdef void frame_free(frame_t* frame) noexcept nogil
 cdef void frame_keep(frame_t* frame, uint32_t index, uint32_t place) noexcept nogil
+cdef void frame_skip(frame_t* frame, const pipeline_t* pipeline, uint64_t* random) noexcept nogil
 cdef int64_t frame_uncached(const frame_t* frame, uint32_t slot) noexcept nogil
 cdef uint64_t random_next(uint64_t* state) noexcept nogil
 cdef double random_unit(uint64_t* state) noexcept nogil
@@ -75,6 +76,7 @@ cdef int pipeline_run(
 
 
 cdef int pipeline_fill(pipeline_t* pipeline, object steps, uint32_t wanted) except -1
+cdef int frame_answer(frame_t* frame, const pipeline_t* pipeline, object answer) except -1
 
 
 cdef class Pipeline:
@@ -85,3 +87,5 @@ cdef class Pipeline:
     cdef uint64_t _random
 
     cdef int _add(self, int number, dict described) except -1
+    cdef int _ask(self, plugin) except -1
+    cdef void _start(self) noexcept

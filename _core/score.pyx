@@ -6,13 +6,14 @@ Memory: a frame owns its rows, borrows the match array.   Threads: a frame belon
 Formulas of the scorers named as the reference picker's are the reference picker's; `PK_SCORE_TTFT` is picker's own.
 """
 cimport cython
-from libc.math cimport pow
+from libc.math cimport INFINITY, log
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from picker._core.alloc cimport PK_E_MISSING, PK_E_NOMEM, PK_OK, pk_alloc, pk_free, pk_resize
 from picker._core.endpoints cimport (
     adapters_fill,
+    adapters_hold,
     adapters_t,
     endpoint_t,
     endpoints_add,
@@ -20,8 +21,11 @@ from picker._core.endpoints cimport (
     endpoints_freshness,
     endpoints_init,
     endpoints_rate,
+    endpoints_scraped,
     endpoints_t,
     identity_fill,
+    identity_t,
+    load_t,
 )
 from picker._core.hashing cimport hash_xxh64
 
@@ -37,7 +41,7 @@ cdef int frame_reserve(frame_t* frame, uint32_t candidates) noexcept nogil:
         return PK_OK
     slots = pk_resize(NULL, candidates, sizeof(uint32_t))
     totals = pk_resize(NULL, candidates, sizeof(double))
-    scores = pk_resize(NULL, <size_t>candidates * PK_MAX_STEPS, sizeof(double))
+    scores = pk_alloc(<size_t>candidates * PK_MAX_STEPS, sizeof(double))
     if slots == NULL or totals == NULL or scores == NULL:
         pk_free(slots)
         pk_free(totals)
@@ -73,19 +77,23 @@ cdef double random_unit(uint64_t* state) noexcept nogil:
     return (random_next(state) >> 11) * (1.0 / 9007199254740992.0)
 
 
+cdef inline int64_t _cached(const frame_t* frame, uint32_t slot) noexcept nogil:
+    """Prompt tokens the endpoint holds; unsigned, the product cannot overflow."""
+    cdef uint64_t cached
+    if frame.match == NULL:
+        return 0
+    cached = <uint64_t>frame.match[slot] * frame.block_tokens
+    return <int64_t>cached if cached < <uint64_t>frame.prompt_tokens else frame.prompt_tokens
+
+
 cdef int64_t frame_uncached(const frame_t* frame, uint32_t slot) noexcept nogil:
     """Prompt tokens the endpoint would have to compute."""
-    cdef int64_t cached
-    if frame.match == NULL:
-        return frame.prompt_tokens
-    cached = <int64_t>frame.match[slot] * frame.block_tokens
-    return frame.prompt_tokens - cached if cached < frame.prompt_tokens else 0
+    return frame.prompt_tokens - _cached(frame, slot)
 
 
-cdef double _match_ratio(const frame_t* frame, uint32_t slot) noexcept nogil:
-    if frame.prompt_tokens <= 0:
-        return 0.0
-    return 1.0 - <double>frame_uncached(frame, slot) / frame.prompt_tokens
+cdef inline double _match_ratio(const frame_t* frame, uint32_t slot) noexcept nogil:
+    """Share of the prompt that the endpoint holds."""
+    return <double>_cached(frame, slot) / frame.prompt_tokens if frame.prompt_tokens > 0 else 0.0
 
 
 # --- C kernel: filters ---
@@ -106,7 +114,7 @@ cdef void _filter_labels(const step_t* step, const endpoints_t* table, frame_t* 
 
 
 cdef void _filter_prefix(
-    const step_t* step, const endpoints_t* table, frame_t* frame, uint64_t* random
+    const step_t* step, const endpoints_t* table, frame_t* frame, double* ratios, uint64_t* random
 ) noexcept nogil:
     """Keep the endpoints that hold most of the prompt, unless the best of them is too far behind the best other."""
     cdef double warm = -1.0, cold = -1.0, wait
@@ -114,26 +122,29 @@ cdef void _filter_prefix(
     if step.params[1] > 0 and random_unit(random) < step.params[1]:
         return
     for i in range(frame.count):
+        ratios[i] = _match_ratio(frame, frame.slots[i])
         wait = table.slots[frame.slots[i]].prefill_tokens / step.params[3]
-        if _match_ratio(frame, frame.slots[i]) >= step.params[0]:
+        if ratios[i] >= step.params[0]:
             warm = wait if warm < 0 or wait < warm else warm
         else:
             cold = wait if cold < 0 or wait < cold else cold
     if warm < 0 or (cold >= 0 and warm - cold > step.params[2]):
         return
     for i in range(frame.count):
-        if _match_ratio(frame, frame.slots[i]) >= step.params[0]:
+        if ratios[i] >= step.params[0]:
             frame_keep(frame, i, kept)
             kept += 1
     frame.count = kept
 
 
 # --- C kernel: scorers; each fills one row ---
+# They loop over a copy of the frame: the compiler then knows that storing into the row leaves it alone.
 
 
 cdef inline double _unit(double score) noexcept nogil:
     # Written so that NaN becomes 0.
-    return score if 0.0 <= score <= 1.0 else (1.0 if score > 1.0 else 0.0)
+    score = score if score > 0.0 else 0.0
+    return score if score < 1.0 else 1.0
 
 
 cdef inline double _known(double value) noexcept nogil:
@@ -141,191 +152,246 @@ cdef inline double _known(double value) noexcept nogil:
     return value if value > 0 else 0.0
 
 
-cdef void _score_low(frame_t* frame, double* row) noexcept nogil:
+cdef void _extent(const double* row, uint32_t count, double* least, double* most) noexcept nogil:
+    """Lower `least` and raise `most` to the row's. In two lanes: each comparison waits for the one before it."""
+    cdef double low0 = least[0], low1 = least[0], most0 = most[0], most1 = most[0]
+    cdef uint32_t i
+    for i in range(0, count - count % 2, 2):
+        low0 = row[i] if row[i] < low0 else low0
+        most0 = row[i] if row[i] > most0 else most0
+        low1 = row[i + 1] if row[i + 1] < low1 else low1
+        most1 = row[i + 1] if row[i + 1] > most1 else most1
+    if count % 2:
+        low0 = row[count - 1] if row[count - 1] < low0 else low0
+        most0 = row[count - 1] if row[count - 1] > most0 else most0
+    least[0] = low0 if low0 < low1 else low1
+    most[0] = most0 if most0 > most1 else most1
+
+
+cdef void _low(double* row, uint32_t count) noexcept nogil:
     """Min-max normalise so that the least is 1 and the greatest 0; all equal are 1."""
-    cdef double least = row[0], most = row[0]
+    cdef double least = INFINITY, most = 0.0
     cdef uint32_t i
-    for i in range(frame.count):
-        least = row[i] if row[i] < least else least
-        most = row[i] if row[i] > most else most
-    for i in range(frame.count):
-        row[i] = (most - row[i]) / (most - least) if most > least else 1.0
+    _extent(row, count, &least, &most)
+    if least < most:
+        for i in range(count):
+            row[i] = (most - row[i]) / (most - least)
+    else:
+        for i in range(count):
+            row[i] = 1.0
 
 
-cdef void _score_active(const step_t* step, const endpoints_t* table, frame_t* frame, double* row) noexcept nogil:
-    cdef double most = 0, busy
+cdef void _score_queue(const endpoints_t* table, const frame_t* frame, double* row) noexcept nogil:
+    cdef const endpoint_t* all = table.slots
+    cdef frame_t f = frame[0]
     cdef uint32_t i
-    for i in range(frame.count):
-        busy = table.slots[frame.slots[i]].requests
-        most = busy if busy > most else most
-    for i in range(frame.count):
-        busy = table.slots[frame.slots[i]].requests
-        row[i] = 1.0 if busy <= step.params[0] else (most - busy) / most * step.params[1]
+    for i in range(f.count):
+        row[i] = _known(all[f.slots[i]].load.waiting)
+    _low(row, f.count)
 
 
-cdef bint _listed(const adapters_t* adapters, uint64_t adapter) noexcept nogil:
+cdef void _score_running(const endpoints_t* table, const frame_t* frame, double* row) noexcept nogil:
+    cdef const endpoint_t* all = table.slots
+    cdef frame_t f = frame[0]
     cdef uint32_t i
-    for i in range(adapters.count):
-        if adapters.hashes[i] == adapter:
-            return True
-    return False
+    for i in range(f.count):
+        row[i] = _known(all[f.slots[i]].load.running)
+    _low(row, f.count)
 
 
-cdef double _lora(const endpoint_t* endpoint, uint64_t adapter) noexcept nogil:
-    if _listed(&endpoint.load.running_adapters, adapter):
+cdef void _score_kv(const endpoints_t* table, const frame_t* frame, double* row) noexcept nogil:
+    cdef const endpoint_t* all = table.slots
+    cdef frame_t f = frame[0]
+    cdef uint32_t i
+    for i in range(f.count):
+        row[i] = 1.0 - _unit(all[f.slots[i]].load.kv_usage)
+
+
+cdef void _score_prefix(const step_t* step, const frame_t* frame, double* row) noexcept nogil:
+    """Share of the prompt that is held, and with params[0] its square on the scale of params[1] tokens."""
+    cdef frame_t f = frame[0]
+    cdef double by_length = step.params[0], whole = f.prompt_tokens / step.params[1], ratio, length
+    cdef uint32_t i
+    for i in range(f.count):
+        ratio = _match_ratio(&f, f.slots[i])
+        length = _unit(ratio * whole)
+        row[i] = _unit((1.0 - by_length) * ratio + by_length * length * length)
+
+
+cdef double _lora(const endpoints_t* table, uint32_t slot, uint64_t adapter) noexcept nogil:
+    cdef const endpoint_t* endpoint = &table.slots[slot]
+    cdef bint listed = (endpoint.adapter_bits >> (adapter & 63)) & 1
+    if listed and adapters_hold(&table.details[slot].running_adapters, adapter):
         return 1.0
-    if endpoint.load.running_adapters.count + endpoint.load.waiting_adapters.count < endpoint.load.max_lora:
+    if endpoint.adapter_count < endpoint.load.max_lora:
         return 0.8
-    return 0.6 if _listed(&endpoint.load.waiting_adapters, adapter) else 0.0
+    return 0.6 if listed and adapters_hold(&table.details[slot].waiting_adapters, adapter) else 0.0
 
 
-cdef double _prefix(const step_t* step, const frame_t* frame, uint32_t slot) noexcept nogil:
-    cdef double ratio = _match_ratio(frame, slot)
-    cdef double length = ratio * frame.prompt_tokens / step.params[1] if step.params[1] > 0 else 0.0
-    length = length if length < 1.0 else 1.0
-    return (1.0 - step.params[0]) * ratio + step.params[0] * length * length
+cdef void _score_lora(const endpoints_t* table, const frame_t* frame, double* row) noexcept nogil:
+    cdef frame_t f = frame[0]
+    cdef uint32_t i
+    for i in range(f.count):
+        row[i] = _lora(table, f.slots[i], f.adapter)
 
 
-cdef double _load_aware(const step_t* step, const endpoint_t* endpoint) noexcept nogil:
-    cdef double queue = _known(endpoint.load.waiting)
-    queue = queue if queue < step.params[0] else step.params[0]
-    return 0.5 * (1.0 - queue / step.params[0])
+cdef void _score_load_aware(
+    const step_t* step, const endpoints_t* table, const frame_t* frame, double* row
+) noexcept nogil:
+    cdef const endpoint_t* all = table.slots
+    cdef frame_t f = frame[0]
+    cdef double threshold = step.params[0]
+    cdef uint32_t i
+    for i in range(f.count):
+        row[i] = 0.5 * (1.0 - _unit(all[f.slots[i]].load.waiting / threshold))
 
 
-cdef double _ttft(
+cdef void _score_token_load(
+    const step_t* step, const endpoints_t* table, const frame_t* frame, double* row
+) noexcept nogil:
+    cdef const endpoint_t* all = table.slots
+    cdef frame_t f = frame[0]
+    cdef double threshold = step.params[0]
+    cdef uint32_t i
+    for i in range(f.count):
+        row[i] = 1.0 - _unit(<double>(all[f.slots[i]].prefill_tokens + frame_uncached(&f, f.slots[i])) / threshold)
+
+
+cdef void _score_active(const step_t* step, const endpoints_t* table, const frame_t* frame, double* row) noexcept nogil:
+    cdef const endpoint_t* all = table.slots
+    cdef frame_t f = frame[0]
+    cdef double idle = step.params[0], greatest = step.params[1], least = INFINITY, most = 1.0
+    cdef uint32_t i
+    for i in range(f.count):
+        row[i] = <double>all[f.slots[i]].requests
+    _extent(row, f.count, &least, &most)
+    for i in range(f.count):
+        row[i] = 1.0 if row[i] <= idle else _unit((most - row[i]) / most * greatest)
+
+
+cdef void _score_session(const endpoints_t* table, const frame_t* frame, double* row) noexcept nogil:
+    cdef const endpoint_t* all = table.slots
+    cdef frame_t f = frame[0]
+    cdef uint32_t i
+    for i in range(f.count):
+        row[i] = 1.0 if f.session != 0 and all[f.slots[i]].token_hash == f.session else 0.0
+
+
+cdef inline double _ttft(
     const step_t* step, const endpoints_t* table, const frame_t* frame, uint32_t slot
 ) noexcept nogil:
     """Estimated seconds to first token: work ahead, own uncached tokens, pressure of running and unknown requests."""
     cdef const endpoint_t* endpoint = &table.slots[slot]
     cdef double fresh = endpoints_freshness(endpoint, frame.now_ns)
-    cdef double work = endpoint.prefill_tokens + frame_uncached(frame, slot) + step.params[0] * endpoint.resident_tokens
-    cdef double unknown = _known(endpoint.load.waiting) + _known(endpoint.load.running) - endpoint.requests
+    cdef double work = <double>(endpoint.prefill_tokens + frame_uncached(frame, slot))
+    cdef double unknown = _known(endpoint.load.waiting) + _known(endpoint.load.running) - <double>endpoint.requests
     cdef double pressure = (_known(endpoint.load.kv_usage) - 0.9) * 10.0
-    if unknown > 0:
-        work += fresh * unknown * step.params[1]
-    if pressure > 0:
-        work *= 1.0 + fresh * pressure
+    work += step.params[0] * <double>endpoint.resident_tokens + fresh * _known(unknown) * step.params[1]
+    work *= 1.0 + fresh * _known(pressure)
     return (work + 1.0) / endpoints_rate(table, endpoint, frame.now_ns)
 
 
-cdef void _score_ttft(const step_t* step, const endpoints_t* table, frame_t* frame, double* row) noexcept nogil:
+cdef void _score_ttft(const step_t* step, const endpoints_t* table, const frame_t* frame, double* row) noexcept nogil:
     """least estimate / estimate: 1 for the fastest, 1/2 for one that takes twice as long."""
-    cdef double least
+    cdef step_t own = step[0]
+    cdef endpoints_t all = table[0]
+    cdef frame_t f = frame[0]
+    cdef double least = INFINITY, most = 0.0
     cdef uint32_t i
-    for i in range(frame.count):
-        row[i] = _ttft(step, table, frame, frame.slots[i])
-    least = row[0]
-    for i in range(frame.count):
-        least = row[i] if row[i] < least else least
-    for i in range(frame.count):
+    for i in range(f.count):
+        row[i] = _ttft(&own, &all, &f, f.slots[i])
+    _extent(row, f.count, &least, &most)
+    for i in range(f.count):
         row[i] = least / row[i]
 
 
-cdef double _score_one(
-    const step_t* step, const endpoints_t* table, const frame_t* frame, uint32_t slot
-) noexcept nogil:
-    """Scorers that look at one endpoint at a time; for the others, the value to be normalised."""
-    cdef const endpoint_t* endpoint = &table.slots[slot]
-    cdef double load
+cdef void _score(const step_t* step, const endpoints_t* table, const frame_t* frame, double* row) noexcept nogil:
     if step.kind == PK_SCORE_QUEUE:
-        return _known(endpoint.load.waiting)
-    if step.kind == PK_SCORE_RUNNING:
-        return _known(endpoint.load.running)
-    if step.kind == PK_SCORE_KV:
-        return 1.0 - _known(endpoint.load.kv_usage)
-    if step.kind == PK_SCORE_PREFIX:
-        return _prefix(step, frame, slot)
-    if step.kind == PK_SCORE_LORA:
-        return _lora(endpoint, frame.adapter)
-    if step.kind == PK_SCORE_LOAD_AWARE:
-        return _load_aware(step, endpoint)
-    if step.kind == PK_SCORE_TOKEN_LOAD:
-        load = endpoint.prefill_tokens + frame_uncached(frame, slot)
-        return 1.0 - load / step.params[0]
-    return 1.0 if frame.session != 0 and endpoint.token_hash == frame.session else 0.0
-
-
-cdef void _score(const step_t* step, const endpoints_t* table, frame_t* frame, double* row) noexcept nogil:
-    cdef uint32_t i
-    if step.kind == PK_SCORE_TTFT:
-        _score_ttft(step, table, frame, row)
-        return
-    if step.kind == PK_SCORE_ACTIVE:
+        _score_queue(table, frame, row)
+    elif step.kind == PK_SCORE_RUNNING:
+        _score_running(table, frame, row)
+    elif step.kind == PK_SCORE_KV:
+        _score_kv(table, frame, row)
+    elif step.kind == PK_SCORE_PREFIX:
+        _score_prefix(step, frame, row)
+    elif step.kind == PK_SCORE_LORA:
+        _score_lora(table, frame, row)
+    elif step.kind == PK_SCORE_LOAD_AWARE:
+        _score_load_aware(step, table, frame, row)
+    elif step.kind == PK_SCORE_TOKEN_LOAD:
+        _score_token_load(step, table, frame, row)
+    elif step.kind == PK_SCORE_ACTIVE:
         _score_active(step, table, frame, row)
-        return
-    for i in range(frame.count):
-        row[i] = _score_one(step, table, frame, frame.slots[i])
-    if step.kind == PK_SCORE_QUEUE or step.kind == PK_SCORE_RUNNING:
-        _score_low(frame, row)
+    elif step.kind == PK_SCORE_SESSION:
+        _score_session(table, frame, row)
+    else:
+        _score_ttft(step, table, frame, row)
 
 
-cdef void _add(const step_t* step, frame_t* frame, double* row) noexcept nogil:
-    cdef uint32_t i
-    for i in range(frame.count):
-        row[i] = _unit(row[i])
-        frame.totals[i] += step.weight * row[i]
+cdef void _add(const step_t* step, frame_t* frame, const double* row) noexcept nogil:
+    cdef double* totals = frame.totals
+    cdef double weight = step.weight
+    cdef uint32_t i, count = frame.count
+    for i in range(count):
+        totals[i] += weight * row[i]
 
 
 # --- C kernel: pickers ---
 
 
-cdef double _key(int kind, double total, uint64_t* random) noexcept nogil:
-    """What a picker maximises. Weighted random is A-Res: u ** (1 / weight)."""
+cdef void _keys(int kind, const frame_t* frame, double* keys, uint64_t* random) noexcept nogil:
+    """What the picker maximises, never below 0. Weighted random is the exponential race: the same draw as A-Res."""
+    cdef uint32_t i
     if kind == PK_PICK_MAX:
-        return total
-    if kind == PK_PICK_WEIGHTED:
-        return pow(random_unit(random), 1.0 / total) if total > 0 else 0.0
-    return random_unit(random)
-
-
-cdef bint _taken(const frame_t* frame, uint32_t slot) noexcept nogil:
-    cdef uint32_t i
-    for i in range(frame.chosen_count):
-        if frame.chosen[i] == slot:
-            return True
-    return False
-
-
-cdef uint32_t _greatest(const frame_t* frame, const double* keys, uint64_t* random) noexcept nogil:
-    """Index of the greatest key among candidates not yet chosen; ties are drawn with equal chance."""
-    cdef uint32_t i, best = 0, ties = 0
+        memcpy(keys, frame.totals, frame.count * sizeof(double))
+        return
     for i in range(frame.count):
-        if _taken(frame, frame.slots[i]):
-            continue
-        if ties == 0 or keys[i] > keys[best]:
-            best, ties = i, 1
-        elif keys[i] == keys[best]:
-            ties += 1
-            if random_next(random) % ties == 0:
-                best = i
-    return best
+        keys[i] = random_unit(random)
+        if kind == PK_PICK_WEIGHTED:
+            keys[i] = frame.totals[i] / -log(keys[i])
 
 
-cdef void _runner_up(frame_t* frame, uint32_t first) noexcept nogil:
-    cdef uint32_t i
+cdef uint32_t _greatest(const double* keys, uint32_t count, uint64_t* random) noexcept nogil:
+    """Index of the greatest key; ties are drawn with equal chance."""
+    cdef double best = keys[0]
+    cdef uint32_t i, first = 0, ties = 1
+    cdef uint64_t skip
+    for i in range(1, count):
+        if keys[i] >= best:
+            if keys[i] > best:
+                best, first, ties = keys[i], i, 1
+            else:
+                ties += 1
+    skip = random_next(random) % ties if ties > 1 else 0
+    while skip > 0:
+        first += 1
+        skip -= keys[first] == best
+    return first
+
+
+cdef void _margin(frame_t* frame, uint32_t first) noexcept nogil:
+    """Note by how much the first choice was better than the best other one."""
+    cdef double least = 0.0
     frame.best = frame.totals[first]
     frame.runner_up = -1.0
-    for i in range(frame.count):
-        if i != first and frame.totals[i] > frame.runner_up:
-            frame.runner_up = frame.totals[i]
+    _extent(frame.totals, first, &least, &frame.runner_up)
+    _extent(frame.totals + first + 1, frame.count - first - 1, &least, &frame.runner_up)
+
+
+cdef void _choose(frame_t* frame, uint32_t index) noexcept nogil:
+    if frame.chosen_count == 0:
+        _margin(frame, index)
+    frame.chosen[frame.chosen_count] = frame.slots[index]
+    frame.chosen_count += 1
 
 
 cdef void _pick(int kind, uint32_t wanted, frame_t* frame, double* keys, uint64_t* random) noexcept nogil:
-    cdef uint32_t i
-    for i in range(frame.count):
-        keys[i] = _key(kind, frame.totals[i], random)
-    _choose(wanted, frame, keys, random)
-
-
-cdef void _choose(uint32_t wanted, frame_t* frame, const double* keys, uint64_t* random) noexcept nogil:
-    """The `wanted` candidates with the greatest keys, in order."""
     cdef uint32_t best
+    _keys(kind, frame, keys, random)
     while frame.chosen_count < wanted and frame.chosen_count < frame.count:
-        best = _greatest(frame, keys, random)
-        if frame.chosen_count == 0:
-            _runner_up(frame, best)
-        frame.chosen[frame.chosen_count] = frame.slots[best]
-        frame.chosen_count += 1
+        best = _greatest(keys, frame.count, random)
+        _choose(frame, best)
+        keys[best] = -1.0
 
 
 # --- C kernel: the run ---
@@ -336,12 +402,12 @@ cdef int _step(
 ) noexcept nogil:
     cdef const step_t* step = &pipeline.steps[frame.step]
     cdef double* row = frame.scores + <size_t>frame.step * frame.capacity
+    if step.kind == PK_FILTER_PLUGIN or step.kind == PK_SCORE_PLUGIN or step.kind == PK_PICK_PLUGIN:
+        return PK_NEED_PLUGIN
     if step.kind == PK_FILTER_LABELS:
         _filter_labels(step, table, frame)
     elif step.kind == PK_FILTER_PREFIX:
-        _filter_prefix(step, table, frame, random)
-    elif step.kind == PK_FILTER_PLUGIN or step.kind == PK_SCORE_PLUGIN or step.kind == PK_PICK_PLUGIN:
-        return PK_NEED_PLUGIN
+        _filter_prefix(step, table, frame, row, random)
     elif step.kind < PK_PICK_MAX:
         _score(step, table, frame, row)
         _add(step, frame, row)
@@ -355,11 +421,13 @@ cdef int pipeline_run(
 ) noexcept nogil:
     """Run from `frame.step` on. PK_OK with `chosen`, PK_E_MISSING when no candidate is left, or PK_NEED_PLUGIN.
 
-    Start with step 0, chosen_count 0. After a plugin's step, add its row through `weight`, move `step` on and call again.
+    Start with step 0, chosen_count 0. On PK_NEED_PLUGIN run the plugin of step `frame.step` outside the lock, then
+    `frame_answer` or `frame_skip`, and call again.
     """
     cdef uint32_t i
     cdef int code
     if frame.step == 0:
+        frame.best, frame.runner_up = 0.0, -1.0
         for i in range(frame.count):
             frame.totals[i] = 0.0
     while frame.step < pipeline.count:
@@ -369,9 +437,19 @@ cdef int pipeline_run(
         if code != PK_OK:
             return code
         frame.step += 1
-    if frame.chosen_count == 0 and pipeline.steps[pipeline.count - 1].kind == PK_PICK_PLUGIN:
-        _choose(pipeline.wanted, frame, frame.scores + <size_t>(pipeline.count - 1) * frame.capacity, random)
     return PK_OK if frame.chosen_count else PK_E_MISSING
+
+
+cdef void frame_skip(frame_t* frame, const pipeline_t* pipeline, uint64_t* random) noexcept nogil:
+    """Go on without the plugin of the current step: a filter keeps all, a scorer adds nothing, a picker takes the best.
+    """
+    cdef const step_t* step = &pipeline.steps[frame.step]
+    cdef double* row = frame.scores + <size_t>frame.step * frame.capacity
+    if step.kind == PK_SCORE_PLUGIN:
+        memset(row, 0, frame.count * sizeof(double))
+    elif step.kind == PK_PICK_PLUGIN:
+        _pick(PK_PICK_MAX, pipeline.wanted, frame, row, random)
+    frame.step += 1
 
 
 # --- Python face ---
@@ -397,48 +475,110 @@ PICK_WEIGHTED = PK_PICK_WEIGHTED
 PICK_RANDOM = PK_PICK_RANDOM
 PICK_PLUGIN = PK_PICK_PLUGIN
 
-cdef tuple _PARAMS = (
-    # kind, number of parameters, which of them must be above zero
-    (PK_FILTER_LABELS, 0, ()), (PK_FILTER_PREFIX, 4, (3,)), (PK_FILTER_PLUGIN, 0, ()),
-    (PK_SCORE_QUEUE, 0, ()), (PK_SCORE_RUNNING, 0, ()), (PK_SCORE_KV, 0, ()), (PK_SCORE_PREFIX, 2, ()),
-    (PK_SCORE_LORA, 0, ()), (PK_SCORE_LOAD_AWARE, 1, (0,)), (PK_SCORE_TOKEN_LOAD, 1, (0,)),
-    (PK_SCORE_ACTIVE, 2, ()), (PK_SCORE_SESSION, 0, ()), (PK_SCORE_TTFT, 2, ()), (PK_SCORE_PLUGIN, 0, ()),
-    (PK_PICK_MAX, 0, ()), (PK_PICK_WEIGHTED, 0, ()), (PK_PICK_RANDOM, 0, ()), (PK_PICK_PLUGIN, 0, ()),
-)
+cdef double GREATEST_WEIGHT = 1e9          # of totals and estimates that stay finite
+cdef double GREATEST_PARAM = 1e12
+
+cdef dict _KINDS = {
+    # kind: number of parameters, which of them must be above zero
+    PK_FILTER_LABELS: (0, ()), PK_FILTER_PREFIX: (4, (3,)), PK_FILTER_PLUGIN: (0, ()),
+    PK_SCORE_QUEUE: (0, ()), PK_SCORE_RUNNING: (0, ()), PK_SCORE_KV: (0, ()), PK_SCORE_PREFIX: (2, (1,)),
+    PK_SCORE_LORA: (0, ()), PK_SCORE_LOAD_AWARE: (1, (0,)), PK_SCORE_TOKEN_LOAD: (1, (0,)),
+    PK_SCORE_ACTIVE: (2, ()), PK_SCORE_SESSION: (0, ()), PK_SCORE_TTFT: (2, ()), PK_SCORE_PLUGIN: (0, ()),
+    PK_PICK_MAX: (0, ()), PK_PICK_WEIGHTED: (0, ()), PK_PICK_RANDOM: (0, ()), PK_PICK_PLUGIN: (0, ()),
+}
+
+
+cdef int _stage(int kind) noexcept:
+    """0 filters, 1 scorers, 2 pickers."""
+    return 0 if kind < PK_SCORE_QUEUE else (1 if kind < PK_PICK_MAX else 2)
+
+
+cdef int _step_fill(step_t* step, object kind, double weight, object params, uint64_t bits) except -1:
+    cdef uint32_t k
+    if kind not in _KINDS or len(params) != _KINDS[kind][0]:
+        raise ValueError(f"no kind {kind} with {len(params)} parameters")
+    if not 0 <= weight <= GREATEST_WEIGHT:
+        raise ValueError(f"a weight is 0 to {GREATEST_WEIGHT:g}, not {weight:g}")
+    step.kind = kind
+    step.weight = weight
+    step.bits = bits
+    for k in range(len(params)):
+        step.params[k] = params[k]
+        if not 0 <= step.params[k] <= GREATEST_PARAM:
+            raise ValueError(f"a parameter is 0 to {GREATEST_PARAM:g}, not {step.params[k]:g}")
+        if step.params[k] == 0 and k in _KINDS[kind][1]:
+            raise ValueError(f"parameter {k} must be above zero")
+    return 0
 
 
 cdef int pipeline_fill(pipeline_t* pipeline, object steps, uint32_t wanted) except -1:
     """Compile `steps`, a sequence of (kind, weight, parameters, bits): filters, then scorers, then one picker.
 
-    Raises OverflowError for too many steps, ValueError for what no pipeline can be.
+    Raises OverflowError for too many steps, ValueError for what no pipeline can be; then `pipeline` is as it was.
     """
-    cdef dict known = {kind: (count, positive) for kind, count, positive in _PARAMS}
-    cdef uint32_t i, k
-    cdef int last = 0
-    memset(pipeline, 0, sizeof(pipeline_t))
-    if not 0 < len(steps) <= PK_MAX_STEPS:
-        raise OverflowError(f"a pipeline has 1 to {PK_MAX_STEPS} steps, not {len(steps)}")
+    cdef pipeline_t fresh
+    cdef uint32_t i
+    cdef int stage = 0
+    memset(&fresh, 0, sizeof(pipeline_t))
+    if len(steps) > PK_MAX_STEPS:
+        raise OverflowError(f"a pipeline has at most {PK_MAX_STEPS} steps, not {len(steps)}")
     if not 1 <= wanted <= PK_MAX_CHOSEN:
         raise ValueError(f"1 to {PK_MAX_CHOSEN} endpoints can be chosen, not {wanted}")
     for i in range(len(steps)):
         kind, weight, params, bits = steps[i]
-        if kind not in known or len(params) != known[kind][0]:
-            raise ValueError(f"step {i}: no kind {kind} with {len(params)} parameters")
-        if kind // 10 < last // 10 or last >= PK_PICK_MAX:
+        try:
+            _step_fill(&fresh.steps[i], kind, weight, params, bits)
+        except ValueError as error:
+            raise ValueError(f"step {i}: {error}") from None
+        if _stage(kind) < stage or stage == 2:
             raise ValueError(f"step {i}: filters come first, then scorers, then one picker")
-        for k in known[kind][1]:
-            if not params[k] > 0:
-                raise ValueError(f"step {i}: parameter {k} must be above zero, not {params[k]}")
-        last = kind
-        pipeline.steps[i].kind = kind
-        pipeline.steps[i].weight = weight
-        pipeline.steps[i].bits = bits
-        for k in range(len(params)):
-            pipeline.steps[i].params[k] = params[k]
-    if last < PK_PICK_MAX:
+        stage = _stage(kind)
+    if stage < 2:
         raise ValueError("the last step must be a picker")
-    pipeline.count = len(steps)
-    pipeline.wanted = wanted
+    fresh.count = <uint32_t>len(steps)
+    fresh.wanted = wanted
+    pipeline[0] = fresh
+    return 0
+
+
+cdef int64_t _place(const frame_t* frame, object slot) except -1:
+    """Index of a candidate by its slot."""
+    cdef uint32_t i
+    for i in range(frame.count):
+        if frame.slots[i] == slot:
+            return i
+    raise ValueError(f"slot {slot} is not a candidate")
+
+
+cdef int frame_answer(frame_t* frame, const pipeline_t* pipeline, object answer) except -1:
+    """Take a plugin's answer to the current step and move on to the next.
+
+    A filter answers with the slots to keep, a scorer with one score per candidate in their order, a picker with the
+    slots chosen, best first. Raises ValueError or TypeError for anything else; the frame then stands where it stood.
+    """
+    cdef const step_t* step = &pipeline.steps[frame.step]
+    cdef double* row = frame.scores + <size_t>frame.step * frame.capacity
+    cdef uint32_t i, kept = 0
+    cdef list places
+    if step.kind == PK_SCORE_PLUGIN:
+        if len(answer) != frame.count:
+            raise ValueError(f"{len(answer)} scores for {frame.count} candidates")
+        for i in range(frame.count):
+            row[i] = _unit(answer[i])
+        _add(step, frame, row)
+    else:
+        places = [_place(frame, slot) for slot in answer]
+        if len(set(places)) != len(places):
+            raise ValueError("a slot is named twice")
+        if step.kind == PK_FILTER_PLUGIN:
+            for i in sorted(places):
+                frame_keep(frame, i, kept)
+                kept += 1
+            frame.count = kept
+        else:
+            for i in places[:pipeline.wanted]:
+                _choose(frame, i)
+    frame.step += 1
     return 0
 
 
@@ -447,8 +587,9 @@ cdef int pipeline_fill(pipeline_t* pipeline, object steps, uint32_t wanted) exce
 cdef class Pipeline:
     """A pipeline over endpoints of its own, for tests and benchmarks; the engine runs the same kernel.
 
-    `endpoints`: mappings with waiting, running, kv_usage, max_lora, running_adapters, waiting_adapters, scraped_ns,
-    requests, prefill_tokens, resident_tokens, labels, session; what is left out is unknown or zero.
+    `steps`: as `pipeline_fill` takes them. `endpoints`: mappings with waiting, running, kv_usage, max_lora,
+    running_adapters, waiting_adapters, scraped_ns, requests, prefill_tokens, resident_tokens, prefill_rate, rate_ns,
+    labels, session; what is left out is unknown or zero. ValueError or OverflowError for what no pipeline can be.
     """
 
     def __cinit__(self, steps, endpoints, *, uint32_t wanted=1, uint64_t seed=0, double prior_rate=15000.0):
@@ -456,9 +597,9 @@ cdef class Pipeline:
         endpoints_init(&self._table, 1 << 16, prior_rate)
         pipeline_fill(&self._pipeline, steps, wanted)
         for number, described in enumerate(endpoints):
-            self._add(number, described)
-        self._match = <uint32_t*>pk_alloc(self._table.width + 1, sizeof(uint32_t))
-        if self._match == NULL or frame_reserve(&self._frame, self._table.width + 1) != PK_OK:
+            self._add(number, dict(described))
+        self._match = <uint32_t*>pk_alloc(self._table.width, sizeof(uint32_t))
+        if self._match == NULL or frame_reserve(&self._frame, self._table.width) != PK_OK:
             raise MemoryError("no memory for the candidates")
 
     def __dealloc__(self):
@@ -467,73 +608,107 @@ cdef class Pipeline:
         pk_free(self._match)
 
     cdef int _add(self, int number, dict described) except -1:
-        cdef endpoint_t identity
+        cdef identity_t identity
+        cdef load_t load
+        cdef adapters_t active, queued
         cdef endpoint_t* endpoint
-        session = described.get("session", b"")
-        identity_fill(&identity, b"10.0.0.1:%d" % number, b"10.0.0.1", session, described.get("labels", 0))
+        take = described.pop
+        identity_fill(&identity, b"10.0.0.1:%d" % number, b"10.0.0.1", take("session", b""), take("labels", 0))
+        load = load_t(take("waiting", -1), take("running", -1), take("kv_usage", -1), take("max_lora", -1))
+        adapters_fill(&active, take("running_adapters", ()))
+        adapters_fill(&queued, take("waiting_adapters", ()))
         cdef int64_t slot = endpoints_add(&self._table, &identity)
         if slot < 0:
             raise MemoryError("no memory for a further endpoint")
         endpoint = &self._table.slots[slot]
-        endpoint.load.waiting = described.get("waiting", -1.0)
-        endpoint.load.running = described.get("running", -1.0)
-        endpoint.load.kv_usage = described.get("kv_usage", -1.0)
-        endpoint.load.max_lora = described.get("max_lora", -1.0)
-        adapters_fill(&endpoint.load.running_adapters, described.get("running_adapters", ()))
-        adapters_fill(&endpoint.load.waiting_adapters, described.get("waiting_adapters", ()))
-        endpoint.scraped_ns = described.get("scraped_ns", 0)
-        endpoint.requests = described.get("requests", 0)
-        endpoint.prefill_tokens = described.get("prefill_tokens", 0)
-        endpoint.resident_tokens = described.get("resident_tokens", 0)
+        endpoints_scraped(
+            &self._table, <uint32_t>slot, endpoint.generation, &load, &active, &queued, take("scraped_ns", 0)
+        )
+        endpoint.requests = take("requests", 0)
+        endpoint.prefill_tokens = take("prefill_tokens", 0)
+        endpoint.resident_tokens = take("resident_tokens", 0)
+        endpoint.prefill_rate = take("prefill_rate", self._table.fleet_rate)
+        endpoint.rate_ns = take("rate_ns", 0)
+        if described:
+            raise ValueError(f"endpoints have no {', '.join(described)}")
         return 0
 
-    def run(self, match, *, int64_t prompt_tokens=0, uint32_t block_tokens=64, str model="", bytes session=b"",
-            int64_t now_ns=0) -> list:
-        """Chosen slots in order of preference; empty when filters left none. `match`: leading blocks by slot."""
-        cdef uint32_t i
+    def run(self, match, *, int64_t prompt_tokens=0, uint32_t block_tokens=64, str model not None="",
+            bytes session not None=b"", int64_t now_ns=0, plugin=None) -> list:
+        """Chosen slots in order of preference; empty when filters left none.
+
+        `match`: leading blocks held, by slot; None for a request without a prompt. `plugin`: called as
+        plugin(step, candidate slots) for the answer of a plugin's step, see `frame_answer`; None skips the step.
+        """
         cdef bytes name = model.encode()
-        if len(match) != self._table.width:
-            raise ValueError(f"{self._table.width} endpoints, but {len(match)} matches")
-        for i in range(self._table.width):
-            self._match[i] = match[i]
-        self._frame.match = self._match
+        cdef uint32_t i
+        if prompt_tokens < 0:
+            raise ValueError(f"a prompt cannot have {prompt_tokens} tokens")
+        if match is not None:
+            if len(match) != self._table.width:
+                raise ValueError(f"{self._table.width} endpoints, but {len(match)} matches")
+            for i in range(self._table.width):
+                self._match[i] = match[i]
+        self._frame.match = self._match if match is not None else NULL
         self._frame.prompt_tokens = prompt_tokens
         self._frame.block_tokens = block_tokens
         self._frame.adapter = hash_xxh64(<const unsigned char*>name, len(name), 0)
         self._frame.session = hash_xxh64(<const unsigned char*>session, len(session), 0) if session else 0
         self._frame.now_ns = now_ns
-        self.rerun()
+        self._start()
+        while pipeline_run(&self._pipeline, &self._table, &self._frame, &self._random) == PK_NEED_PLUGIN:
+            self._ask(plugin)
         return [self._frame.chosen[i] for i in range(self._frame.chosen_count)]
 
-    def rerun(self) -> int:
-        """The last request once more; the number of endpoints chosen. What benchmarks time."""
+    cdef void _start(self) noexcept:
         cdef uint32_t i
         for i in range(self._table.width):
             self._frame.slots[i] = i
         self._frame.count = self._table.width
         self._frame.step = 0
         self._frame.chosen_count = 0
-        if pipeline_run(&self._pipeline, &self._table, &self._frame, &self._random) == PK_NEED_PLUGIN:
-            raise ValueError("Python plugins run in the engine only")
+
+    cdef int _ask(self, plugin) except -1:
+        cdef uint32_t i
+        cdef list slots = [self._frame.slots[i] for i in range(self._frame.count)]
+        answer = None if plugin is None else plugin(self._frame.step, slots)
+        if answer is None:
+            frame_skip(&self._frame, &self._pipeline, &self._random)
+        else:
+            frame_answer(&self._frame, &self._pipeline, answer)
+        return 0
+
+    def rerun(self) -> int:
+        """The last request once more, plugins skipped; the number of endpoints chosen. What benchmarks time."""
+        self._start()
+        while pipeline_run(&self._pipeline, &self._table, &self._frame, &self._random) == PK_NEED_PLUGIN:
+            frame_skip(&self._frame, &self._pipeline, &self._random)
         return self._frame.chosen_count
 
     def scores(self) -> list:
-        """Rows of (slot, total, scores by step) of the last run's candidates."""
+        """(slot, total, scores by scorer) of the last run's candidates."""
         cdef uint32_t i, k
+        cdef list scorers = [k for k in range(self._pipeline.count) if _stage(self._pipeline.steps[k].kind) == 1]
         return [
             (
                 self._frame.slots[i],
                 self._frame.totals[i],
-                [self._frame.scores[k * self._frame.capacity + i] for k in range(self._pipeline.count)],
+                [self._frame.scores[<size_t>k * self._frame.capacity + i] for k in scorers],
             )
             for i in range(self._frame.count)
         ]
 
+    def margin(self) -> tuple:
+        """Total of the last run's first choice and the greatest total of the others, -1 if there was no other."""
+        return self._frame.best, self._frame.runner_up
+
     def _check(self) -> None:
         """Assert the last run's invariants."""
         cdef uint32_t i
-        for i in range(self._frame.count):
-            assert self._frame.slots[i] < self._table.width
-            assert i == 0 or self._frame.slots[i - 1] < self._frame.slots[i]
-        for i in range(self._frame.chosen_count):
-            assert self._frame.chosen[i] in {self._frame.slots[k] for k in range(self._frame.count)}
+        slots = [self._frame.slots[i] for i in range(self._frame.count)]
+        chosen = [self._frame.chosen[i] for i in range(self._frame.chosen_count)]
+        assert slots == sorted(set(slots)) and all(slot < self._table.width for slot in slots)
+        assert len(set(chosen)) == len(chosen) <= self._pipeline.wanted and set(chosen) <= set(slots)
+        for _, total, scores in self.scores():
+            assert total >= 0 and all(0 <= score <= 1 for score in scores)
+        assert not chosen or self._frame.best == self._frame.totals[slots.index(chosen[0])]

@@ -54,14 +54,15 @@ class PluginHost:
         self._clock = clock
 
     def __call__(self, step: int, asked: Mapping[str, Any], endpoints: Sequence[Mapping[str, Any]]) -> list[float] | None:
-        """One number per endpoint, or None when the plugin is to be skipped for this request."""
+        """What the core makes of the step, or None when the plugin is to be skipped for this request."""
         record = self.records[step]
         started = self._clock()
         if started < record.rests_until:
             record.skipped += 1
             return None
         try:
-            answer = _ask(record.plugin, _request(asked), [_candidate(endpoint) for endpoint in endpoints])
+            slots = [endpoint["slot"] for endpoint in endpoints]
+            answer = _ask(record.plugin, _request(asked), [_candidate(endpoint) for endpoint in endpoints], slots)
         except Exception as problem:  # a plugin may raise anything; it must not cost a request
             record.errors += 1
             return self._failed(record, f"{type(problem).__name__}: {problem}", started)
@@ -97,19 +98,29 @@ def _candidate(endpoint: Mapping[str, Any]) -> Candidate:
     return Candidate(**{name: endpoint[name] for name in _FIELDS})
 
 
-def _ask(plugin: Plugin, request: Request, candidates: Sequence[Candidate]) -> list[float]:
-    """The plugin's answer as numbers. Raises what the plugin raises, and ValueError for an answer that fits nothing."""
+def _ask(plugin: Plugin, request: Request, candidates: Sequence[Candidate], slots: Sequence[int]) -> list[float]:
+    """The plugin's answer as the core takes it: slots to keep, scores, or the slot chosen.
+
+    Raises what the plugin raises, and ValueError or TypeError for an answer that fits nothing.
+    """
     if isinstance(plugin, Picker):
         chosen = plugin.pick(request, candidates)
         if not 0 <= chosen < len(candidates):
             raise ValueError(f"picked index {chosen} of {len(candidates)} candidates")
-        return [1.0 if index == chosen else 0.0 for index in range(len(candidates))]
+        return [slots[chosen]]
     if isinstance(plugin, Filter):
-        numbers = [1.0 if keep else 0.0 for keep in plugin.keep(request, candidates)]
-    elif isinstance(plugin, Scorer):
-        numbers = [float(score) for score in plugin.score(request, candidates)]
-    else:
+        keeps = list(plugin.keep(request, candidates))
+        _check_length(keeps, candidates)
+        return [slot for slot, keep in zip(slots, keeps, strict=True) if keep]
+    if not isinstance(plugin, Scorer):
         raise TypeError(f"{type(plugin).__name__} is neither a Filter, a Scorer nor a Picker")
-    if len(numbers) != len(candidates) or not all(map(math.isfinite, numbers)):
-        raise ValueError(f"{len(numbers)} numbers for {len(candidates)} candidates, or one that is not finite")
-    return numbers
+    scores = [float(score) for score in plugin.score(request, candidates)]
+    _check_length(scores, candidates)
+    if not all(map(math.isfinite, scores)):
+        raise ValueError("a score is not finite")
+    return scores
+
+
+def _check_length(answer: Sequence[object], candidates: Sequence[Candidate]) -> None:
+    if len(answer) != len(candidates):
+        raise ValueError(f"{len(answer)} answers for {len(candidates)} candidates")
