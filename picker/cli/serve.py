@@ -1,0 +1,149 @@
+"""Runs the endpoint picker: an ext_proc server for Envoy, a health server, and /metrics, until SIGTERM drains it."""
+
+import argparse
+import dataclasses
+import importlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from picker.cli import flags
+from picker.cli.compat import add_compatibility_flags, compatibility_warnings
+from picker.cli.core import require_core
+from picker.cli.flags import FlagParser
+from picker.config.document import read_text
+from picker.config.extras import InstalledTypes
+from picker.config.load import load_config
+from picker.config.model import DEFAULT_CONFIG, PickerConfig
+from picker.config.reference import GROUPS, field_docs, options, shown_default
+from picker.config.settings import DiscoverySettings, ListenSettings, ScrapeSettings, ServeSettings
+from picker.config.support import FileDiscovery, MetricsDataSource
+from picker.errors import UsageError
+
+__all__ = ["configure", "run", "settings_from"]
+
+G = TypeVar("G")
+
+MIN_SCRAPE_INTERVAL_S = 0.05  # the peer's floor; values below are raised to it
+GRPC_OVERHEAD_BYTES = 64 * 1024  # headers and framing around a buffered body
+
+_KINDS: dict[str, Callable[[str], Any]] = {
+    "text": flags.text,
+    "port": flags.port,
+    "count": flags.count,
+    "duration": flags.duration,
+    "bytes": flags.size,
+}
+
+
+def configure(parser: FlagParser) -> None:
+    """Every flag of the reference endpoint picker, and picker's own."""
+    parser.flag("config-file", default="", help="EndpointPickerConfig file (YAML or JSON); read once, at the start")
+    parser.flag("config-text", default="", help="the EndpointPickerConfig itself")
+    for group in GROUPS.values():
+        docs = field_docs(group)
+        for field in options(group):
+            _add(parser, field, docs.get(field.name, ""))
+    add_compatibility_flags(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serves until stopped. Raises `UsageError`, `ConfigError` or `CoreUnavailable` if it cannot start."""
+    settings = settings_from(args)
+    require_core()
+    code: int = importlib.import_module("picker.app").serve(settings)  # here: a wrong flag needs no server to be told
+    return code
+
+
+def settings_from(args: argparse.Namespace) -> ServeSettings:
+    """The settings these flags, the configuration they name and the environment come to."""
+    groups = {name: _group(args, group) for name, group in GROUPS.items()}
+    config = _config(args)
+    discovery = _discovery(groups["discovery"], config)
+    warnings = compatibility_warnings(args, has_endpoints=bool(discovery.endpoints_file))
+    listen: ListenSettings = groups["listen"]
+    _check_tls(listen)
+    largest = groups["limits"].body_cap_bytes + GRPC_OVERHEAD_BYTES
+    groups["listen"] = dataclasses.replace(
+        listen,
+        grpc_max_recv_msg_bytes=listen.grpc_max_recv_msg_bytes or largest,
+        grpc_max_send_msg_bytes=listen.grpc_max_send_msg_bytes or largest,
+    )
+    groups["scrape"] = _scrape(groups["scrape"], config)
+    groups["discovery"] = discovery
+    namespace = groups["routing"].pool_namespace or os.environ.get("NAMESPACE", "") or "default"
+    groups["routing"] = dataclasses.replace(groups["routing"], pool_namespace=namespace)
+    return ServeSettings(config=config, warnings=warnings, **groups)
+
+
+def _add(parser: FlagParser, field: dataclasses.Field[Any], doc: str) -> None:
+    flag, kind, choices = (field.metadata[key] for key in ("flag", "kind", "choices"))
+    shown = shown_default(field)
+    about = f"{' '.join(doc.split())} (default {shown})" if shown else " ".join(doc.split())
+    if kind == "boolean":
+        parser.switch(flag, default=bool(field.default), help=about)
+    else:
+        reader = flags.choice(*choices) if kind == "choice" else _KINDS[kind]
+        parser.flag(flag, default=field.default, kind=reader, help=about)
+
+
+def _group(args: argparse.Namespace, group: type[Any]) -> Any:
+    return group(**{field.name: getattr(args, field.metadata["flag"].replace("-", "_")) for field in options(group)})
+
+
+def _config(args: argparse.Namespace) -> PickerConfig:
+    if args.config_file and args.config_text:
+        raise UsageError("picker serve: --config-file and --config-text exclude each other; give one")
+    if args.config_file:
+        text = read_text(Path(args.config_file))
+        return load_config(text, source=args.config_file, extra_types=InstalledTypes())
+    if args.config_text:
+        return load_config(args.config_text, source="--config-text", extra_types=InstalledTypes())
+    return DEFAULT_CONFIG
+
+
+def _discovery(given: DiscoverySettings, config: PickerConfig) -> DiscoverySettings:
+    """The configuration may name the endpoints file too (`file-discovery`); the two must not disagree."""
+    spec = config.discovery
+    named = spec.parameters.path if spec is not None and isinstance(spec.parameters, FileDiscovery) else ""
+    if named and given.endpoints_file and named != given.endpoints_file:
+        raise UsageError(
+            f"picker serve: --endpoints-file is {given.endpoints_file}, but {config.source} says {named}; give one"
+        )
+    return dataclasses.replace(given, endpoints_file=given.endpoints_file or named)
+
+
+def _check_tls(listen: ListenSettings) -> None:
+    if not listen.secure_serving:
+        return
+    if not listen.cert_path:
+        raise UsageError(
+            "picker serve: TLS is on by default and needs a certificate: pass --cert-path DIR (with tls.crt and "
+            "tls.key), or --secure-serving=false to serve plaintext; self-signed certificates come in a later release"
+        )
+    for name in ("tls.crt", "tls.key"):
+        file = Path(listen.cert_path, name)
+        if not os.access(file, os.R_OK):
+            raise UsageError(f"picker serve: {file} cannot be read; --cert-path must hold tls.crt and tls.key")
+
+
+def _scrape(given: ScrapeSettings, config: PickerConfig) -> ScrapeSettings:
+    """A `metrics-data-source` of the configuration wins over the (deprecated) flags."""
+    busy = given.busy_interval_s
+    changes: dict[str, Any] = {"enabled": config.scraping}
+    source = config.parameters(MetricsDataSource)
+    if source is not None:
+        busy = busy if source.interval is None else float(source.interval)
+        changes |= {
+            "scheme": source.scheme,
+            "path": source.path,
+            "port": source.port or 0,
+            "insecure_skip_verify": source.insecureSkipVerify,
+            "ca_cert_path": source.caCertPath,
+            "client_cert_path": source.clientCertPath,
+            "client_key_path": source.clientKeyPath,
+        }
+    busy = max(busy, MIN_SCRAPE_INTERVAL_S)
+    idle = max(given.idle_interval_s, busy)
+    return dataclasses.replace(given, busy_interval_s=busy, idle_interval_s=idle, **changes)

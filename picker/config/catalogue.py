@@ -1,0 +1,135 @@
+"""Every plugin type a configuration may name: what picker runs, and what it knows of but does not run yet."""
+
+import enum
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TypeAlias
+
+import msgspec
+
+from picker.config import parameters as p
+from picker.config import support as s
+
+__all__ = [
+    "DEPRECATED",
+    "IMPLICIT",
+    "KNOWN_UNSUPPORTED",
+    "SCHEDULING",
+    "SUPPORTED",
+    "ParameterType",
+    "PluginType",
+    "Role",
+]
+
+ParameterType: TypeAlias = type[msgspec.Struct] | None
+
+
+class Role(enum.Enum):
+    """Where a plugin takes part."""
+
+    FILTER = "filter"
+    SCORER = "scorer"
+    PICKER = "picker"
+    SCHEDULING = "scheduling plugin"  # one of the three above; added by a caller that did not say which
+    PROFILE_HANDLER = "profile handler"
+    PRODUCER = "data producer"
+    DATA_SOURCE = "data source"
+    EXTRACTOR = "extractor"
+    PARSER = "parser"
+    DISCOVERY = "discovery"
+    DETECTOR = "saturation detector"
+    FAIRNESS = "fairness policy"
+    ORDERING = "ordering policy"
+    USAGE_LIMIT = "usage limit policy"
+
+
+SCHEDULING = frozenset([Role.FILTER, Role.SCORER, Role.PICKER, Role.SCHEDULING])
+
+
+@dataclass(frozen=True, slots=True)
+class PluginType:
+    """A plugin type: its role and the struct its parameters decode to (None: any mapping, kept as a dict)."""
+
+    name: str
+    role: Role
+    parameters: ParameterType = p.NoParameters
+
+
+_TYPES = (
+    PluginType("ttft-scorer", Role.SCORER, p.TtftScorer),
+    PluginType("queue-scorer", Role.SCORER, p.QueueScorer),
+    PluginType("running-requests-size-scorer", Role.SCORER, p.RunningRequestsSizeScorer),
+    PluginType("kv-cache-utilization-scorer", Role.SCORER, p.KvCacheUtilizationScorer),
+    PluginType("prefix-cache-scorer", Role.SCORER, p.PrefixCacheScorer),
+    PluginType("lora-affinity-scorer", Role.SCORER, p.LoraAffinityScorer),
+    PluginType("load-aware-scorer", Role.SCORER, p.LoadAwareScorer),
+    PluginType("token-load-scorer", Role.SCORER, p.TokenLoadScorer),
+    PluginType("active-request-scorer", Role.SCORER, p.ActiveRequestScorer),
+    PluginType("session-affinity-scorer", Role.SCORER, p.SessionAffinityScorer),
+    PluginType("label-selector-filter", Role.FILTER, p.LabelSelectorFilter),
+    PluginType("by-label-selector", Role.FILTER, p.LabelSelectorFilter),
+    PluginType("by-label", Role.FILTER, p.ByLabelFilter),
+    PluginType("decode-filter", Role.FILTER, p.DecodeFilter),
+    PluginType("prefill-filter", Role.FILTER, p.PrefillFilter),
+    PluginType("encode-filter", Role.FILTER, p.EncodeFilter),
+    PluginType("prefix-cache-affinity-filter", Role.FILTER, p.PrefixCacheAffinityFilter),
+    PluginType("max-score-picker", Role.PICKER, p.MaxScorePicker),
+    PluginType("weighted-random-picker", Role.PICKER, p.WeightedRandomPicker),
+    PluginType("random-picker", Role.PICKER, p.RandomPicker),
+    PluginType("single-profile-handler", Role.PROFILE_HANDLER, s.SingleProfileHandler),
+    PluginType("metrics-data-source", Role.DATA_SOURCE, s.MetricsDataSource),
+    PluginType("core-metrics-extractor", Role.EXTRACTOR, s.CoreMetricsExtractor),
+    PluginType("approx-prefix-cache-producer", Role.PRODUCER, s.ApproxPrefixCacheProducer),
+    PluginType("inflight-load-producer", Role.PRODUCER, s.InflightLoadProducer),
+    PluginType("token-producer", Role.PRODUCER, s.TokenProducer),
+    PluginType("openai-parser", Role.PARSER, s.OpenAIParser),
+    PluginType("passthrough-parser", Role.PARSER, s.PassthroughParser),
+    PluginType("file-discovery", Role.DISCOVERY, s.FileDiscovery),
+    PluginType("utilization-detector", Role.DETECTOR, s.UtilizationDetector),
+    PluginType("concurrency-detector", Role.DETECTOR, s.ConcurrencyDetector),
+    PluginType("global-strict-fairness-policy", Role.FAIRNESS),
+    PluginType("round-robin-fairness-policy", Role.FAIRNESS),
+    PluginType("fcfs-ordering-policy", Role.ORDERING),
+    PluginType("edf-ordering-policy", Role.ORDERING),
+    PluginType("slo-deadline-ordering-policy", Role.ORDERING),
+    PluginType("static-usage-limit-policy", Role.USAGE_LIMIT, s.StaticUsageLimitPolicy),
+)
+
+SUPPORTED = MappingProxyType({kind.name: kind for kind in _TYPES})
+"""Every type picker accepts, by name."""
+
+DEPRECATED = MappingProxyType({"by-label": "label-selector-filter", "by-label-selector": "label-selector-filter"})
+"""Accepted types the peer is about to drop, and what replaces them."""
+
+IMPLICIT = frozenset(
+    """
+    openai-parser utilization-detector metrics-data-source core-metrics-extractor
+    global-strict-fairness-policy fcfs-ordering-policy static-usage-limit-policy
+    """.split()
+)
+"""Types the peer creates by itself, so that they may be referred to without an entry under `plugins`."""
+
+KNOWN_UNSUPPORTED = frozenset(
+    """
+    no-hit-lru-scorer context-length-aware latency-scorer mm-embeddings-cache-scorer precise-prefix-cache-scorer
+    header-label-affinity-scorer topology-affinity-scorer endpoint-attribute-scorer
+    slo-headroom-tier-filter utilization-filter endpoint-attribute-filter topology-affinity-filter
+    session-affinity-filter header-based-testing-filter
+    header-profile-handler disagg-profile-handler data-parallel-profile-handler pd-profile-handler
+    disagg-headers-handler prefill-header-handler
+    prefix-based-pd-decider always-disagg-pd-decider always-disagg-multimodal-decider
+    burst-prefix-cache-producer precise-prefix-cache-producer predicted-latency-producer session-id-producer
+    mm-embeddings-cache-producer p2p-source-producer tokenizer
+    latency-slo-admitter probabilistic-admitter agent-identity request-attribute-reporter
+    disaggregatedset-rollout-screener destination-endpoint-served-verifier models-responder
+    anthropic-parser vllmhttp-parser vllmgrpc-parser sglanghttp-parser vertexai-parser
+    models-data-source models-data-extractor dcgm-data-source dcgm-extractor topology-extractor
+    k8s-notification-source endpoint-notification-source
+    program-aware-fairness-policy priority-holdback-policy soft-reflective-ceiling-policy
+    sheddable-filter priority-then-time-ordering
+    multicluster-queue-scorer multicluster-kv-cache-utilization-scorer multicluster-prefix-cache-scorer
+    multicluster-session-affinity-filter multicluster-approx-prefix-cache-producer
+    multicluster-file-discovery multicluster-metrics-data-source multicluster-metrics-extractor
+    """.split()
+)
+"""Types of the peer that picker does not run: naming one is an error that says so."""

@@ -1,0 +1,324 @@
+"""Text to `PickerConfig`: decode the shape, each plugin's parameters, then settle who refers to whom.
+
+Whatever the text, the only exception is `ConfigError`. What is accepted but changes nothing gets a warning.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from picker.config import schema
+from picker.config.catalogue import (
+    DEPRECATED,
+    IMPLICIT,
+    KNOWN_UNSUPPORTED,
+    SCHEDULING,
+    SUPPORTED,
+    ParameterType,
+    PluginType,
+    Role,
+)
+from picker.config.decode import Decoder
+from picker.config.document import MemberPath, compose, decode_text, drain
+from picker.config.model import DEFAULT_CONFIG, PickerConfig, PluginSpec, Profile, WeightedPlugin, default_plugins
+from picker.config.parameters import MaxScorePicker, Parameters
+from picker.config.suggest import one_of, quoted
+from picker.errors import printable
+
+__all__ = ["ExtraTypes", "load_config"]
+
+ExtraTypes = Mapping[str, PluginType | ParameterType]
+"""Plugin types a caller adds, by name. A bare struct (or None: any mapping) is a scheduling plugin of unstated role."""
+
+GATES_WITHOUT_EFFECT = frozenset(
+    ["haPopulateNonLeaderDatastore", "dataLayer", "prepareDataPlugins", "enableLegacyMetrics"]
+)
+_FLOW_CONTROL_LATER = "flow control comes in a later release: requests are not queued and this has no effect"
+_DETECTOR_LATER = "saturation detection comes with flow control in a later release: this has no effect"
+
+
+def load_config(
+    text: str | bytes, *, source: str = "configuration", extra_types: ExtraTypes | None = None
+) -> PickerConfig:
+    """The effective configuration `text` (YAML or JSON) stands for; `source` names it in errors.
+
+    Raises `ConfigError` naming source, line and field for anything that is not valid.
+    """
+    if isinstance(text, bytes):
+        text = decode_text(text, source=source)
+    document = drain(compose(text, source=source))
+    return _Loader(Decoder(document, source=source), extra_types or {}).load(source, text)
+
+
+class _Loader:
+    """One run over one document; collects warnings and the plugins by name."""
+
+    def __init__(self, decoder: Decoder, extra_types: ExtraTypes) -> None:
+        self._decoder = decoder
+        self._extra = extra_types
+        self._plugins: dict[str, PluginSpec] = {}
+        self._paths: dict[str, MemberPath] = {}
+        self._warnings: list[str] = []
+
+    def load(self, source: str, text: str) -> PickerConfig:
+        self._check_version()
+        file = self._decoder.convert((), self._decoder.document.value, schema.EndpointPickerConfig)
+        for index, entry in enumerate(file.plugins):
+            self._declare(("plugins", index), entry)
+        self._check_plugin_refs()
+        profile = self._profile(file.schedulingProfiles)
+        self._check_gates(file.featureGates)
+        self._check_flow_control(file)
+        parsers = self._parsers(file)
+        discovery = self._data_layer(file.dataLayer)
+        return PickerConfig(
+            profiles=(profile,),
+            plugins=tuple(self._plugins.values()),
+            parsers=parsers,
+            discovery=discovery,
+            scraping=file.dataLayer is None or file.dataLayer.injectDefaults or bool(file.dataLayer.sources),
+            flow_control=file.flowControl,
+            warnings=tuple(self._warnings),
+            source=source,
+            text=text,
+        )
+
+    # --- helpers ---
+
+    def _fail(self, message: str, path: MemberPath, hint: str = "") -> Exception:
+        return self._decoder.failure(message, path, hint=hint)
+
+    def _warn(self, message: str, path: MemberPath) -> None:
+        self._warnings.append(printable(f"{self._decoder.where(path)}: {message}"))
+
+    def _check_version(self) -> None:
+        """Before anything else: a file of another kind deserves that answer, not a list of unknown fields."""
+        value = self._decoder.document.value
+        if not isinstance(value, dict):
+            return
+        kind, version = value.get("kind"), value.get("apiVersion")
+        if isinstance(kind, str) and kind != schema.KIND:
+            raise self._fail(f"{quoted(kind)} is not a configuration of picker", ("kind",), f"write {schema.KIND}")
+        if isinstance(version, str) and version not in schema.API_VERSIONS:
+            raise self._fail(
+                f"version {quoted(version)} is not supported", ("apiVersion",), f"write {schema.API_VERSIONS[0]}"
+            )
+
+    # --- plugins ---
+
+    def _declare(self, path: MemberPath, entry: schema.PluginEntry) -> None:
+        kind = self._type(entry.type, (*path, "type"))
+        name = entry.name or entry.type
+        if name in self._plugins:
+            first = self._decoder.document.line(self._paths[name])
+            hint = f"the first is on line {first}; give each its own name"
+            raise self._fail(f"plugin name {quoted(name)} is used twice", (*path, "name"), hint)
+        parameters = self._parameters((*path, "parameters"), entry.parameters or {}, kind.parameters)
+        self._paths[name] = path
+        self._plugins[name] = PluginSpec(type=kind.name, name=name, role=kind.role, parameters=parameters)
+        if entry.type in DEPRECATED and entry.type not in self._extra:
+            self._warn(f"{entry.type} is deprecated; use {DEPRECATED[entry.type]}", (*path, "type"))
+
+    def _type(self, name: str, path: MemberPath) -> PluginType:
+        if name in self._extra:
+            added = self._extra[name]
+            return added if isinstance(added, PluginType) else PluginType(name, Role.SCHEDULING, added)
+        if name in SUPPORTED:
+            return SUPPORTED[name]
+        if name in KNOWN_UNSUPPORTED:
+            hint = "remove it, or keep the picker that supports it"
+            raise self._fail(f"plugin type {quoted(name)} is known but not supported by picker yet", path, hint)
+        names = [*SUPPORTED, *self._extra]
+        raise self._fail(f"unknown plugin type {quoted(name)}", path, one_of(name, names))
+
+    def _parameters(self, path: MemberPath, given: dict[str, Any], wanted: ParameterType) -> Any:
+        if wanted is None:
+            return given
+        parameters: msgspec.Struct = self._decoder.convert(path, given, wanted)
+        reasons = wanted.no_effect if issubclass(wanted, Parameters) else {}
+        for name in (name for name in given if name in reasons):
+            self._warn(f"this has no effect: {reasons[name]}", (*path, name))
+        return parameters
+
+    def _check_plugin_refs(self) -> None:
+        """Parameters that name another plugin (`prefixMatchInfoProducerName`) must name one that is declared."""
+        for name, spec in self._plugins.items():
+            for parameter in getattr(spec.parameters, "plugin_refs", ()):
+                if reference := getattr(spec.parameters, parameter):
+                    self._refer(reference, (*self._paths[name], "parameters", parameter), ())
+
+    def _refer(self, name: str, path: MemberPath, roles: Iterable[Role]) -> PluginSpec:
+        """The plugin called `name`, which must have one of `roles` (empty: any)."""
+        spec = self._plugins.get(name)
+        allowed = tuple(roles)
+        if spec is None and name in IMPLICIT and allowed:
+            kind = SUPPORTED[name]
+            spec = PluginSpec(
+                type=name, name=name, role=kind.role, parameters=self._parameters(path, {}, kind.parameters)
+            )
+        if spec is None:
+            hint = one_of(name, self._plugins) if self._plugins else "declare it under plugins"
+            raise self._fail(f"no plugin is named {quoted(name)}", path, hint)
+        if allowed and spec.role not in allowed:
+            wanted = " or ".join(role.value for role in allowed)
+            raise self._fail(f"{quoted(name)} is a {spec.role.value}, not a {wanted}", path, f"name a {wanted}")
+        return spec
+
+    # --- scheduling ---
+
+    def _profile(self, profiles: tuple[schema.SchedulingProfile, ...]) -> Profile:
+        self._check_handlers()
+        if len(profiles) > 1:
+            hint = "keep one; choosing among profiles (header-profile-handler) is known but not supported yet"
+            raise self._fail(f"{len(profiles)} profiles are given", ("schedulingProfiles", 1), hint)
+        if not profiles:
+            return self._default_profile()
+        path: MemberPath = ("schedulingProfiles", 0, "plugins")
+        plugins = [self._weighted((*path, index), item) for index, item in enumerate(profiles[0].plugins)]
+        self._check_repeats(path, plugins)
+        profile = self._with_picker(profiles[0].name, plugins)
+        self._warn_unused(profile)
+        return profile
+
+    def _check_handlers(self) -> None:
+        handlers = [name for name, spec in self._plugins.items() if spec.role is Role.PROFILE_HANDLER]
+        if len(handlers) > 1:
+            path = (*self._paths[handlers[1]], "type")
+            raise self._fail(f"a second profile handler {quoted(handlers[1])}", path, "keep one")
+
+    def _default_profile(self) -> Profile:
+        """Without profiles every scheduling plugin takes part; without those, picker's default policy runs."""
+        plugins = [WeightedPlugin(spec) for spec in self._plugins.values() if spec.role in SCHEDULING]
+        if not plugins:
+            return DEFAULT_CONFIG.profile
+        return self._with_picker("default", plugins)
+
+    def _weighted(self, path: MemberPath, item: schema.ProfilePlugin) -> WeightedPlugin:
+        reference = (*path, "pluginRef")
+        spec = self._refer(item.pluginRef, reference, ())
+        if spec.role is Role.DETECTOR:
+            hint = "remove it from the profile"
+            raise self._fail(f"{quoted(spec.name)} as a filter is known but not supported yet", reference, hint)
+        if spec.role not in SCHEDULING:
+            hint = "remove it from the profile; it works by being declared"
+            raise self._fail(
+                f"{quoted(spec.name)} is a {spec.role.value}; it takes no part in a profile", reference, hint
+            )
+        if item.weight is None:
+            return WeightedPlugin(spec)
+        if spec.role in (Role.FILTER, Role.PICKER):
+            self._warn(f"the weight of a {spec.role.value} has no effect", (*path, "weight"))
+            return WeightedPlugin(spec)
+        return WeightedPlugin(spec, item.weight)
+
+    def _check_repeats(self, path: MemberPath, plugins: list[WeightedPlugin]) -> None:
+        seen: dict[str, int] = {}
+        for index, plugin in enumerate(plugins):
+            first = seen.setdefault(plugin.spec.name, index)
+            if first != index:
+                hint = f"the first is on line {self._decoder.document.line((*path, first))}; remove one"
+                raise self._fail(f"{quoted(plugin.spec.name)} is listed twice", (*path, index, "pluginRef"), hint)
+
+    def _with_picker(self, name: str, plugins: list[WeightedPlugin]) -> Profile:
+        """As the peer completes a profile: its own picker, else one declared elsewhere, else max-score-picker."""
+        pickers = [plugin.spec for plugin in plugins if plugin.spec.role is Role.PICKER]
+        if len(pickers) > 1:
+            path = self._paths[pickers[1].name]
+            raise self._fail(f"a second picker {quoted(pickers[1].name)} in profile {quoted(name)}", path, "keep one")
+        if not pickers:
+            declared = (spec for spec in self._plugins.values() if spec.role is Role.PICKER)
+            pickers = [next(declared, default_plugins()[1])]
+            plugins = [*plugins, WeightedPlugin(pickers[0])]
+        scores = any(plugin.spec.role in (Role.SCORER, Role.SCHEDULING) for plugin in plugins)
+        if not scores and isinstance(pickers[0].parameters, MaxScorePicker):
+            path = self._paths.get(pickers[0].name, ())
+            self._warn(f"profile {quoted(name)} has no scorer: endpoints are picked at random", path)
+        return Profile(name, tuple(plugins))
+
+    def _warn_unused(self, profile: Profile) -> None:
+        used = {plugin.spec.name for plugin in profile.plugins}
+        for name, spec in self._plugins.items():
+            if spec.role in SCHEDULING and name not in used:
+                self._warn(f"{spec.role.value} {quoted(name)} is in no profile: it does nothing", self._paths[name])
+
+    # --- the rest of the file ---
+
+    def _check_gates(self, gates: tuple[str, ...]) -> None:
+        for index, gate in enumerate(gates):
+            path: MemberPath = ("featureGates", index)
+            name, _, state = gate.partition("=")
+            if state not in ("", "true", "false"):
+                raise self._fail(f"feature gate {quoted(gate)} is not a name or name=true|false", path, "correct it")
+            if name == "flowControl":
+                if state != "false":
+                    self._warn(_FLOW_CONTROL_LATER, path)
+            elif name in GATES_WITHOUT_EFFECT:
+                self._warn(f"feature gate {name} has no effect", path)
+            else:
+                hint = one_of(name, ["flowControl", *GATES_WITHOUT_EFFECT])
+                raise self._fail(f"unknown feature gate {quoted(name)}", path, hint)
+
+    def _check_flow_control(self, file: schema.EndpointPickerConfig) -> None:
+        self._check_detector(file.saturationDetector, ("saturationDetector",))
+        flow = file.flowControl
+        if flow is None:
+            return
+        self._warn(_FLOW_CONTROL_LATER, ("flowControl",))
+        self._check_detector(flow.saturationDetector, ("flowControl", "saturationDetector"), quiet=True)
+        if flow.usageLimitPolicyPluginRef:
+            policy = ("flowControl", "usageLimitPolicyPluginRef")
+            self._refer(flow.usageLimitPolicyPluginRef, policy, [Role.USAGE_LIMIT])
+        for path, band in _bands(flow):
+            self._refer(band.fairnessPolicyRef, (*path, "fairnessPolicyRef"), [Role.FAIRNESS])
+            self._refer(band.orderingPolicyRef, (*path, "orderingPolicyRef"), [Role.ORDERING])
+
+    def _check_detector(
+        self, detector: schema.SaturationDetector | None, path: MemberPath, *, quiet: bool = False
+    ) -> None:
+        if detector is None:
+            return
+        if detector.pluginRef:
+            self._refer(detector.pluginRef, (*path, "pluginRef"), [Role.DETECTOR])
+        if not quiet:
+            self._warn(_DETECTOR_LATER, path)
+
+    def _parsers(self, file: schema.EndpointPickerConfig) -> tuple[PluginSpec, ...]:
+        """The new place wins over the old one, as in the peer."""
+        if file.requestHandler is not None and file.requestHandler.parsers:
+            parsers = enumerate(file.requestHandler.parsers)
+            return tuple(
+                self._refer(ref.pluginRef, ("requestHandler", "parsers", index, "pluginRef"), [Role.PARSER])
+                for index, ref in parsers
+            )
+        if file.parser is not None:
+            self._warn("parser is deprecated; use requestHandler.parsers", ("parser",))
+            return (self._refer(file.parser.pluginRef, ("parser", "pluginRef"), [Role.PARSER]),)
+        return ()
+
+    def _data_layer(self, layer: schema.DataLayer | None) -> PluginSpec | None:
+        if layer is None:
+            return None
+        for index, item in enumerate(layer.sources):
+            path = ("dataLayer", "sources", index)
+            self._refer(item.pluginRef, (*path, "pluginRef"), [Role.DATA_SOURCE])
+            for number, extractor in enumerate(item.extractors):
+                self._refer(extractor.pluginRef, (*path, "extractors", number, "pluginRef"), [Role.EXTRACTOR])
+        for member in ("peerDiscovery", "crossReplicaSyncerPluginRef"):
+            if getattr(layer, member):
+                hint = "remove it; each replica works by itself"
+                raise self._fail(
+                    "sharing state between replicas is known but not supported yet", ("dataLayer", member), hint
+                )
+        if layer.discovery is None:
+            return None
+        return self._refer(layer.discovery.pluginRef, ("dataLayer", "discovery", "pluginRef"), [Role.DISCOVERY])
+
+
+def _bands(flow: schema.FlowControl) -> Iterable[tuple[MemberPath, schema.PriorityBand]]:
+    if flow.defaultPriorityBand is not None:
+        yield ("flowControl", "defaultPriorityBand"), flow.defaultPriorityBand
+    if flow.defaultNegativePriorityBand is not None:
+        yield ("flowControl", "defaultNegativePriorityBand"), flow.defaultNegativePriorityBand
+    for index, band in enumerate(flow.priorityBands):
+        yield ("flowControl", "priorityBands", index), band

@@ -1,0 +1,87 @@
+"""What a configuration comes to: the profile picker runs, and the settings beside it. Frozen, fully resolved."""
+
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgspec
+
+from picker.config.catalogue import Role
+from picker.config.parameters import MaxScorePicker, TtftScorer
+from picker.config.schema import FlowControl
+
+__all__ = ["DEFAULT_CONFIG", "PickerConfig", "PluginSpec", "Profile", "WeightedPlugin"]
+
+P = TypeVar("P", bound=msgspec.Struct)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginSpec:
+    """A plugin instance: `parameters` is the struct of its type, or a dict for a type added without one."""
+
+    type: str
+    name: str
+    role: Role
+    parameters: msgspec.Struct | dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedPlugin:
+    """A plugin in a profile; only a scorer's weight counts."""
+
+    spec: PluginSpec
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Filters, scorers and one picker, in the order of the file."""
+
+    name: str
+    plugins: tuple[WeightedPlugin, ...]
+
+    def of(self, role: Role) -> tuple[WeightedPlugin, ...]:
+        """The plugins with this role, in order."""
+        return tuple(plugin for plugin in self.plugins if plugin.spec.role is role)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PickerConfig:
+    """An effective configuration.
+
+    `plugins` holds every declared plugin, in a profile or not; `scraping` is false if the file switched metrics
+    off; `source` names where `text` came from; `warnings` are complete sentences that name their line.
+    """
+
+    profiles: tuple[Profile, ...]
+    plugins: tuple[PluginSpec, ...]
+    parsers: tuple[PluginSpec, ...] = ()
+    discovery: PluginSpec | None = None
+    scraping: bool = True
+    flow_control: FlowControl | None = None
+    warnings: tuple[str, ...] = ()
+    source: str = "built-in default"
+    text: str = field(default="", repr=False)
+
+    @property
+    def profile(self) -> Profile:
+        """The one profile (several are not supported yet)."""
+        return self.profiles[0]
+
+    def parameters(self, wanted: type[P]) -> P | None:
+        """The parameters of the first declared plugin of that kind, for settings that stand outside a profile."""
+        return next((spec.parameters for spec in self.plugins if isinstance(spec.parameters, wanted)), None)
+
+
+def default_plugins() -> tuple[PluginSpec, ...]:
+    """The default policy: sticky until saturated (DESIGN.md 5)."""
+    return (
+        PluginSpec(type="ttft-scorer", name="ttft-scorer", role=Role.SCORER, parameters=TtftScorer()),
+        PluginSpec(type="max-score-picker", name="max-score-picker", role=Role.PICKER, parameters=MaxScorePicker()),
+    )
+
+
+DEFAULT_CONFIG = PickerConfig(
+    profiles=(Profile("default", tuple(map(WeightedPlugin, default_plugins()))),),
+    plugins=default_plugins(),
+)
+"""What picker runs without a configuration."""

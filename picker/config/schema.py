@@ -1,0 +1,124 @@
+"""The shape of an EndpointPickerConfig file (`llm-d.ai/v1alpha1`), member names as they stand in it.
+
+Only shape and types; what refers to what is settled in `load.py`.
+"""
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from picker.config.units import Bytes, Seconds
+
+__all__ = ["API_VERSIONS", "KIND", "DataLayer", "EndpointPickerConfig", "FlowControl", "PriorityBand"]
+
+API_VERSIONS = ("llm-d.ai/v1alpha1", "inference.networking.x-k8s.io/v1alpha1")
+KIND = "EndpointPickerConfig"
+
+Text = Annotated[str, Meta(min_length=1)]
+Weight = Annotated[float, Meta(ge=0, le=1e9)]
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all parts of the file."""
+
+
+class PluginEntry(_Section, frozen=True):
+    """A plugin instance; without a name it goes by its type."""
+
+    type: Text
+    name: str = ""
+    parameters: dict[str, Any] | None = None
+
+
+class PluginRef(_Section, frozen=True):
+    """A reference to an entry of `plugins` by name."""
+
+    pluginRef: Text
+
+
+class ProfilePlugin(_Section, frozen=True):
+    """A plugin in a profile; `weight` (default 1) multiplies what a scorer says."""
+
+    pluginRef: Text
+    weight: Weight | None = None
+
+
+class SchedulingProfile(_Section, frozen=True):
+    """Filters, scorers and a picker, in the order they run."""
+
+    name: Text
+    plugins: tuple[ProfilePlugin, ...] = ()
+
+
+class DataSource(_Section, frozen=True):
+    """A data source and what reads from it."""
+
+    pluginRef: Text
+    extractors: tuple[PluginRef, ...] = ()
+
+
+class DataLayer(_Section, frozen=True):
+    """Where endpoints and their metrics come from."""
+
+    injectDefaults: bool = True
+    sources: tuple[DataSource, ...] = ()
+    discovery: PluginRef | None = None
+    peerDiscovery: PluginRef | None = None
+    crossReplicaSyncerPluginRef: str = ""
+    crossReplicaSyncInterval: Seconds | None = None
+
+
+class SaturationDetector(_Section, frozen=True):
+    """The detector in use; the thresholds could stand here directly before it became a plugin."""
+
+    pluginRef: str = ""
+    queueDepthThreshold: int | None = None
+    kvCacheUtilThreshold: float | None = None
+    metricsStalenessThreshold: Seconds | None = None
+
+
+class PriorityBand(_Section, frozen=True):
+    """Limits and policies of one priority; a limit of 0 means the default."""
+
+    priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] = 0
+    maxBytes: Bytes = Bytes(1_000_000_000)
+    maxRequests: Bytes = Bytes(5000)
+    fairnessPolicyRef: str = "global-strict-fairness-policy"
+    orderingPolicyRef: str = "fcfs-ordering-policy"
+
+
+class FlowControl(_Section, frozen=True):
+    """Queueing in front of the pool; kept as written, used by a later release. 0 means unlimited."""
+
+    maxBytes: Bytes = Bytes(0)
+    maxRequests: Bytes = Bytes(0)
+    defaultRequestTTL: Seconds = Seconds(60)
+    noEndpointRequestTTL: Seconds | None = None
+    defaultPriorityBand: PriorityBand | None = None
+    defaultNegativePriorityBand: PriorityBand | None = None
+    priorityBands: tuple[PriorityBand, ...] = ()
+    usageLimitPolicyPluginRef: str = ""
+    saturationDetector: SaturationDetector | None = None
+    enableEviction: bool = False
+
+
+class RequestHandler(_Section, frozen=True):
+    """How bodies are read."""
+
+    parsers: tuple[PluginRef, ...] = ()
+
+
+class EndpointPickerConfig(_Section, frozen=True):
+    """The whole file."""
+
+    apiVersion: str
+    kind: str
+    featureGates: tuple[str, ...] = ()
+    plugins: tuple[PluginEntry, ...] = ()
+    schedulingProfiles: tuple[SchedulingProfile, ...] = ()
+    dataLayer: DataLayer | None = None
+    flowControl: FlowControl | None = None
+    requestHandler: RequestHandler | None = None
+    saturationDetector: SaturationDetector | None = None
+    parser: PluginRef | None = None

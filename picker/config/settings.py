@@ -1,0 +1,177 @@
+"""The settings of `picker serve`: parsed once, frozen, passed down. Units stand in the names.
+
+Each field that has a flag says so; its docstring is the flag's help and its row in the README's table
+(`picker.config.reference`). The first sentence of a docstring must therefore stand alone.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from picker.config.model import DEFAULT_CONFIG, PickerConfig
+
+__all__ = [
+    "DiscoverySettings",
+    "LimitSettings",
+    "ListenSettings",
+    "LogSettings",
+    "RoutingSettings",
+    "ScrapeSettings",
+    "ServeSettings",
+]
+
+MIB = 1 << 20
+
+
+def option(default: Any, flag: str, kind: str, *choices: str) -> Any:
+    """A field set by `--flag`; `kind` says how its text is read and which unit the table shows."""
+    return field(default=default, metadata={"flag": flag, "kind": kind, "choices": choices})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenSettings:
+    """Where picker listens, and how."""
+
+    bind_address: str = option("", "bind-address", "text")
+    """Address all three servers listen on. Empty: every interface, IPv4 and IPv6."""
+
+    grpc_port: int = option(9002, "grpc-port", "port")
+    """Port of the ext_proc server that the gateway calls."""
+
+    grpc_health_port: int = option(9003, "grpc-health-port", "port")
+    """Port of the gRPC health server (plaintext)."""
+
+    metrics_port: int = option(9090, "metrics-port", "port")
+    """Port of the HTTP server for `/metrics`."""
+
+    secure_serving: bool = option(True, "secure-serving", "boolean")
+    """Whether the ext_proc port speaks TLS. Needs `--cert-path`."""
+
+    cert_path: str = option("", "cert-path", "text")
+    """Directory that holds `tls.crt` and `tls.key`."""
+
+    health_checking: bool = option(False, "health-checking", "boolean")
+    """Whether the ext_proc port answers health checks too."""
+
+    shell: str = option("grpcio", "shell", "choice", "grpcio")
+    """Which server moves the bytes: `grpcio`, the reference."""
+
+    grpc_max_recv_msg_bytes: int = option(0, "grpc-max-recv-msg-size", "bytes")
+    """Largest gRPC message taken. 0: the body cap and 64 KiB more, which a buffered body needs."""
+
+    grpc_max_send_msg_bytes: int = option(0, "grpc-max-send-msg-size", "bytes")
+    """Largest gRPC message sent. 0: the body cap and 64 KiB more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitSettings:
+    """What a request may cost; a limit reached is an answer, never growth."""
+
+    body_cap_bytes: int = option(64 * MIB, "body-cap", "bytes")
+    """Largest request body; a larger one is answered 413."""
+
+    pick_deadline_s: float = option(5.0, "pick-deadline", "duration")
+    """Longest time from the end of a request's body to its pick; then 503."""
+
+    drain_timeout_s: float = option(30.0, "drain-timeout", "duration")
+    """How long requests in flight may take after SIGTERM. Readiness goes first; then streams are cut."""
+
+    max_streams: int = option(20_000, "max-streams", "count")
+    """Most requests in flight at once; more are answered 503."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScrapeSettings:
+    """How the endpoints' metrics are read. A `metrics-data-source` in the configuration wins over these flags."""
+
+    enabled: bool = True
+    """Whether metrics are scraped at all; a configuration can switch it off (`dataLayer.injectDefaults: false`)."""
+
+    busy_interval_s: float = option(0.2, "refresh-metrics-interval", "duration")
+    """Time between two scrapes of an endpoint that has work. At least 50 ms."""
+
+    idle_interval_s: float = option(2.0, "refresh-metrics-idle-interval", "duration")
+    """Time between two scrapes of an idle endpoint."""
+
+    timeout_s: float = option(1.0, "refresh-metrics-timeout", "duration")
+    """Longest time one scrape may take."""
+
+    staleness_threshold_s: float = option(5.0, "metrics-staleness-threshold", "duration")
+    """Age at which an endpoint's metrics count as stale. They stop no traffic."""
+
+    scheme: str = option("http", "model-server-metrics-scheme", "choice", "http", "https")
+    """Scheme of the metrics URL."""
+
+    path: str = option("/metrics", "model-server-metrics-path", "text")
+    """Path of the metrics URL."""
+
+    port: int = option(0, "model-server-metrics-port", "port")
+    """Port of the metrics URL. 0: the endpoint's own."""
+
+    insecure_skip_verify: bool = option(True, "model-server-metrics-https-insecure-skip-verify", "boolean")
+    """Whether a metrics server's certificate goes unchecked."""
+
+    ca_cert_path: str = ""
+    """CA bundle that metrics servers are checked against, from the configuration."""
+
+    client_cert_path: str = ""
+    """Client certificate shown to metrics servers, from the configuration."""
+
+    client_key_path: str = ""
+    """Key of that certificate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingSettings:
+    """What a pick looks at and says."""
+
+    emit_endpoint_scores: bool = option(False, "emit-endpoint-scores", "boolean")
+    """Whether each pick's scores go into the dynamic metadata."""
+
+    disable_endpoint_subset_filter: bool = option(False, "disable-endpoint-subset-filter", "boolean")
+    """Whether the gateway's subset hint is ignored."""
+
+    pool_name: str = option("", "pool-name", "text")
+    """Name of the pool, as metrics label it."""
+
+    pool_namespace: str = option("", "pool-namespace", "text")
+    """Namespace of the pool. Empty: that of the environment variable NAMESPACE, else `default`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiscoverySettings:
+    """Where the endpoints come from."""
+
+    endpoints_file: str = option("", "endpoints-file", "text")
+    """YAML file of the endpoints. It is followed while picker runs."""
+
+    endpoints_interval_s: float = option(0.5, "endpoints-interval", "duration")
+    """Time between two looks at the endpoints file; a change counts once two looks agree."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSettings:
+    """What is logged, and how."""
+
+    verbosity: int = option(2, "v", "count")
+    """Verbosity: 2 default, 3 verbose, 4 debug, 5 trace."""
+
+    encoder: str = option("auto", "zap-encoder", "choice", "auto", "json", "console")
+    """Form of a log line. `auto`: `console` on a terminal, else `json`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeSettings:
+    """Everything `picker.app.serve` needs."""
+
+    config: PickerConfig = DEFAULT_CONFIG
+    """The routing configuration (`--config-file` or `--config-text`)."""
+
+    listen: ListenSettings = field(default_factory=ListenSettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)
+    scrape: ScrapeSettings = field(default_factory=ScrapeSettings)
+    routing: RoutingSettings = field(default_factory=RoutingSettings)
+    discovery: DiscoverySettings = field(default_factory=DiscoverySettings)
+    log: LogSettings = field(default_factory=LogSettings)
+
+    warnings: tuple[str, ...] = ()
+    """What was accepted on the command line without effect, to be logged at the start."""

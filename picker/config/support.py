@@ -1,0 +1,168 @@
+"""The parameters of the plugins that stand around scheduling: metrics, index, parsers, discovery, flow control.
+
+Names and defaults are the peer's; see `parameters.py`. picker does most of this by itself, so these are settings for
+its own parts rather than parts to plug in.
+"""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from msgspec import Meta
+
+from picker.config.parameters import Count, NonNegative, NoParameters, Parameters, Positive, PositiveCount, Ratio, Text
+from picker.config.units import Seconds
+
+__all__ = [
+    "ApproxPrefixCacheProducer",
+    "ConcurrencyDetector",
+    "CoreMetricsExtractor",
+    "CustomMetric",
+    "EngineConfig",
+    "FileDiscovery",
+    "InflightLoadProducer",
+    "MetricsDataSource",
+    "OpenAIParser",
+    "PassthroughParser",
+    "SingleProfileHandler",
+    "StaticUsageLimitPolicy",
+    "TokenProducer",
+    "UtilizationDetector",
+]
+
+Port = Annotated[int, Meta(ge=1, le=65535)]
+
+
+class SingleProfileHandler(NoParameters, frozen=True):
+    """Runs the one profile; picker does so by itself."""
+
+
+class MetricsDataSource(Parameters, frozen=True):
+    """How `/metrics` of the endpoints is scraped."""
+
+    scheme: Literal["http", "https"] = "http"
+    path: Text = "/metrics"
+    port: Port | None = None
+    interval: Seconds | None = None
+    insecureSkipVerify: bool = True
+    caCertPath: str = ""
+    clientCertPath: str = ""
+    clientKeyPath: str = ""
+    families: tuple[str, ...] = ()
+
+    no_effect: ClassVar = {"families": "picker reads only the series it uses anyway"}
+
+    def __post_init__(self) -> None:
+        if bool(self.clientCertPath) != bool(self.clientKeyPath):
+            raise ValueError("clientCertPath and clientKeyPath go together; give both or neither")
+
+
+class CustomMetric(Parameters, frozen=True):
+    """A series of the engine kept as an endpoint attribute."""
+
+    attributeKey: Text
+    metricSpec: Text
+    optional: bool = False
+
+
+class EngineConfig(Parameters, frozen=True):
+    """Which series of one engine say what; a spec is `name` or `name{label=value,...}`, empty switches it off."""
+
+    name: Text
+    queuedRequestsSpec: str = ""
+    runningRequestsSpec: str = ""
+    kvUsageSpec: str = ""
+    loraSpec: str = ""
+    cacheInfoSpec: str = ""
+    cacheBlockSizeLabelName: str = ""
+    cacheNumBlocksLabelName: str = ""
+    cacheBlockSizeSpec: str = ""
+    cacheNumBlocksSpec: str = ""
+    customMetrics: tuple[CustomMetric, ...] = ()
+
+
+class CoreMetricsExtractor(Parameters, frozen=True):
+    """The engine of an endpoint is told by a label; engines named here replace the built-in of that name."""
+
+    engineLabelKey: Text = "llm-d.ai/engine-type"
+    defaultEngine: Text = "vllm"
+    engineConfigs: tuple[EngineConfig, ...] = ()
+
+
+class ApproxPrefixCacheProducer(Parameters, frozen=True):
+    """The prefix index fed by routing decisions."""
+
+    autoTune: bool = True
+    blockSizeTokens: Count = 16
+    blockSize: Count | None = None
+    maxPrefixBlocksToMatch: Count = 2048
+    maxPrefixTokensToMatch: Count = 131_072
+    lruCapacityPerServer: Count = 31_250
+
+    no_effect: ClassVar = {"blockSize": "it is deprecated; picker hashes prompts in blocks of its own"}
+
+
+class InflightLoadProducer(Parameters, frozen=True):
+    """Requests and tokens in flight per endpoint, which picker books at pick time."""
+
+    addEstimatedOutputTokens: bool = False
+    outputRatio: NonNegative = 1.5
+    maxEstimatedOutputTokens: Count | None = None
+    prefixMatchInfoProducerName: str = ""
+    syncCrossReplicaState: bool = False
+
+    no_effect: ClassVar = {"syncCrossReplicaState": "replicas do not share state yet"}
+    plugin_refs: ClassVar = ("prefixMatchInfoProducerName",)
+
+
+class TokenProducer(Parameters, frozen=True):
+    """Tokens of the prompt; picker estimates them from its bytes."""
+
+    modelName: str = ""
+    estimate: dict[str, Any] | None = None
+    vllm: dict[str, Any] | None = None
+
+    no_effect: ClassVar = {
+        "modelName": "picker hashes the prompt text itself and asks no render service",
+        "estimate": "picker hashes the prompt text itself",
+        "vllm": "picker hashes the prompt text itself and asks no render service",
+    }
+
+
+class OpenAIParser(NoParameters, frozen=True):
+    """OpenAI chat completions and completions."""
+
+
+class PassthroughParser(NoParameters, frozen=True):
+    """Any body, not looked into."""
+
+
+class FileDiscovery(Parameters, frozen=True):
+    """Endpoints from a file (`picker.discovery.file`); picker always watches it."""
+
+    path: Text
+    watchFile: bool = False
+
+    no_effect: ClassVar = {"watchFile": "picker always follows the file"}
+
+
+class UtilizationDetector(Parameters, frozen=True):
+    """Saturation from queue depth and KV usage."""
+
+    queueDepthThreshold: PositiveCount = 5
+    kvCacheUtilThreshold: Ratio = 0.8
+    metricsStalenessThreshold: Seconds = Seconds(0.2)
+    headroom: NonNegative = 0.0
+
+
+class ConcurrencyDetector(Parameters, frozen=True):
+    """Saturation from requests and tokens in flight."""
+
+    concurrencyMode: Literal["requests", "tokens", "hybrid"] = "requests"
+    maxConcurrency: PositiveCount = 100
+    maxTokenConcurrency: PositiveCount = 1_000_000
+    headroom: NonNegative = 0.0
+
+
+class StaticUsageLimitPolicy(Parameters, frozen=True):
+    """A fixed share of the pool that flow control may fill."""
+
+    threshold: Positive = 1.0
