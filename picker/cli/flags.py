@@ -115,6 +115,12 @@ class FlagParser(argparse.ArgumentParser):
             message += " (a boolean flag takes its value after '=', as in --flag=false)"
         raise UsageError(f"{self.prog}: {message}; see '{self.prog} --help'")
 
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """argparse drops a value that is `--` (Python < 3.13), although it was joined to its flag."""
+        if action.option_strings and arg_strings == ["--"]:
+            return self._get_value(action, "--")
+        return super()._get_values(action, arg_strings)
+
     def _normal(self, words: Sequence[str]) -> Iterator[str]:
         """The same words with each flag and its value in one, `--flag=value`."""
         rest = iter(words)

@@ -39,6 +39,7 @@ _KINDS: dict[str, Callable[[str], Any]] = {
 
 def configure(parser: FlagParser) -> None:
     """Every flag of the reference endpoint picker, and picker's own."""
+    parser.usage = "picker serve --endpoints-file FILE [--config-file FILE] [FLAGS]"
     parser.flag("config-file", default="", help="EndpointPickerConfig file (YAML or JSON); read once, at the start")
     parser.flag("config-text", default="", help="the EndpointPickerConfig itself")
     for group in GROUPS.values():

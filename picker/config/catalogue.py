@@ -67,7 +67,6 @@ _TYPES = (
     PluginType("active-request-scorer", Role.SCORER, p.ActiveRequestScorer),
     PluginType("session-affinity-scorer", Role.SCORER, p.SessionAffinityScorer),
     PluginType("label-selector-filter", Role.FILTER, p.LabelSelectorFilter),
-    PluginType("by-label-selector", Role.FILTER, p.LabelSelectorFilter),
     PluginType("by-label", Role.FILTER, p.ByLabelFilter),
     PluginType("decode-filter", Role.FILTER, p.DecodeFilter),
     PluginType("prefill-filter", Role.FILTER, p.PrefillFilter),
@@ -95,8 +94,9 @@ _TYPES = (
     PluginType("static-usage-limit-policy", Role.USAGE_LIMIT, s.StaticUsageLimitPolicy),
 )
 
-SUPPORTED = MappingProxyType({kind.name: kind for kind in _TYPES})
-"""Every type picker accepts, by name."""
+_BY_NAME = {kind.name: kind for kind in _TYPES}
+SUPPORTED = MappingProxyType(_BY_NAME | {"by-label-selector": _BY_NAME["label-selector-filter"]})
+"""Every type picker accepts, by name or older name."""
 
 DEPRECATED = MappingProxyType({"by-label": "label-selector-filter", "by-label-selector": "label-selector-filter"})
 """Accepted types the peer is about to drop, and what replaces them."""

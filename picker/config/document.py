@@ -8,7 +8,7 @@ Scalars resolve as Kubernetes tooling resolves them (YAML 1.1 booleans), except 
 import re
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import yaml
 
@@ -139,7 +139,7 @@ def compose(
             if count % EVENTS_PER_STEP == EVENTS_PER_STEP - 1:
                 yield
     except yaml.YAMLError as problem:
-        raise _syntax_error(problem, source, error) from None
+        raise _syntax_error(problem, text, source, error) from None
     except UnicodeEncodeError:  # half of a surrogate pair: no UTF-8 file can hold it, an argument can
         raise error("is not Unicode text", source=source, hint="save it as UTF-8") from None
     if builder.root is None or builder.root.value is None:
@@ -147,13 +147,17 @@ def compose(
     return Document(builder.root)
 
 
-def _syntax_error(problem: yaml.YAMLError, source: str, error: type[ConfigError]) -> ConfigError:
+def _syntax_error(problem: yaml.YAMLError, text: str, source: str, error: type[ConfigError]) -> ConfigError:
     mark = getattr(problem, "problem_mark", None)
     what = getattr(problem, "problem", None) or getattr(problem, "reason", None) or "it cannot be parsed"
     hint = "check the indentation and quotes there"
     if what == "found character that cannot start any token":
         hint = "indent with spaces, not tabs, and quote values that begin with @, ` or %"
     line = None if mark is None else mark.line + 1
+    offset = getattr(problem, "position", None)  # of a character YAML does not take, in bytes
+    if isinstance(offset, int):
+        line = text.encode("utf-8", "replace").count(b"\n", 0, offset) + 1
+        hint = "remove it, or write it as an escape in double quotes"
     return error(f"is not valid YAML: {what}", source=source, line=line, hint=hint)
 
 
@@ -183,7 +187,7 @@ class _Builder:
             if self._documents > 1:
                 self._fail(event, "holds a second document", "keep one document per file; remove what follows '---'")
 
-    def _fail(self, event: yaml.Event, message: str, hint: str) -> None:
+    def _fail(self, event: yaml.Event, message: str, hint: str) -> NoReturn:
         raise self._error(message, source=self._source, line=_line(event), field=self._field(), hint=hint)
 
     def _field(self) -> str:
@@ -192,7 +196,7 @@ class _Builder:
 
     def _begin(self, event: yaml.MappingStartEvent | yaml.SequenceStartEvent, value: Any) -> None:
         self._check_tag(event)
-        if self._open and isinstance(self._open[-1].value, dict) and self._open[-1].key is None:
+        if self._awaits_key():
             self._fail(event, "a key is a mapping or a list", "keys must be text")
         if len(self._open) >= MAX_DEPTH:
             self._fail(event, f"is nested deeper than {MAX_DEPTH} levels", "that is the limit")
@@ -204,17 +208,21 @@ class _Builder:
             self._anchors[node.anchor] = node
         self._add(event, node)
 
+    def _awaits_key(self) -> bool:
+        return bool(self._open) and isinstance(self._open[-1].value, dict) and self._open[-1].key is None
+
     def _alias(self, event: Any) -> None:
+        if self._awaits_key():
+            self._fail(event, "a key is an alias", "keys must be text")
         target = self._anchors.get(event.anchor)
         if target is None:
             self._fail(event, f"alias *{event.anchor[:60]} names nothing before it", "define the anchor first")
-            return
         marks = _Marks(_line(event), target.marks.children)
         self._add(event, _Node(target.value, marks, target.size, target.height))
 
     def _scalar(self, event: yaml.ScalarEvent) -> None:
         self._check_tag(event)
-        if self._open and isinstance(self._open[-1].value, dict) and self._open[-1].key is None:
+        if self._awaits_key():
             self._key(event, self._open[-1])
             return
         plain = event.implicit[0] and event.tag is None

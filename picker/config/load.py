@@ -35,6 +35,7 @@ GATES_WITHOUT_EFFECT = frozenset(
     ["haPopulateNonLeaderDatastore", "dataLayer", "prepareDataPlugins", "enableLegacyMetrics"]
 )
 _FLOW_CONTROL_LATER = "flow control comes in a later release: requests are not queued and this has no effect"
+_FLOW_CONTROL = frozenset([Role.DETECTOR, Role.FAIRNESS, Role.ORDERING, Role.USAGE_LIMIT])
 _DETECTOR_LATER = "saturation detection comes with flow control in a later release: this has no effect"
 
 
@@ -263,6 +264,7 @@ class _Loader:
         self._check_detector(file.saturationDetector, ("saturationDetector",))
         flow = file.flowControl
         if flow is None:
+            self._warn_flow_control_plugins(set() if file.saturationDetector is None else {Role.DETECTOR})
             return
         self._warn(_FLOW_CONTROL_LATER, ("flowControl",))
         self._check_detector(flow.saturationDetector, ("flowControl", "saturationDetector"), quiet=True)
@@ -272,6 +274,12 @@ class _Loader:
         for path, band in _bands(flow):
             self._refer(band.fairnessPolicyRef, (*path, "fairnessPolicyRef"), [Role.FAIRNESS])
             self._refer(band.orderingPolicyRef, (*path, "orderingPolicyRef"), [Role.ORDERING])
+
+    def _warn_flow_control_plugins(self, told: set[Role]) -> None:
+        for name, spec in self._plugins.items():
+            if spec.role in _FLOW_CONTROL - told:
+                later = "belongs to flow control, which comes in a later release: it has no effect"
+                self._warn(f"{spec.role.value} {quoted(name)} {later}", self._paths[name])
 
     def _check_detector(
         self, detector: schema.SaturationDetector | None, path: MemberPath, *, quiet: bool = False

@@ -16,7 +16,11 @@ P = TypeVar("P", bound=msgspec.Struct)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PluginSpec:
-    """A plugin instance: `parameters` is the struct of its type, or a dict for a type added without one."""
+    """A plugin instance.
+
+    `type` is the current name of its type (an older name is translated); `parameters` is the struct of its type, or a
+    dict for a type added without one.
+    """
 
     type: str
     name: str

@@ -146,9 +146,8 @@ class EndpointsFile:
 
     def load(self) -> tuple[Endpoint, ...]:
         """Reads the file now and returns its endpoints; `on_change` is not called. Raises `EndpointsFileError`."""
-        data, stat = _read(self.path)
+        data, _ = _read(self.path)  # the stat is not kept: an edit within one clock tick of this would look the same
         self.endpoints = drain(parse_endpoints(data, source=str(self.path)))
-        self._stat = stat
         self._seen = self._settled = self._applied = _digest(data)
         return self.endpoints
 

@@ -13,8 +13,8 @@ from picker.errors import ConfigError, EndpointsFileError
 from tests.support.config_samples import line_count
 
 
-def read(text: str, **options: bool) -> Document:
-    return drain(compose(text, source="f.yaml", **options))
+def read(text: str, *, keep_null: bool = False) -> Document:
+    return drain(compose(text, source="f.yaml", keep_null=keep_null))
 
 
 def refusal(text: str) -> str:
@@ -94,7 +94,8 @@ def test_a_repeated_key_names_both_lines() -> None:
         ("a: [1,\n", 2, "not valid YAML"),
         ("a:\n\t- b\n", 2, "spaces, not tabs"),
         ("a: 'open\n", 2, "not valid YAML"),
-        ("\0", None, "not valid YAML"),
+        ("\0", 1, "not valid YAML"),
+        ("a: é\nb: x\x07\n", 2, "control characters are not allowed; remove it, or write it as an escape"),
         ("a: !!python/object:os.system x\n", 1, "tag tag:yaml.org,2002:python/object:os.system"),
         ("a: !!binary aGk=\n", 1, "is not supported"),
         ("a: !!map {}\n", 1, "is not supported"),
@@ -104,6 +105,7 @@ def test_a_repeated_key_names_both_lines() -> None:
         ("1: x\n", 1, 'key 1 is not text; quote it: "1"'),
         ("on: x\n", 1, "key on is not text"),
         ("a: 1e999\n", 1, "out of range"),
+        ("a: &x k\n*x : 1\n", 2, "a key is an alias"),
         ("? [a]\n: b\n", 1, "a key is a mapping or a list"),
         ("\ud800", None, "not Unicode"),
     ],

@@ -33,6 +33,7 @@ PIECES = [
     "#",
     "&a ",
     "*a",
+    "*a : ",
     "!!str ",
     "~",
     "-1",
@@ -122,7 +123,7 @@ VALUES = st.recursive(
 
 
 @given(st.dictionaries(MEMBERS, VALUES, max_size=6))
-@settings(max_examples=400)
+@settings(max_examples=200)
 def test_any_structure(members: dict[str, object]) -> None:
     head = {"apiVersion": "llm-d.ai/v1alpha1", "kind": "EndpointPickerConfig"}
     answered(json.dumps(head | members))
@@ -143,7 +144,7 @@ PROFILE = st.fixed_dictionaries(
 
 
 @given(PLUGINS, st.lists(PROFILE, max_size=2))
-@settings(max_examples=400)
+@settings(max_examples=200)
 def test_nearly_right_structures(plugins: list[object], profiles: list[object]) -> None:
     head = {"apiVersion": "llm-d.ai/v1alpha1", "kind": "EndpointPickerConfig"}
     answered(json.dumps(head | {"plugins": plugins, "schedulingProfiles": profiles}))

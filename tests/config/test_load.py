@@ -136,6 +136,10 @@ schedulingProfiles:
         ("featureGates: [prepareDataPlugins]", "featureGates[0]: feature gate prepareDataPlugins has no effect"),
         ("flowControl: {}", "epp.yaml:3: flowControl: flow control comes in a later release"),
         ("saturationDetector: {pluginRef: utilization-detector}", "saturation detection comes with flow control"),
+        (
+            "plugins: [{type: utilization-detector}]",
+            'plugins[0]: saturation detector "utilization-detector" belongs to',
+        ),
         ("saturationDetector: {queueDepthThreshold: 5}", "saturation detection comes with flow control"),
         ("parser: {pluginRef: openai-parser}", "parser is deprecated; use requestHandler.parsers"),
         ("plugins: [{type: by-label, parameters: {label: a, validValues: [b]}}]", "by-label is deprecated"),
@@ -167,6 +171,16 @@ schedulingProfiles:
 def test_what_changes_nothing_is_a_warning(body: str, warning: str) -> None:
     found = load(body).warnings
     assert any(warning in text for text in found), found
+
+
+def test_an_older_type_name_is_translated() -> None:
+    spec = load("plugins: [{type: by-label-selector, parameters: {matchLabels: {a: b}}}]").plugins[0]
+    assert (spec.type, spec.name) == ("label-selector-filter", "by-label-selector")
+
+
+def test_each_notice_is_given_once() -> None:
+    body = "plugins: [{type: concurrency-detector}]\nsaturationDetector: {pluginRef: concurrency-detector}"
+    assert len(load(body).warnings) == 1
 
 
 def test_a_gate_switched_off_is_silent() -> None:

@@ -1,0 +1,237 @@
+"""Flags of `picker serve` to settings; what is refused, what is warned of."""
+
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from picker.cli import serve
+from picker.cli.flags import FlagParser
+from picker.cli.main import main
+from picker.config import DEFAULT_CONFIG
+from picker.config.reference import GROUPS, options
+from picker.config.settings import ServeSettings
+from picker.errors import ConfigError, UsageError
+from tests.support.config_samples import FOLDER, HEAD
+
+BASE = ("--endpoints-file=e.yaml", "--secure-serving=false")
+
+
+def settings(*words: str, base: tuple[str, ...] = BASE) -> ServeSettings:
+    parser = FlagParser(prog="picker serve")
+    serve.configure(parser)
+    return serve.settings_from(parser.parse([*base, *words]))
+
+
+def refusal(*words: str, base: tuple[str, ...] = BASE) -> str:
+    with pytest.raises(UsageError) as caught:
+        settings(*words, base=base)
+    return str(caught.value)
+
+
+def test_defaults_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NAMESPACE", raising=False)
+    found, plain = settings(), ServeSettings()
+    different = {
+        "endpoints_file",
+        "secure_serving",
+        "grpc_max_recv_msg_bytes",
+        "grpc_max_send_msg_bytes",
+        "pool_namespace",
+    }
+    for name in GROUPS:
+        for field in options(GROUPS[name]):
+            if field.name not in different:
+                assert getattr(getattr(found, name), field.name) == getattr(getattr(plain, name), field.name)
+    assert found.discovery.endpoints_file == "e.yaml"
+    assert found.listen.secure_serving is False
+    assert found.listen.grpc_max_recv_msg_bytes == found.listen.grpc_max_send_msg_bytes == (64 << 20) + (64 << 10)
+    assert found.routing.pool_namespace == "default"
+    assert found.config is DEFAULT_CONFIG
+    assert found.warnings == ()
+
+
+def test_flags_reach_their_settings() -> None:
+    found = settings(
+        *(
+            "--grpc-port",
+            "1",
+            "--grpc-health-port=2",
+            "--metrics-port",
+            "3",
+            "--health-checking",
+            "--bind-address",
+            "::1",
+        ),
+        *("--drain-timeout", "5s", "--body-cap=1Mi", "--pick-deadline=250ms", "--max-streams", "9"),
+        *("--grpc-max-recv-msg-size", "10MiB", "--emit-endpoint-scores", "--disable-endpoint-subset-filter=true"),
+        *("--metrics-staleness-threshold", "2s", "-v4", "--zap-encoder=json", "--shell", "grpcio"),
+        *("--endpoints-interval", "1s", "--pool-namespace", "prod"),
+    )
+    listen, limits = found.listen, found.limits
+    assert (listen.grpc_port, listen.grpc_health_port, listen.metrics_port) == (1, 2, 3)
+    assert (listen.health_checking, listen.bind_address, listen.shell) == (True, "::1", "grpcio")
+    assert (listen.grpc_max_recv_msg_bytes, listen.grpc_max_send_msg_bytes) == (10 << 20, (1 << 20) + (64 << 10))
+    assert (limits.drain_timeout_s, limits.body_cap_bytes) == (5.0, 1 << 20)
+    assert (limits.pick_deadline_s, limits.max_streams) == (0.25, 9)
+    assert (found.routing.emit_endpoint_scores, found.routing.disable_endpoint_subset_filter) == (True, True)
+    assert (found.scrape.staleness_threshold_s, found.log.verbosity, found.log.encoder) == (2.0, 4, "json")
+    assert (found.discovery.endpoints_interval_s, found.routing.pool_namespace) == (1.0, "prod")
+
+
+def test_the_manifest_of_a_chart_starts() -> None:
+    """The arguments existing deployments pass, apart from discovery and TLS."""
+    found = settings(
+        *("--pool-name", "vllm-qwen", "--pool-namespace", "default", "--pool-group", "inference.networking.k8s.io"),
+        *("--v", "1", "--zap-encoder", "json", "--grpc-port", "9002", "--grpc-health-port", "9003"),
+        *("--config-file", str(FOLDER / "default-plugins.yaml"), "--metrics-endpoint-auth=false", "--tracing=false"),
+        *("--enable-pprof=false", "--ha-enable-leader-election=false", "--allow-experimental-plugins"),
+        *("--refresh-metrics-interval", "50ms", "--model-server-metrics-path", "/metrics"),
+    )
+    assert found.warnings == ("--pool-name only labels the metrics: endpoints come from the endpoints file",)
+    assert found.routing.pool_name == "vllm-qwen"
+
+
+@pytest.mark.parametrize(
+    ("words", "warning"),
+    [
+        (("--tracing",), "--tracing has no effect: nothing is traced"),
+        (("--enable-pprof=true",), "--enable-pprof has no effect"),
+        (
+            ("--metrics-endpoint-auth",),
+            "--metrics-endpoint-auth has no effect: /metrics is served without authentication",
+        ),
+        (("--ha-enable-leader-election",), "--ha-enable-leader-election has no effect: every replica serves"),
+        (("--enable-cert-reload",), "--enable-cert-reload has no effect"),
+        (("--refresh-prometheus-metrics-interval", "5s"), "--refresh-prometheus-metrics-interval has no effect"),
+        (
+            ("--endpoint-selector", "app=vllm"),
+            "--endpoint-selector has no effect: endpoints come from the endpoints file",
+        ),
+        (("--endpoint-target-ports", "8000"), "--endpoint-target-ports has no effect"),
+        (("--zap-log-level", "debug"), "--zap-log-level has no effect: use --v"),
+        (("--zap-devel",), "--zap-devel has no effect"),
+        (("--zap-stacktrace-level=error",), "--zap-stacktrace-level has no effect"),
+        (("--zap-time-encoding=iso8601",), "--zap-time-encoding has no effect"),
+        (("--enable-grpc-stream-metrics",), "--enable-grpc-stream-metrics has no effect"),
+    ],
+)
+def test_accepted_with_a_warning(words: tuple[str, ...], warning: str) -> None:
+    found = settings(*words).warnings
+    assert len(found) == 1
+    assert found[0].startswith(warning)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "total-queued-requests-metric",
+        "total-running-requests-metric",
+        "kv-cache-usage-percentage-metric",
+        "lora-info-metric",
+        "cache-info-metric",
+        "metrics-cert-dir",
+        "metrics-client-ca-file",
+        "tls-cipher-suites",
+        "tls-min-version",
+    ],
+)
+def test_refused(name: str) -> None:
+    assert refusal(f"--{name}", "x").startswith(f"picker serve: --{name} cannot be honoured: ")
+    assert settings(f"--{name}=").warnings == () if name != "tls-min-version" else settings(f"--{name}=VersionTLS12")
+
+
+def test_tls_needs_a_certificate(tmp_path: Path) -> None:
+    base = ("--endpoints-file=e.yaml",)
+    assert refusal(base=base) == (
+        "picker serve: TLS is on by default and needs a certificate: pass --cert-path DIR (with tls.crt and tls.key), "
+        "or --secure-serving=false to serve plaintext; self-signed certificates come in a later release"
+    )
+    (tmp_path / "tls.crt").write_text("x")
+    assert "tls.key cannot be read; --cert-path must hold tls.crt and tls.key" in refusal(
+        f"--cert-path={tmp_path}", base=base
+    )
+    (tmp_path / "tls.key").write_text("x")
+    listen = settings(f"--cert-path={tmp_path}", base=base).listen
+    assert (listen.secure_serving, listen.cert_path) == (True, str(tmp_path))
+
+
+def test_discovery_through_kubernetes_is_not_there_yet() -> None:
+    base = ("--secure-serving=false",)
+    message = "finding pods through Kubernetes comes in a later release; name the endpoints in a file"
+    assert message in refusal("--pool-name=x", base=base)
+    assert f"--pool-name and --endpoint-selector: {message}" in refusal(
+        "--pool-name=x", "--endpoint-selector=a=b", base=base
+    )
+    assert refusal(base=base) == "picker serve: no endpoints to route to; pass --endpoints-file FILE"
+
+
+def test_the_configuration_may_name_the_endpoints_file() -> None:
+    base = ("--secure-serving=false", f"--config-file={FOLDER / 'no-kubernetes.json'}")
+    assert settings(base=base).discovery.endpoints_file == "/etc/picker/endpoints.yaml"
+    assert settings("--endpoints-file=/etc/picker/endpoints.yaml", base=base).discovery.endpoints_file
+    assert "no-kubernetes.json says /etc/picker/endpoints.yaml; give one" in refusal("--endpoints-file=e", base=base)
+
+
+def test_configuration_from_text_or_file() -> None:
+    text = HEAD + "plugins:\n- type: queue-scorer\n"
+    assert settings("--config-text", text).config.source == "--config-text"
+    assert "exclude each other" in refusal("--config-text", text, "--config-file=x")
+    with pytest.raises(ConfigError, match=r"--config-text:3: plugin: unknown field"):
+        settings("--config-text", HEAD + "plugin: []")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        settings("--config-file=/nowhere")
+
+
+def test_the_data_source_of_the_configuration_wins() -> None:
+    text = HEAD + (
+        "plugins: [{type: metrics-data-source, parameters: "
+        "{scheme: https, port: 9400, path: /m, interval: 10ms, insecureSkipVerify: false, caCertPath: /ca}}]\n"
+    )
+    scrape = settings("--config-text", text, "--model-server-metrics-path=/other").scrape
+    assert (scrape.scheme, scrape.port, scrape.path) == ("https", 9400, "/m")
+    assert (scrape.insecure_skip_verify, scrape.ca_cert_path) == (False, "/ca")
+    assert scrape.busy_interval_s == 0.05  # the floor
+    assert settings("--refresh-metrics-interval=10s").scrape.idle_interval_s == 10.0  # idle is never more often
+    assert settings("--model-server-metrics-path=/other").scrape.path == "/other"
+    off = settings("--config-text", HEAD + "dataLayer: {injectDefaults: false}")
+    assert off.scrape.enabled is False
+
+
+def test_the_namespace_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NAMESPACE", "prod")
+    assert settings().routing.pool_namespace == "prod"
+    assert settings("--pool-namespace=other").routing.pool_namespace == "other"
+
+
+def test_it_serves_what_the_flags_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[ServeSettings] = []
+
+    def stand_in(given: ServeSettings) -> int:
+        served.append(given)
+        return 5
+
+    app = types.ModuleType("picker.app")
+    app.serve = stand_in  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "picker.app", app)
+    monkeypatch.setattr(serve, "require_core", lambda: None)
+    assert main(["serve", *BASE, "--grpc-port=7"]) == 5
+    assert served[0].listen.grpc_port == 7
+
+
+@pytest.mark.parametrize(
+    "words", [["--grpc-prot=1"], ["--shell=wire"], [], ["--secure-serving", "false", "--endpoints-file=e"]]
+)
+def test_wrong_flags_end_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", *words]) == 2
+    assert capsys.readouterr().err.startswith("picker: error: picker serve: ")
+
+
+def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--help"]) == 0
+    printed = capsys.readouterr().out
+    for group in GROUPS.values():
+        for field in options(group):
+            assert f"--{field.metadata['flag']} " in printed
+    assert "Port of the ext_proc server that the gateway calls. (default 9002)" in " ".join(printed.split())

@@ -1,0 +1,185 @@
+"""What an endpoints file may hold, and what a person reads when it holds something else."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from picker.config.document import drain
+from picker.discovery.file import EndpointsFile, parse_endpoints, read_endpoints
+from picker.errors import EndpointsFileError
+from picker.types import Endpoint
+
+
+def parse(text: str) -> tuple[Endpoint, ...]:
+    return drain(parse_endpoints(text.encode(), source="e.yaml"))
+
+
+def test_all_members() -> None:
+    text = """
+endpoints:
+- name: vllm-0
+  address: 10.0.0.1
+  port: 8000
+  labels: {gpu: h100, "llm-d.ai/role": decode}
+  namespace: prod
+- {name: vllm-1, address: "2001:DB8::1", port: "8001"}
+- name: vllm-2
+  address: 10.0.0.1
+  port: 8002
+  labels:
+"""
+    assert parse(text) == (
+        Endpoint(
+            name="vllm-0",
+            address="10.0.0.1",
+            port=8000,
+            labels={"gpu": "h100", "llm-d.ai/role": "decode"},
+            namespace="prod",
+        ),
+        Endpoint(name="vllm-1", address="2001:db8::1", port=8001),
+        Endpoint(name="vllm-2", address="10.0.0.1", port=8002),
+    )
+
+
+def test_an_empty_pool_is_written_out() -> None:
+    assert parse("endpoints: []") == ()
+
+
+def test_json_is_taken_too() -> None:
+    entries = [{"name": "a", "address": "::1", "port": 1}]
+    assert parse(json.dumps({"endpoints": entries}))[0].target == "[::1]:1"
+
+
+ENTRY = "- {name: a, address: 10.0.0.1, port: 1}\n"
+MISTAKES = {
+    "": "e.yaml: is empty; write a mapping, or leave the file out",
+    "[]": "e.yaml:1: expected a mapping with the member endpoints; begin with 'endpoints:'",
+    "{}": "e.yaml:1: endpoints: endpoints is missing; write [] if there are none",
+    "endpoints:\n": "e.yaml:1: endpoints: expected a list; write [] if there are none",
+    "endpoints: {}": "e.yaml:1: endpoints: expected a list; write [] if there are none",
+    "endpoint: []": 'e.yaml:1: endpoint: unknown field; did you mean "endpoints"?',
+    "endpoints:\n- a\n": "e.yaml:2: endpoints[0]: expected a mapping, got text",
+    f"endpoints:\n{ENTRY}- name: b\n  port: 1\n": (
+        'e.yaml:3: endpoints[1]: required field "address" is missing; add address'
+    ),
+    "endpoints:\n- name: a\n  adress: 10.0.0.1\n  port: 1\n": (
+        'e.yaml:3: endpoints[0].adress: unknown field; did you mean "address"?'
+    ),
+    "endpoints:\n- name: a\n  address: vllm.local\n  port: 1\n": (
+        "e.yaml:2: endpoints[0]: address 'vllm.local' is not an IPv4 or IPv6 literal (host names are not resolved)"
+    ),
+    "endpoints:\n- name: a\n  address: 10.0.0.1\n  port: 0\n": (
+        "e.yaml:2: endpoints[0]: port 0 is not between 1 and 65535"
+    ),
+    "endpoints:\n- name: a\n  address: 10.0.0.1\n  port: 80x\n": (
+        "e.yaml:4: endpoints[0].port: expected a whole number, got text"
+    ),
+    "endpoints:\n- name: a\n  address: 10.0.0.1\n  port: true\n": (
+        "e.yaml:4: endpoints[0].port: expected a whole number, got true or false"
+    ),
+    "endpoints:\n- name: 7\n  address: 10.0.0.1\n  port: 1\n": (
+        'e.yaml:2: endpoints[0].name: expected text, got a whole number; quote it: "7"'
+    ),
+    "endpoints:\n- name: ''\n  address: 10.0.0.1\n  port: 1\n": "e.yaml:2: endpoints[0]: name is empty",
+    "endpoints:\n- name: a\n  address: 10.0.0.1\n  port: 1\n  labels:\n    x: y\n    gpu: 1\n": (
+        'e.yaml:7: endpoints[0].labels.gpu: expected text, got a whole number; quote it: "1"'
+    ),
+    "endpoints:\n- name: a\n  address: 10.0.0.1\n  port: 1\n  labels:\n    gpu:\n": (
+        "e.yaml:6: endpoints[0].labels.gpu: expected text, got nothing"
+    ),
+    f"endpoints:\n{ENTRY}- {{name: a, address: 10.0.0.2, port: 1}}\n": (
+        'e.yaml:3: endpoints[1].name: name "a" is used twice; it is taken on line 2 (endpoints[0].name)'
+    ),
+    f"endpoints:\n{ENTRY}\n- {{name: b, address: 10.0.0.1, port: '1'}}\n": (
+        "e.yaml:4: endpoints[1].address: address 10.0.0.1:1 is used twice; it is taken on line 2 (endpoints[0].address)"
+    ),
+    "endpoints:\n- {name: a, address: '::1', port: 1}\n- {name: b, address: '0::1', port: 1}\n": (
+        "e.yaml:3: endpoints[1].address: address [::1]:1 is used twice; it is taken on line 2 (endpoints[0].address)"
+    ),
+    "endpoints:\n- {name: a\n": (
+        "e.yaml:3: is not valid YAML: did not find expected ',' or '}'; check the indentation and quotes there"
+    ),
+}
+
+
+@pytest.mark.parametrize("text", MISTAKES)
+def test_mistakes(text: str) -> None:
+    with pytest.raises(EndpointsFileError) as caught:
+        parse(text)
+    assert str(caught.value) == MISTAKES[text]
+    assert caught.value.exit_code == 2
+
+
+def test_limits() -> None:
+    with pytest.raises(EndpointsFileError, match="10001 endpoints are given; at most 10000"):
+        parse("endpoints: [" + "a," * 10_001 + "]")
+    with pytest.raises(EndpointsFileError, match="larger than 1024 KiB"):
+        parse("#" * (1 << 20) + "\nendpoints: []")
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(EndpointsFileError, match="cannot be read: No such file or directory"):
+        read_endpoints(tmp_path / "none")
+    with pytest.raises(EndpointsFileError, match="cannot be read: it is not a regular file"):
+        read_endpoints(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(EndpointsFileError, match="cannot be read: it is not a regular file"):
+        read_endpoints(tmp_path / "pipe")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    with pytest.raises(EndpointsFileError, match="binary:1: is not UTF-8"):
+        EndpointsFile(tmp_path / "binary", on_change=print).load()
+
+
+def test_a_large_file_is_read_in_slices() -> None:
+    entries = "".join(f"- {{name: n{i}, address: 10.0.{i >> 8}.{i & 255}, port: 1}}\n" for i in range(3000))
+    steps = parse_endpoints(f"endpoints:\n{entries}".encode(), source="e")
+    assert sum(1 for _ in steps) > 100
+
+
+@given(
+    st.lists(
+        st.tuples(st.ip_addresses(), st.integers(1, 65535), st.dictionaries(st.text(max_size=4), st.text(max_size=4))),
+        max_size=5,
+        unique_by=lambda entry: entry[:2],
+    )
+)
+def test_what_is_written_is_what_is_read(entries: list[tuple[object, int, dict[str, str]]]) -> None:
+    written = [
+        {"name": f"e{i}", "address": str(address), "port": str(port) if port % 2 else port, "labels": labels}
+        for i, (address, port, labels) in enumerate(entries)
+    ]
+    found = parse(yaml.safe_dump({"endpoints": written}))
+    assert [(e.name, e.address, e.port, e.labels) for e in found] == [
+        (f"e{i}", str(address), port, labels) for i, (address, port, labels) in enumerate(entries)
+    ]
+
+
+MEMBERS = st.sampled_from(["endpoints", "name", "address", "port", "labels", "namespace", "x"])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4) | st.sampled_from(["10.0.0.1", "::1", "80"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(MEMBERS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(VALUES)
+@settings(max_examples=300)
+def test_any_structure_is_read_or_refused(value: object) -> None:
+    for text in (json.dumps(value), json.dumps({"endpoints": value}), json.dumps({"endpoints": [value]})):
+        try:
+            parse(text)
+        except EndpointsFileError as error:
+            assert str(error).startswith("e.yaml")
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_read_or_refused(data: bytes) -> None:
+    try:
+        drain(parse_endpoints(b"endpoints:\n" + data, source="e.yaml"))
+    except EndpointsFileError as error:
+        assert str(error).startswith("e.yaml")
