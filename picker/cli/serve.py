@@ -26,7 +26,8 @@ __all__ = ["configure", "run", "settings_from"]
 G = TypeVar("G")
 
 MIN_SCRAPE_INTERVAL_S = 0.05  # the peer's floor; values below are raised to it
-GRPC_OVERHEAD_BYTES = 64 * 1024  # headers and framing around a buffered body
+LEAST_MESSAGE_BYTES = 16 << 20
+MESSAGE_PER_BODY = 2  # a body over the cap must still be read to be answered 413 rather than cut off
 
 _KINDS: dict[str, Callable[[str], Any]] = {
     "text": flags.text,
@@ -65,7 +66,7 @@ def settings_from(args: argparse.Namespace) -> ServeSettings:
     warnings = compatibility_warnings(args, has_endpoints=bool(discovery.endpoints_file))
     listen: ListenSettings = groups["listen"]
     _check_tls(listen)
-    largest = groups["limits"].body_cap_bytes + GRPC_OVERHEAD_BYTES
+    largest = max(MESSAGE_PER_BODY * groups["limits"].body_cap_bytes, LEAST_MESSAGE_BYTES)
     groups["listen"] = dataclasses.replace(
         listen,
         grpc_max_recv_msg_bytes=listen.grpc_max_recv_msg_bytes or largest,

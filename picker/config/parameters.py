@@ -45,7 +45,7 @@ Ratio = Annotated[float, Meta(ge=0, le=1)]
 NonNegative = Annotated[float, Meta(ge=0, le=1e15)]
 Positive = Annotated[float, Meta(gt=0, le=1e15)]
 Text = Annotated[str, Meta(min_length=1)]
-Endpoints = Annotated[int, Meta(ge=1, le=64)]
+Endpoints = Annotated[int, Meta(ge=1, le=8)]
 
 _HASHED_BY_PICKER = "picker hashes prompts in blocks of its own"
 _INDEX_OF_PICKER = "it belongs to approx-prefix-cache-producer; set it there"
@@ -169,7 +169,7 @@ class TtftScorer(Parameters, frozen=True):
     """
 
     priorPrefillTokensPerSecond: Positive = 15000.0
-    residentTokenWeight: Ratio = 0.125
+    residentTokenWeight: Ratio = 0.04
     waitingRequestTokens: NonNegative = 512.0
 
 

@@ -56,10 +56,10 @@ class ListenSettings:
     """Which server moves the bytes: `grpcio`, the reference."""
 
     grpc_max_recv_msg_bytes: int = option(0, "grpc-max-recv-msg-size", "bytes")
-    """Largest gRPC message taken. 0: the body cap and 64 KiB more, which a buffered body needs."""
+    """Largest gRPC message taken. 0: twice the body cap, at least 16 MiB."""
 
     grpc_max_send_msg_bytes: int = option(0, "grpc-max-send-msg-size", "bytes")
-    """Largest gRPC message sent. 0: the body cap and 64 KiB more."""
+    """Largest gRPC message sent. 0: twice the body cap, at least 16 MiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +69,8 @@ class LimitSettings:
     body_cap_bytes: int = option(64 * MIB, "body-cap", "bytes")
     """Largest request body; a larger one is answered 413."""
 
-    pick_deadline_s: float = option(5.0, "pick-deadline", "duration")
-    """Longest time from the end of a request's body to its pick; then 503."""
+    request_timeout_s: float = option(300.0, "request-timeout", "duration")
+    """How long a request body may take to arrive; then the client is answered 408."""
 
     drain_timeout_s: float = option(30.0, "drain-timeout", "duration")
     """How long requests in flight may take after SIGTERM. Readiness goes first; then streams are cut."""
@@ -94,6 +94,15 @@ class ScrapeSettings:
 
     timeout_s: float = option(1.0, "refresh-metrics-timeout", "duration")
     """Longest time one scrape may take."""
+
+    backoff_max_s: float = 10.0
+    """Longest pause after failures; it starts at the busy interval and doubles."""
+
+    page_bytes_max: int = 4 * MIB
+    """Largest metrics page; a larger one is a failure."""
+
+    concurrency: int = 16
+    """Most scrapes at once, over all endpoints."""
 
     staleness_threshold_s: float = option(5.0, "metrics-staleness-threshold", "duration")
     """Age at which an endpoint's metrics count as stale. They stop no traffic."""
