@@ -4,7 +4,6 @@ import ssl
 from typing import Final, Literal
 
 import aiohttp
-from yarl import URL
 
 from picker.scrape.settings import ScrapeSettings
 from picker.types import Endpoint
@@ -36,7 +35,7 @@ class Fetcher:
         self._settings = settings
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=settings.concurrency, keepalive_timeout=_KEEPALIVE_S, ssl=_tls(settings), use_dns_cache=False
+                limit=0, keepalive_timeout=_KEEPALIVE_S, ssl=_tls(settings), use_dns_cache=False
             ),
             timeout=aiohttp.ClientTimeout(total=settings.timeout_s),
             headers=_HEADERS,
@@ -48,14 +47,14 @@ class Fetcher:
         """Closes all connections."""
         await self._session.close()
 
-    def url(self, endpoint: Endpoint) -> URL:
+    def url(self, endpoint: Endpoint) -> str:
         """Where the endpoint's page is."""
         settings = self._settings
         port = settings.port or endpoint.port
         host = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
-        return URL(f"{settings.scheme}://{host}:{port}{settings.path}")
+        return f"{settings.scheme}://{host}:{port}{settings.path}"
 
-    async def page(self, url: URL) -> bytes:
+    async def page(self, url: str) -> bytes:
         """The page at `url`. Raises FetchFailed; cancelling drops the connection."""
         try:
             async with self._session.get(url, allow_redirects=False) as response:

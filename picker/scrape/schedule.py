@@ -9,8 +9,6 @@ import heapq
 from collections.abc import Callable
 from itertools import count
 
-from yarl import URL
-
 from picker.scrape.engines import EngineReader
 from picker.scrape.settings import ScrapeSettings
 from picker.types import Endpoint
@@ -25,7 +23,7 @@ class Target:
 
     __slots__ = ("busy_at", "endpoint", "failures", "idle_at", "is_removed", "reader", "url")
 
-    def __init__(self, endpoint: Endpoint, url: URL, reader: EngineReader, now: float) -> None:
+    def __init__(self, endpoint: Endpoint, url: str, reader: EngineReader, now: float) -> None:
         self.endpoint = endpoint
         self.url = url
         self.reader = reader
@@ -51,23 +49,25 @@ class Schedule:
         return self._heap[0][0] if self._heap else None
 
     def pop(self, now: float) -> Target | None:
-        """Takes out the next target to be looked at by `now`. It must come back through `put`."""
+        """Takes out the next target to be looked at by `now`, which is its busy time or later; `put` brings it back."""
         at = self.next_at()
         return None if at is None or at > now else heapq.heappop(self._heap)[2]
 
     def put(self, target: Target, now: float) -> None:
-        """Waits for the target's busy time, or if that is past, for a further look one busy interval on."""
+        """Lets a target wait for its busy time, or if that is past, for a further look one busy interval on."""
         at = target.busy_at
         if at <= now:
             at = min(target.idle_at, now + self._settings.busy_interval_s)
         heapq.heappush(self._heap, (at, next(self._order), target))
 
     def succeeded(self, target: Target, started: float, ended: float) -> None:
-        """Sets when the target is due next. A slow page is left alone for as long as it took: half its time at most."""
-        rest = ended + (ended - started)
+        """Sets when the target is due next; its idle time means nothing before its busy time.
+
+        A slow page is left alone for as long as it took, so that no engine is read more than half of the time.
+        """
         target.failures = 0
-        target.busy_at = max(rest, started + self._settings.busy_interval_s * self._spread())
-        target.idle_at = max(rest, started + self._settings.idle_interval_s * self._spread())
+        target.busy_at = max(ended + (ended - started), started + self._settings.busy_interval_s * self._spread())
+        target.idle_at = started + self._settings.idle_interval_s * self._spread()
 
     def failed(self, target: Target, ended: float) -> None:
         """Backs off: the busy interval, doubled by each further failure, busy or not."""

@@ -129,7 +129,7 @@ class Scraper:
         """Starts the scrapes that are due, as far as there is room."""
         now = asyncio.get_running_loop().time()
         while len(self._running) < self._settings.concurrency and (target := self._schedule.pop(now)) is not None:
-            if now >= target.idle_at or (now >= target.busy_at and self._is_busy(target)):
+            if now >= target.idle_at or self._is_busy(target):
                 self._begin(target, fetcher)
             else:
                 self._schedule.put(target, now)
@@ -149,8 +149,7 @@ class Scraper:
 
     def _ended(self, target: Target, _task: asyncio.Task[None]) -> None:
         del self._running[target]
-        if not target.is_removed:
-            self._schedule.put(target, asyncio.get_running_loop().time())
+        self._schedule.put(target, asyncio.get_running_loop().time())  # which drops it if it was removed
         self._rearm()
 
     async def _scrape(self, target: Target, fetcher: Fetcher) -> None:

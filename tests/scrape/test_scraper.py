@@ -44,11 +44,12 @@ async def test_work_at_an_idle_endpoint_is_noticed_within_a_busy_interval() -> N
         sink = Sink()
         async with scraping(sink, server.endpoint()):
             await sink.count(1)
+            await pass_time(0.9)
             sink.is_busy = True
             await sink.count(3)
             sink.is_busy = False
             await sink.count(4)
-        assert server.gaps() == [0.2, 0.2, 2.0]
+        assert server.gaps() == [1.0, 0.2, 2.0]
 
 
 @virtual
@@ -131,8 +132,10 @@ async def test_a_recovered_endpoint_is_scraped_as_before() -> None:
             await sink.count(4)
             server.handler = server.page
             await sink.count(7)
-        assert sink.reasons() == ["http_status"] * 4
-        assert server.gaps() == [0.2, 0.4, 0.8, 1.6, 0.2, 0.2]
+            server.handler = failing(500)
+            await sink.count(9)
+        assert sink.reasons() == ["http_status"] * 6
+        assert server.gaps() == [0.2, 0.4, 0.8, 1.6, 0.2, 0.2, 0.2, 0.2]
 
 
 def failing(status: int) -> Handler:
@@ -210,9 +213,10 @@ def test_a_huge_page_is_not_read_to_its_end(chunked: bool) -> None:
         nonlocal sent
         response = web.StreamResponse(headers={} if chunked else {"Content-Length": str(1 << 40)})
         await response.prepare(request)
-        while True:
+        while chunked:
             await response.write(PAGE * 100)
             sent += len(PAGE) * 100
+        return await hang(request)
 
     @virtual
     async def run() -> None:
@@ -262,9 +266,21 @@ async def test_a_slow_page_is_read_and_takes_half_of_the_time_at_most() -> None:
         sink = Sink(busy=True)
         async with scraping(sink, server.endpoint()) as scraper:
             await sink.count(3)
-        assert sink.loads() == [LOAD] * 3
-        assert server.gaps() == [1.6, 1.6]
-        assert scraper.seconds == pytest.approx(2.4)
+            sink.is_busy = False
+            await sink.count(5)
+        assert sink.loads() == [LOAD] * 5
+        assert server.gaps() == [1.6, 1.6, 2.0, 2.0]
+        assert scraper.seconds == pytest.approx(4.0)
+
+
+@virtual
+async def test_a_very_slow_page_is_read_more_rarely_even_when_idle() -> None:
+    async with serving() as server:
+        server.handler = dripping(server, 0.5)
+        sink = Sink()
+        async with scraping(sink, server.endpoint(), settings=ScrapeSettings(timeout_s=3.0)):
+            await sink.count(3)
+        assert server.gaps() == [4.0, 4.0]
 
 
 @virtual
@@ -373,6 +389,7 @@ async def test_stop_drops_what_is_in_flight_and_start_begins_anew() -> None:
                 await scraper.start()
             await pass_time(0.5)
             await scraper.stop()
+            assert scraper.seconds == pytest.approx(0.5)
             await scraper.stop()
             assert sink.heard == []
             await pass_time(10.0)
