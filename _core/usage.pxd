@@ -25,8 +25,8 @@ ctypedef struct usage_t:
     bint in_key
     uint8_t key[PK_USAGE_KEY]
     uint32_t key_size        # above PK_USAGE_KEY: a name of no interest
-    uint8_t word             # literal being read, or hexadecimal digits of \u read so far
-    uint8_t word_at
+    uint8_t word             # first letter of the literal being read
+    uint8_t word_at          # bytes of the literal, or digits of \u, read so far
     uint32_t code            # code point of \u
     uint64_t number          # integer being read; UINT64_MAX = too large
     bint minus
