@@ -10,8 +10,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from picker._core import session as core
 from picker._core.engine import Engine
+
+from picker._core import session as core
 from picker.config.load import load_config
 from picker.config.model import DEFAULT_CONFIG, PickerConfig
 from picker.policy.compile import compile_policy
@@ -112,9 +113,7 @@ def main() -> None:
         if args.only and args.only != name:
             continue
         started = time.perf_counter()
-        result = run(
-            trace, policy, endpoints=args.endpoints, cache_tokens=args.cache_tokens, speedup=args.speedup
-        )
+        result = run(trace, policy, endpoints=args.endpoints, cache_tokens=args.cache_tokens, speedup=args.speedup)
         print(f"{name:<24} {result}  ({time.perf_counter() - started:.0f} s)", flush=True)
 
 

@@ -16,21 +16,21 @@ from picker._core.engine import Engine
 from picker.admin.metrics import Counter, Snapshot
 from picker.admin.server import start_admin
 from picker.config.settings import ServeSettings
+from picker.config.support import CoreMetricsExtractor
 from picker.discovery.file import EndpointsFile
-from picker.errors import UsageError
+from picker.errors import ConfigError, UsageError
 from picker.extproc.grpcio import ExtProc, server_credentials, start_server
 from picker.extproc.health import Health
 from picker.logs import configure_logging
 from picker.policy.compile import Policy, compile_policy
 from picker.pool import Pool
+from picker.scrape.engines import EngineTable, configured_engines
 from picker.scrape.scraper import Scraper
 from picker.types import Endpoint
 
 __all__ = ["App", "serve"]
 
 _LOG = logging.getLogger("picker")
-
-DRAIN_POLL_S = 0.05
 
 
 def serve(settings: ServeSettings) -> int:
@@ -62,7 +62,7 @@ class App:
         self._policy: Policy = compile_policy(settings.config)
         self.engine = _engine(settings, self._policy)
         self.pool = Pool(self.engine, self._policy)
-        self._scraper = Scraper(self.pool, settings=settings.scrape)
+        self._scraper = Scraper(self.pool, settings=settings.scrape, engines=_engines(settings))
         self._set_endpoints(endpoints)
 
     async def run(self, stop: asyncio.Event | None = None) -> None:
@@ -84,9 +84,11 @@ class App:
             )
             stack.push_async_callback(server.stop, 0.5)
             self.health.set_ready(True)
-            _LOG.info("serving ext_proc on port %d: %d endpoints, shell %s", port, len(self.pool.endpoints), listen.shell)
+            _LOG.info(
+                "serving ext_proc on port %d: %d endpoints, shell %s", port, len(self.pool.endpoints), listen.shell
+            )
             await stop.wait()
-            await self._drain()
+            await self._drain(extproc)
         _LOG.info("stopped")
 
     async def _start_control_plane(self, stack: contextlib.AsyncExitStack) -> None:
@@ -114,16 +116,16 @@ class App:
         self.pool.set_endpoints(endpoints)
         self._scraper.set_endpoints(self.pool.endpoints)
 
-    async def _drain(self) -> None:
+    async def _drain(self, extproc: ExtProc) -> None:
         """Ask for no more traffic, let what is under way end, but not for ever."""
         self.health.set_ready(False)
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._settings.limits.drain_timeout_s
+        limit_s = self._settings.limits.drain_timeout_s
         _LOG.info("draining %d streams", self.engine.sessions)
-        while self.engine.sessions and loop.time() < deadline:
-            await asyncio.sleep(DRAIN_POLL_S)
-        if self.engine.sessions:
-            _LOG.warning("cutting %d streams after %g s", self.engine.sessions, self._settings.limits.drain_timeout_s)
+        try:
+            async with asyncio.timeout(limit_s):
+                await extproc.wait_idle()
+        except TimeoutError:
+            _LOG.warning("cutting %d streams after %g s", self.engine.sessions, limit_s)
 
     # What people and Prometheus see.
 
@@ -156,9 +158,7 @@ class App:
 
     def _plugin_rows(self) -> list[tuple[str, str, str, int, float, int, int, int]]:
         records = self._policy.host.records.values() if self._policy.host else ()
-        return [
-            (r.plugin.role, r.type, r.name, r.calls, r.seconds, r.errors, r.overruns, r.skipped) for r in records
-        ]
+        return [(r.plugin.role, r.type, r.name, r.calls, r.seconds, r.errors, r.overruns, r.skipped) for r in records]
 
     def _counters(self) -> Mapping[str, Counter]:
         scraper, discovery = self._scraper, self._discovery
@@ -167,8 +167,24 @@ class App:
             "picker_scrapes": ("Metrics pages read.", (), [((), float(scraper.scrapes))]),
             "picker_scrape_failures": ("Metrics pages not read, by cause.", ("reason",), failures),
             "picker_scrape_seconds": ("Time spent reading metrics pages.", (), [((), scraper.seconds)]),
-            "picker_endpoints_file_errors": ("Edits of the endpoints file not taken.", (), [((), float(discovery.reload_errors))]),
+            "picker_endpoints_file_errors": (
+                "Edits of the endpoints file not taken.",
+                (),
+                [((), float(discovery.reload_errors))],
+            ),
         }
+
+
+def _engines(settings: ServeSettings) -> EngineTable:
+    try:
+        return configured_engines(settings.config.parameters(CoreMetricsExtractor))
+    except ValueError as problem:
+        raise ConfigError(
+            str(problem),
+            source=settings.config.source,
+            field="core-metrics-extractor",
+            hint="correct its engineConfigs",
+        ) from problem
 
 
 def _engine(settings: ServeSettings, policy: Policy) -> Engine:

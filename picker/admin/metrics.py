@@ -17,14 +17,22 @@ _MODEL = ("model_name", "target_model_name")
 _PREFIX_PLUGIN = ("prefix-cache", "radix")  # plugin_name, plugin_type
 
 _REQUEST_HISTOGRAMS = (
-    ("inference_objective_request_duration_seconds", "Time from request headers to the end of the response.", "duration_s"),
+    (
+        "inference_objective_request_duration_seconds",
+        "Time from request headers to the end of the response.",
+        "duration_s",
+    ),
     ("inference_objective_request_ttft_seconds", "Time from request headers to the first response byte.", "ttft_s"),
     ("inference_objective_request_tpot_seconds", "Time per output token after the first.", "tpot_s"),
     ("inference_objective_request_sizes", "Request body bytes.", "request_bytes"),
     ("inference_objective_response_sizes", "Response body bytes.", "response_bytes"),
     ("inference_objective_input_tokens", "Prompt tokens, as model servers report them.", "input_tokens"),
     ("inference_objective_output_tokens", "Completion tokens, as model servers report them.", "output_tokens"),
-    ("inference_objective_prompt_cached_tokens", "Cached prompt tokens, as model servers report them.", "cached_tokens"),
+    (
+        "inference_objective_prompt_cached_tokens",
+        "Cached prompt tokens, as model servers report them.",
+        "cached_tokens",
+    ),
 )
 _ENDPOINT_GAUGES = (
     ("picker_endpoint_requests", "Requests picker has under way on the endpoint.", "requests"),
@@ -177,7 +185,9 @@ def _endpoints(snapshot: Snapshot) -> Iterator[Metric]:
         for endpoint in snapshot.endpoints:
             family.add_metric((endpoint["target"],), endpoint[key])
         yield family
-    age = GaugeMetricFamily("picker_endpoint_metrics_age_seconds", "Age of the scraped load; -1 = never.", labels=labels)
+    age = GaugeMetricFamily(
+        "picker_endpoint_metrics_age_seconds", "Age of the scraped load; -1 = never.", labels=labels
+    )
     stale = GaugeMetricFamily("picker_endpoint_metrics_stale", "1 when that age is too high.", labels=labels)
     ejected = GaugeMetricFamily("picker_endpoint_ejected", "1 while the circuit breaker is open.", labels=labels)
     picks = CounterMetricFamily("picker_endpoint_picks", "Requests sent to the endpoint.", labels=labels)

@@ -160,6 +160,10 @@ class SessionAffinityScorer(Parameters, frozen=True):
 
     no_effect: ClassVar = {"profileName": _ONE_PROFILE}
 
+    def __post_init__(self) -> None:
+        if self.strategy == "session_id":
+            raise ValueError("strategy session_id is known but not supported yet; use encoded_endpoint_header")
+
 
 class TtftScorer(Parameters, frozen=True):
     """picker's own default policy: the least estimated time to first token scores highest (DESIGN.md 5).

@@ -45,6 +45,12 @@ class ExtProc:
         self._engine = engine
         self._request_timeout_s = request_timeout_s
         self._clock_ns = clock_ns
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def wait_idle(self) -> None:
+        """Until no stream is open."""
+        await self._idle.wait()
 
     def handler(self) -> grpc.GenericRpcHandler:
         """What a `grpc.aio` server serves; no serializers: messages stay bytes."""
@@ -57,10 +63,13 @@ class ExtProc:
             session = core.Session(self._engine, self._clock_ns())
         except OverflowError as full:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(full))
+        self._idle.clear()
         try:
             await self._serve(session, context)
         finally:
             session.close(self._clock_ns())
+            if self._engine.sessions == 0:
+                self._idle.set()
 
     async def _serve(self, session: core.Session, context: Any) -> None:
         deadline = asyncio.get_running_loop().time() + self._request_timeout_s

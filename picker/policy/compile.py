@@ -125,14 +125,18 @@ def _load(spec: PluginSpec, installed: Mapping[str, object] | InstalledTypes) ->
     if not (isinstance(made, type) and issubclass(made, Plugin)):
         raise ConfigError(
             f"plugin {spec.type!r} is no subclass of picker.policy.api.Scorer, Filter or Picker",
-            source="plugins", field=spec.name, hint="derive its class from one of them",
+            source="plugins",
+            field=spec.name,
+            hint="derive its class from one of them",
         )
     try:
         return made(spec.parameters)
     except Exception as problem:  # whatever the constructor of a foreign class raises
         raise ConfigError(
             f"plugin {spec.type!r} cannot be made: {type(problem).__name__}: {problem}",
-            source="plugins", field=spec.name, hint="check its parameters",
+            source="plugins",
+            field=spec.name,
+            hint="check its parameters",
         ) from problem
 
 
@@ -142,9 +146,7 @@ def _foreign(plugin: WeightedPlugin, number: int, draft: _Draft, installed: Any)
     return _PLUGIN_KINDS[Role(made.role)], plugin.weight, (), 0
 
 
-def compile_policy(
-    config: PickerConfig, *, installed: Mapping[str, object] | InstalledTypes | None = None
-) -> Policy:
+def compile_policy(config: PickerConfig, *, installed: Mapping[str, object] | InstalledTypes | None = None) -> Policy:
     """The pipeline of `config`'s profile: its filters, scorers and picker, each in the order of the file.
 
     `installed` holds Python plugin classes by type name (default: those found by entry point). Raises ConfigError.

@@ -53,7 +53,9 @@ class PluginHost:
         self._budget_s = budget_s
         self._clock = clock
 
-    def __call__(self, step: int, asked: Mapping[str, Any], endpoints: Sequence[Mapping[str, Any]]) -> list[float] | None:
+    def __call__(
+        self, step: int, asked: Mapping[str, Any], endpoints: Sequence[Mapping[str, Any]]
+    ) -> list[float] | None:
         """What the core makes of the step, or None when the plugin is to be skipped for this request."""
         record = self.records[step]
         started = self._clock()

@@ -1,12 +1,11 @@
 """Metrics scraper: reads the engines' load from their `/metrics` pages into an injected sink (floor F3).
 
-Imports `picker.types` and the core only. `picker.app` joins it with whatever keeps the load.
+`picker.app` joins it with whatever keeps the load.
 """
 
-from picker.scrape.engines import ENGINE_LABELS, PRESETS, EngineSpec, EngineTable
+from picker.scrape.engines import ENGINE_LABELS, PRESETS, EngineSpec, EngineTable, configured_engines
 from picker.scrape.fetch import REASONS
 from picker.scrape.scraper import LoadSink, Scraper
-from picker.scrape.settings import ScrapeSettings
 from picker.scrape.specs import MetricSpec, parse_spec
 
 __all__ = [
@@ -17,7 +16,7 @@ __all__ = [
     "EngineTable",
     "LoadSink",
     "MetricSpec",
-    "ScrapeSettings",
     "Scraper",
+    "configured_engines",
     "parse_spec",
 ]

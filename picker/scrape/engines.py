@@ -12,10 +12,11 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from picker._core.promtext import PromSpec
+from picker.config.support import CoreMetricsExtractor
 from picker.scrape.specs import parse_spec
 from picker.types import ScrapedLoad
 
-__all__ = ["ENGINE_LABELS", "PRESETS", "EngineReader", "EngineSpec", "EngineTable"]
+__all__ = ["ENGINE_LABELS", "PRESETS", "EngineReader", "EngineSpec", "EngineTable", "configured_engines"]
 
 ENGINE_LABELS = ("llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type")
 """Pod labels that name the engine; the first one present decides."""
@@ -177,6 +178,30 @@ class EngineTable:
         """The reader for pages of an endpoint with these pod labels; shared by all endpoints of one engine."""
         named = next((labels[key] for key in self._label_keys if key in labels), "")
         return self._readers.get(named, self._default)
+
+
+def configured_engines(extractor: CoreMetricsExtractor | None) -> EngineTable:
+    """The engines a `core-metrics-extractor` names, beside the presets. Raises ValueError for a bad spec."""
+    if extractor is None:
+        return EngineTable()
+    engines = [
+        EngineSpec(
+            name=engine.name,
+            queued=engine.queuedRequestsSpec,
+            running=engine.runningRequestsSpec,
+            kv_usage=engine.kvUsageSpec,
+            lora=engine.loraSpec,
+            cache_info=engine.cacheInfoSpec,
+            block_size_label=engine.cacheBlockSizeLabelName,
+            num_blocks_label=engine.cacheNumBlocksLabelName,
+            block_size=engine.cacheBlockSizeSpec,
+            num_blocks=engine.cacheNumBlocksSpec,
+        )
+        for engine in extractor.engineConfigs
+    ]
+    own = extractor.engineLabelKey
+    labels = ENGINE_LABELS if own in ENGINE_LABELS else (own, *ENGINE_LABELS)
+    return EngineTable(engines, labels=labels, default=extractor.defaultEngine)
 
 
 def _count(value: float | None) -> float | None:

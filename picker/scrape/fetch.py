@@ -5,7 +5,7 @@ from typing import Final, Literal
 
 import aiohttp
 
-from picker.scrape.settings import ScrapeSettings
+from picker.config.settings import ScrapeSettings
 from picker.types import Endpoint
 
 __all__ = ["REASONS", "FetchFailed", "Fetcher", "Reason"]

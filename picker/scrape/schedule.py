@@ -9,8 +9,8 @@ import heapq
 from collections.abc import Callable
 from itertools import count
 
+from picker.config.settings import ScrapeSettings
 from picker.scrape.engines import EngineReader
-from picker.scrape.settings import ScrapeSettings
 from picker.types import Endpoint
 
 __all__ = ["Schedule", "Target"]

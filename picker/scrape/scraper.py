@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
+from picker.config.settings import ScrapeSettings
 from picker.scrape.engines import EngineTable
 from picker.scrape.fetch import REASONS, Fetcher, FetchFailed, Reason
 from picker.scrape.schedule import Schedule, Target
-from picker.scrape.settings import ScrapeSettings
 from picker.types import Endpoint, ScrapedLoad
 
 __all__ = ["LoadSink", "Scraper"]

@@ -53,7 +53,9 @@ class Stack:
         first = len(self.servers)
         for index in range(first, first + count):
             log = self.directory / f"server-{index}.log"
-            command = picker_command("model-server", "--port", "0", "--speedup", "1000", "--num-blocks", "200000", *flags)
+            command = picker_command(
+                "model-server", "--port", "0", "--speedup", "1000", "--num-blocks", "200000", *flags
+            )
             self.servers.append(Child(f"model server {index}", command, log))
         for server in self.servers[first:]:
             server.wait_until(lambda server=server: LISTENING in server.log_text(), READY_S)

@@ -168,7 +168,9 @@ STREAMING = [
         old_envoy(),
         FULL_DUPLEX,
         id=f"{OLD_ENVOY}-full duplex",
-        marks=pytest.mark.skipif(old_envoy() is None, reason=f"Envoy {OLD_ENVOY} is not installed: `make test` does that"),
+        marks=pytest.mark.skipif(
+            old_envoy() is None, reason=f"Envoy {OLD_ENVOY} is not installed: `make test` does that"
+        ),
     ),
 ]
 
@@ -272,9 +274,10 @@ def test_no_endpoint_is_503_with_retry_after(tmp_path: Path) -> None:
 
 
 def test_ipv6_endpoints_are_reached(tmp_path: Path) -> None:
-    if not os.path.exists("/proc/net/if_inet6") or "00000000000000000000000000000001" not in Path(
-        "/proc/net/if_inet6"
-    ).read_text():
+    if (
+        not os.path.exists("/proc/net/if_inet6")
+        or "00000000000000000000000000000001" not in Path("/proc/net/if_inet6").read_text()
+    ):
         pytest.skip("this machine has no IPv6 loopback")
     with running(tmp_path, servers=1, server_flags=["--host", "::1"]) as stack:
         status, headers, _ = post(f"{stack.url}/v1/chat/completions", chat(KIB))

@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from picker.scrape import Scraper, ScrapeSettings
+from picker.config.settings import ScrapeSettings
+from picker.scrape import Scraper
 from picker.types import Endpoint, ScrapedLoad
 
 PAGE = b'vllm:num_requests_waiting{engine="0"} 3.0\nvllm:num_requests_running{engine="0"} 2.0\n'

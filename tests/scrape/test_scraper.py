@@ -3,7 +3,8 @@ import asyncio
 import pytest
 from aiohttp import web
 
-from picker.scrape import Scraper, ScrapeSettings
+from picker.config.settings import ScrapeSettings
+from picker.scrape import Scraper
 from picker.types import Endpoint, ScrapedLoad
 from tests.scrape.support import PAGE, Handler, Server, Sink, scraping, serving
 from tests.support.virtual_time import pass_time, virtual
