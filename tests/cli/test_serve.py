@@ -46,7 +46,7 @@ def test_defaults_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> 
                 assert getattr(getattr(found, name), field.name) == getattr(getattr(plain, name), field.name)
     assert found.discovery.endpoints_file == "e.yaml"
     assert found.listen.secure_serving is False
-    assert found.listen.grpc_max_recv_msg_bytes == found.listen.grpc_max_send_msg_bytes == (64 << 20) + (64 << 10)
+    assert found.listen.grpc_max_recv_msg_bytes == found.listen.grpc_max_send_msg_bytes == 2 * (64 << 20)
     assert found.routing.pool_namespace == "default"
     assert found.config is DEFAULT_CONFIG
     assert found.warnings == ()
@@ -64,7 +64,7 @@ def test_flags_reach_their_settings() -> None:
             "--bind-address",
             "::1",
         ),
-        *("--drain-timeout", "5s", "--body-cap=1Mi", "--pick-deadline=250ms", "--max-streams", "9"),
+        *("--drain-timeout", "5s", "--body-cap=1Mi", "--request-timeout=250ms", "--max-streams", "9"),
         *("--grpc-max-recv-msg-size", "10MiB", "--emit-endpoint-scores", "--disable-endpoint-subset-filter=true"),
         *("--metrics-staleness-threshold", "2s", "-v4", "--zap-encoder=json", "--shell", "grpcio"),
         *("--endpoints-interval", "1s", "--pool-namespace", "prod"),
@@ -72,9 +72,9 @@ def test_flags_reach_their_settings() -> None:
     listen, limits = found.listen, found.limits
     assert (listen.grpc_port, listen.grpc_health_port, listen.metrics_port) == (1, 2, 3)
     assert (listen.health_checking, listen.bind_address, listen.shell) == (True, "::1", "grpcio")
-    assert (listen.grpc_max_recv_msg_bytes, listen.grpc_max_send_msg_bytes) == (10 << 20, (1 << 20) + (64 << 10))
+    assert (listen.grpc_max_recv_msg_bytes, listen.grpc_max_send_msg_bytes) == (10 << 20, 16 << 20)
     assert (limits.drain_timeout_s, limits.body_cap_bytes) == (5.0, 1 << 20)
-    assert (limits.pick_deadline_s, limits.max_streams) == (0.25, 9)
+    assert (limits.request_timeout_s, limits.max_streams) == (0.25, 9)
     assert (found.routing.emit_endpoint_scores, found.routing.disable_endpoint_subset_filter) == (True, True)
     assert (found.scrape.staleness_threshold_s, found.log.verbosity, found.log.encoder) == (2.0, 4, "json")
     assert (found.discovery.endpoints_interval_s, found.routing.pool_namespace) == (1.0, "prod")
