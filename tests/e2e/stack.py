@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from picker.demo.envoy import EnvoyProcess, Gateway, envoy_config
 from picker.demo.processes import Child, free_port, picker_command, split_address, stop_all
@@ -38,6 +39,7 @@ class Stack:
     envoy: EnvoyProcess | None = None
     ports: tuple[int, int, int] = (0, 0, 0)  # ext_proc, health, metrics
     flags: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -78,7 +80,8 @@ class Stack:
         names = ("grpc-port", "grpc-health-port", "metrics-port")
         flags = [f"--{name}={port}" for name, port in zip(names, self.ports, strict=True)]
         flags += ["--secure-serving=false", f"--endpoints-file={self.endpoints_file}", "--endpoints-interval=100ms"]
-        self.picker = Child("picker", picker_command("serve", *flags, *self.flags), self.directory / "picker.log")
+        command = picker_command("serve", *flags, *self.flags)
+        self.picker = Child("picker", command, self.directory / "picker.log", self.environment)
         self.picker.wait_until(self._is_ready, READY_S)
 
     def start_envoy(self, gateway: Gateway | None = None, binary: Path | None = None) -> None:
@@ -112,6 +115,17 @@ class Stack:
                 return float(value)
         return None
 
+    def plugin_failures(self, plugin: str, cause: str) -> float:
+        """Requests a Python plugin was left out of."""
+        families = text_string_to_metric_families(self.admin("/metrics"))
+        wanted = {"plugin_name": plugin, "cause": cause}
+        return sum(
+            sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == "picker_plugin_failures_total" and wanted.items() <= sample.labels.items()
+        )
+
     def ext_proc_stats(self) -> dict[str, int]:
         """Envoy's counters of its ext_proc filter, by their last name."""
         assert self.envoy is not None
@@ -140,9 +154,10 @@ def running(
     flags: Sequence[str] = (),
     gateway: Gateway | None = None,
     binary: Path | None = None,
+    environment: dict[str, str] | None = None,
 ) -> Iterator[Stack]:
     """A stack that is ready, and gone afterwards."""
-    stack = Stack(directory, flags=tuple(flags))
+    stack = Stack(directory, flags=tuple(flags), environment=environment or {})
     try:
         stack.start_servers(servers, *server_flags)
         stack.write_endpoints(stack.upstreams)

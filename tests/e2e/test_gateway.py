@@ -42,20 +42,23 @@ def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         yield made
 
 
-def chat(size: int, **more: Any) -> bytes:
-    """A chat body of exactly `size` bytes, not all of them ASCII."""
+def chat(size: int, *, lead: str = "", **more: Any) -> bytes:
+    """A chat body of exactly `size` bytes, not all of them ASCII; the prompt begins with `lead`."""
     text = "Grüße, 世界! The quick brown fox\njumps over the lazy dog. "
     body: dict[str, Any] = {"model": "sim", "max_tokens": 3, **more, "messages": [{"role": "user", "content": ""}]}
     room = size - len(json.dumps(body).encode())
-    body["messages"][0]["content"] = text * (room // (len(text.encode()) + 1))  # one more byte: the escaped newline
+    room -= len(lead)
+    body["messages"][0]["content"] = lead + text * (
+        room // (len(text.encode()) + 1)
+    )  # one more byte: the escaped newline
     made = json.dumps(body, ensure_ascii=False).encode()
     return made[:-1] + b" " * (size - len(made)) + b"}"
 
 
-def post(url: str, body: bytes, **headers: str) -> tuple[int, dict[str, str], bytes]:
+def post(url: str, body: bytes, *, timeout_s: float = 60, **headers: str) -> tuple[int, dict[str, str], bytes]:
     request = urllib.request.Request(url, body, {"content-type": "application/json", **headers})
     try:
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with urllib.request.urlopen(request, timeout=timeout_s) as response:
             return response.status, {k.lower(): v for k, v in response.headers.items()}, response.read()
     except urllib.error.HTTPError as error:
         return error.code, {k.lower(): v for k, v in error.headers.items()}, error.read()
