@@ -1,0 +1,47 @@
+"""What the README shows is what the code does."""
+
+import re
+from pathlib import Path
+
+from picker.cli.main import main
+from picker.config.load import load_config
+from picker.config.parameters import TtftScorer
+from picker.discovery.file import read_endpoints
+from tests.support.readme import README, blocks, regenerated
+from tests.support.shared import ROOT
+
+TEXT = README.read_text()
+
+
+def test_generated_parts_are_current() -> None:
+    assert regenerated(TEXT) == TEXT, "run `make docs`"
+
+
+def test_the_configuration_it_shows_loads(tmp_path: Path) -> None:
+    (shown,) = blocks(TEXT, "yaml")
+    assert load_config(shown, source="README.md").warnings == ()
+    file = tmp_path / "config.yaml"
+    file.write_text(shown)
+    assert main(["config", "check", str(file)]) == 0
+
+
+def test_the_endpoints_file_it_shows_loads(tmp_path: Path) -> None:
+    (shell,) = blocks(TEXT, "bash")
+    file = tmp_path / "endpoints.yaml"
+    file.write_text(shell.split("<<'END'\n")[1].split("END\n")[0])
+    assert [endpoint.target for endpoint in read_endpoints(file)] == ["10.0.0.11:8000", "[fd00::12]:8000"]
+
+
+def test_the_make_targets_it_names_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = set(re.findall(r"make ([a-z][a-z-]+)", TEXT)) - {"and"}
+    assert named <= targets
+
+
+def test_the_weight_in_the_formula_is_the_default() -> None:
+    assert f"{TtftScorer().residentTokenWeight:g} × tokens of running requests" in TEXT
+
+
+def test_links_lead_somewhere() -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", TEXT):
+        assert (ROOT / link).exists(), link
