@@ -40,10 +40,11 @@ IGNORED = (
     _Flag(
         "endpoint-target-ports", flags.text, None, f"Kubernetes discovery: {_LATER}; ports stand in the endpoints file"
     ),
+    _Flag("emit-endpoint-scores", None, False, "scores of the latest picks stand on /debug/decisions"),
     _Flag("zap-devel", None, False, "use --v and --zap-encoder"),
     _Flag("zap-log-level", flags.text, None, "use --v"),
     _Flag("zap-stacktrace-level", flags.text, None, "errors always carry their traceback"),
-    _Flag("zap-time-encoding", flags.text, None, "times are RFC 3339"),
+    _Flag("zap-time-encoding", flags.text, None, "times are seconds since the epoch"),
 )
 _ENGINE_CONFIGS = "name the series in the configuration: core-metrics-extractor, parameters.engineConfigs"
 REFUSED = (

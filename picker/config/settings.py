@@ -133,9 +133,6 @@ class ScrapeSettings:
 class RoutingSettings:
     """What a pick looks at and says."""
 
-    emit_endpoint_scores: bool = option(False, "emit-endpoint-scores", "boolean")
-    """Whether each pick's scores go into the dynamic metadata."""
-
     disable_endpoint_subset_filter: bool = option(False, "disable-endpoint-subset-filter", "boolean")
     """Whether the gateway's subset hint is ignored."""
 

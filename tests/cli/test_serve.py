@@ -65,7 +65,7 @@ def test_flags_reach_their_settings() -> None:
             "::1",
         ),
         *("--drain-timeout", "5s", "--body-cap=1Mi", "--request-timeout=250ms", "--max-streams", "9"),
-        *("--grpc-max-recv-msg-size", "10MiB", "--emit-endpoint-scores", "--disable-endpoint-subset-filter=true"),
+        *("--grpc-max-recv-msg-size", "10MiB", "--disable-endpoint-subset-filter=true"),
         *("--metrics-staleness-threshold", "2s", "-v4", "--zap-encoder=json", "--shell", "grpcio"),
         *("--endpoints-interval", "1s", "--pool-namespace", "prod"),
     )
@@ -75,7 +75,7 @@ def test_flags_reach_their_settings() -> None:
     assert (listen.grpc_max_recv_msg_bytes, listen.grpc_max_send_msg_bytes) == (10 << 20, 16 << 20)
     assert (limits.drain_timeout_s, limits.body_cap_bytes) == (5.0, 1 << 20)
     assert (limits.request_timeout_s, limits.max_streams) == (0.25, 9)
-    assert (found.routing.emit_endpoint_scores, found.routing.disable_endpoint_subset_filter) == (True, True)
+    assert found.routing.disable_endpoint_subset_filter
     assert (found.scrape.staleness_threshold_s, found.log.verbosity, found.log.encoder) == (2.0, 4, "json")
     assert (found.discovery.endpoints_interval_s, found.routing.pool_namespace) == (1.0, "prod")
 

@@ -1,7 +1,7 @@
 """The default policy on a public trace, through the whole core in virtual time: deterministic, so it may gate.
 
-All requests of the trace share their first block: "longest prefix" would send everything to one endpoint (balance 8.0), round
-robin reaches a hit rate of 0.13. Never judge by one of the two alone.
+All requests of the trace share their first block: "longest prefix" would send everything to one endpoint (balance
+8.0), round robin reaches a hit rate of 0.13. Never judge by one of the two alone.
 """
 
 import pytest
