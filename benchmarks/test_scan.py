@@ -79,7 +79,7 @@ CASES: list[tuple[str, Callable[[], bytes], float]] = [
 ]
 
 
-@pytest.mark.parametrize(("what", "make", "limit"), CASES, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(("what", "make", "limit"), CASES, ids=[case[0] for case in CASES])
 def test_scan_throughput(
     seconds: Callable[[Callable[[], object]], float],
     target: Callable[..., None],

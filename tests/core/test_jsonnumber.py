@@ -16,11 +16,24 @@ NUMBERS = st.builds(
     st.one_of(st.just(""), DIGITS.map(lambda digits: f".{digits}")),
     EXPONENTS,
 )
-ITEMS = st.one_of(
-    st.integers(0, 10**9).map(str),
-    st.integers(2**32 - 2, 2**32 + 1).map(str),
-    st.sampled_from(["0", "00", "-1", "1.0", "1e2", "99999999", "4294967295", "42949672950", "", "x", "[]"]),
-)
+PLAIN = st.integers(0, 10**9) | st.integers(2**32 - 2, 2**32 - 1) | st.integers(0, 9)
+OTHERS = [
+    "00",
+    "007",
+    "0123456789",
+    "-1",
+    "1.0",
+    "1e2",
+    "4294967296",
+    "9" * 19,
+    "",
+    "x",
+    "1:",
+    "/1",
+    "[]",
+    "1 1",
+    "1\v",
+]
 SPACES = st.sampled_from(["", " ", "\n\t", "\r"])
 
 
@@ -51,6 +64,8 @@ def test_whole_equals_the_model(token: bytes) -> None:
         (b"1844674407370955161500e-2", 2**64 - 1),
         (b"1e19", 10**19),
         (b"1e20", None),
+        (b"19000000000000000000", None),
+        (b"20000000000000000001e-1", None),
         (b"-1", None),
         (b"0.5", None),
         (b"1e-1", None),
@@ -73,10 +88,24 @@ def test_refuses_what_is_no_number(token: bytes) -> None:
         jsonnumber.whole(token)
 
 
-@given(st.lists(ITEMS, max_size=6), SPACES, SPACES, st.sampled_from(["]", "", "]]", ",]"]))
-def test_integers_equal_the_model(items: list[str], before: str, after: str, close: str) -> None:
-    token = f"[{','.join(before + item + after for item in items)}{close}".encode()
+@given(st.lists(PLAIN.map(str), max_size=6), SPACES, SPACES)
+def test_integers_equal_the_model(items: list[str], before: str, after: str) -> None:
+    token = f"[{','.join(before + item + after for item in items)}]".encode()
     assert jsonnumber.integers(token) == model.integers(token)
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("behind", ["", ",1", ",123456789"])
+def test_one_other_item_makes_it_no_array_of_integers(other: str, behind: str) -> None:
+    assert jsonnumber.integers(f"[1,{other}{behind}]".encode()) is None
+    assert jsonnumber.integers(f"[{other}{behind}]".encode()) is None
+
+
+@pytest.mark.parametrize(
+    "token", [b"", b"[", b"[]", b"[ ]", b"[1", b"[1,", b"[1,]", b"[1]]", b"[1] ", b"1]", b'{"a":1}']
+)
+def test_refuses_what_is_no_array_of_integers(token: bytes) -> None:
+    assert jsonnumber.integers(token) is None
 
 
 def test_integers_of_every_length_near_the_end_and_far_from_it() -> None:

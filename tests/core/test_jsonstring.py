@@ -50,15 +50,22 @@ def test_quote_writes_no_needless_escape(text: str) -> None:
     assert jsonstring.quote(text) == model.quote(text)
 
 
-@pytest.mark.parametrize("before", [0, 5, 7, 8, 15, 20])
-def test_every_byte_at_every_place_in_a_word(before: int) -> None:
+@pytest.mark.parametrize(("before", "behind"), [(0, 20), (5, 20), (7, 20), (8, 20), (15, 20), (20, 20), (0, 0), (9, 2)])
+def test_every_byte_at_every_place_in_a_word(before: int, behind: int) -> None:
     for byte in range(256):
-        token = b'"' + b"x" * before + bytes((byte,)) + b'yyyyyyyyyyyyyyyyyyyy"'
+        token = b'"' + b"x" * before + bytes((byte,)) + b"y" * behind + b'"'
         if 0x20 <= byte < 0x80 and byte not in b'"\\':
             assert jsonstring.unescape(token) == token[1:-1]
         else:
             with pytest.raises(ValueError, match="not a JSON string"):
                 jsonstring.unescape(token)
+
+
+def test_every_code_point_escaped() -> None:
+    for code in range(0x10000):
+        assert jsonstring.unescape(b'"\\u%04x"' % code) == chr(code).encode("utf-8", "surrogatepass")
+    for code in (0x10000, 0x103FF, 0x10400, 0x1F600, 0x10FC00, 0x10FFFF):
+        assert jsonstring.unescape(json.dumps(chr(code)).encode()) == chr(code).encode()
 
 
 @pytest.mark.parametrize("rest", [b"", b"pppppppp"])
