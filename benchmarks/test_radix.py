@@ -129,7 +129,7 @@ def test_insert_of_a_next_turn(seconds) -> None:
 
 @pytest.mark.parametrize("run", [8, 16, 84])
 def test_memory_at_a_million_blocks(run: int, target) -> None:
-    """Prompts that share nothing. 84 is the mean run the Mooncake conversation trace leaves, with or without eviction."""
+    """Prompts that share nothing. The Mooncake conversation trace leaves runs of 84 in the mean, evicting or not."""
     tracemalloc.start()
     tree = index()
     for prompt in range(1_000_000 // run):

@@ -55,7 +55,7 @@ class HoldersMachine(RuleBasedStateMachine):
         self.core._check()
 
 
-HoldersMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+HoldersMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 TestHolders = HoldersMachine.TestCase
 
 

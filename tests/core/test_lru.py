@@ -56,7 +56,7 @@ class LruMachine(RuleBasedStateMachine):
         self.core._check()
 
 
-LruMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+LruMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 TestLru = LruMachine.TestCase
 
 

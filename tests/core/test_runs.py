@@ -83,7 +83,7 @@ class RunsMachine(RuleBasedStateMachine):
         self.core._check()
 
 
-RunsMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+RunsMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 TestRuns = RunsMachine.TestCase
 
 
