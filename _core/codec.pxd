@@ -88,3 +88,7 @@ cdef int codec_write_immediate(
 cdef class Message:
     cdef const unsigned char[::1] _data
     cdef message_t _message
+
+
+cdef class Writer:
+    cdef buffer_t _out

@@ -1,14 +1,18 @@
 """ext_proc messages by hand: decodes ProcessingRequest, encodes ProcessingResponse, only the fields picker uses.
 
 Invariants: decoding copies nothing and reads no byte outside the message; any malformed input is PK_E_FORMAT.
-    A message that repeats a sub-message (protobuf would merge them) or holds a group is refused: gateways send neither.
+    What protobuf would accept and no gateway sends is refused too: a sub-message given twice (protobuf merges them),
+    a oneof set twice, a group, and a request that is none of the six known ones.
+    Metadata and attributes are skipped by `codec_decode`; `codec_find_metadata` checks what it walks.
+    A failed write leaves the buffer's content as it was. Codes are joined by `|`: PK_E_NOMEM (all ones) wins.
 Cost: O(bytes of headers) to decode (bodies are skipped over); encoding grows one buffer.
 Memory: slices borrow from the message; a `buffer_t` belongs to whoever declared it.   Threads: any.
-Source: envoy/service/ext_proc/v3/external_processor.proto, envoy/config/core/v3/base.proto, google/protobuf/struct.proto.
+Source: envoy/service/ext_proc/v3/external_processor.proto, envoy/config/core/v3/base.proto,
+    google/protobuf/struct.proto; `proto/` holds the part of them that is used.
 """
 cimport cython
 from libc.stddef cimport size_t
-from libc.stdint cimport UINT32_MAX, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport UINT32_MAX, int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memmove
 
 from picker._core.alloc cimport PK_E_FORMAT, PK_E_NOMEM, PK_OK, pk_free, pk_grow
@@ -52,22 +56,21 @@ cdef void buffer_free(buffer_t* buffer) noexcept nogil:
 
 
 cdef bint slice_is(slice_t text, const char* other, size_t size) noexcept nogil:
-    return text.size == size and memcmp(text.data, other, size) == 0
+    return text.size == size and (size == 0 or memcmp(text.data, other, size) == 0)
 
 
 # --- C kernel: reading protobuf ---
 
 
-cdef inline bint _varint(slice_t* rest, uint64_t* value) noexcept nogil:
+cdef inline bint _varint(slice_t* rest, int longest, uint64_t* value) noexcept nogil:
+    """A varint of at most `longest` bytes; bits past the 64th are dropped, as every protobuf parser does."""
     cdef uint64_t result = 0
     cdef int shift = 0
     cdef uint8_t byte
-    while rest.size and shift < 70:
+    while rest.size and shift < 7 * longest:
         byte = rest.data[0]
         rest.data += 1
         rest.size -= 1
-        if shift == 63 and byte > 1:
-            return False
         result |= <uint64_t>(byte & 0x7F) << shift
         if byte < 0x80:
             value[0] = result
@@ -85,19 +88,21 @@ cdef inline bint _skip(slice_t* rest, size_t size) noexcept nogil:
 
 
 cdef int _field(slice_t* rest, field_t* field) noexcept nogil:
-    """Read one field: 1, 0 at the end of `rest`, or PK_E_FORMAT."""
+    """Read one field: 1, 0 at the end of `rest`, or PK_E_FORMAT. Tags and lengths are 32-bit: five bytes at most."""
     cdef uint64_t tag
     cdef uint32_t wire
     if rest.size == 0:
         return 0
-    if not _varint(rest, &tag) or tag > UINT32_MAX or tag < 8:
+    if not _varint(rest, 5, &tag) or tag > UINT32_MAX or tag < 8:
         return PK_E_FORMAT
     field.tag = <uint32_t>tag
+    field.bytes.data = NULL
+    field.bytes.size = 0
     wire = field.tag & 7
     if wire == WIRE_VARINT:
-        return 1 if _varint(rest, &field.number) else PK_E_FORMAT
+        return 1 if _varint(rest, 10, &field.number) else PK_E_FORMAT
     if wire == WIRE_BYTES:
-        if not _varint(rest, &field.number) or field.number > rest.size:
+        if not _varint(rest, 5, &field.number) or field.number > rest.size:
             return PK_E_FORMAT
         field.bytes.data = rest.data
         field.bytes.size = <size_t>field.number
@@ -148,7 +153,10 @@ cdef bint _utf8(slice_t text) noexcept nogil:
 
 
 cdef int _header(slice_t rest, header_t* header) noexcept nogil:
-    """config.core.v3.HeaderValue: raw_value wins over value (agentgateway sends pseudo-headers in value)."""
+    """config.core.v3.HeaderValue: raw_value wins over value (agentgateway sends pseudo-headers in value).
+
+    0 or PK_E_FORMAT. A scalar given twice counts as last given, as in protobuf.
+    """
     cdef field_t field
     cdef slice_t raw
     cdef int got
@@ -162,11 +170,11 @@ cdef int _header(slice_t rest, header_t* header) noexcept nogil:
             header.key = field.bytes
         elif field.tag == _tag(2, WIRE_BYTES):
             header.value = field.bytes
-        elif field.tag == _tag(3, WIRE_BYTES):
-            raw = field.bytes
         else:
+            if field.tag == _tag(3, WIRE_BYTES):
+                raw = field.bytes
             continue
-        if field.tag != _tag(3, WIRE_BYTES) and not _utf8(field.bytes):
+        if not _utf8(field.bytes):
             return PK_E_FORMAT
     if got == 0 and raw.size:
         header.value = raw
@@ -224,7 +232,7 @@ cdef int _content(message_t* message, slice_t rest) noexcept nogil:
 
 
 cdef int _protocol(message_t* message, slice_t rest) noexcept nogil:
-    """ProtocolConfiguration: how bodies are sent, per direction."""
+    """ProtocolConfiguration: how bodies are sent, per direction. Enums keep a varint's low 32 bits, as in protobuf."""
     cdef field_t field
     cdef int got = 1
     message.has_protocol = True
@@ -272,10 +280,26 @@ cdef int codec_decode(message_t* message, const uint8_t* data, size_t size) noex
 # --- C kernel: reading google.protobuf.Struct ---
 
 
+cdef int _map_entry(slice_t rest, slice_t* name, slice_t* content) noexcept nogil:
+    """One entry of a map<string, message>. 0 or PK_E_FORMAT."""
+    cdef field_t part
+    cdef int got
+    name.data = content.data = NULL
+    name.size = content.size = 0
+    while True:
+        got = _field(&rest, &part)
+        if got != 1:
+            return got
+        if part.tag == _tag(1, WIRE_BYTES):
+            name[0] = part.bytes
+        elif part.tag == _tag(2, WIRE_BYTES) and not _once(content, part.bytes):
+            return PK_E_FORMAT
+
+
 cdef int _map_find(slice_t rest, slice_t key, slice_t* value) noexcept nogil:
-    """map<string, V> in field 1: the last entry named `key`. 1 found, 0 not, PK_E_FORMAT."""
-    cdef field_t entry, part
-    cdef slice_t inner, name, content
+    """map<string, message> in field 1: the last entry named `key`. 1 found, 0 not, PK_E_FORMAT."""
+    cdef field_t entry
+    cdef slice_t name, content
     cdef int got, found = 0
     while True:
         got = _field(&rest, &entry)
@@ -283,50 +307,89 @@ cdef int _map_find(slice_t rest, slice_t key, slice_t* value) noexcept nogil:
             return PK_E_FORMAT if got < 0 else found
         if entry.tag != _tag(1, WIRE_BYTES):
             continue
-        inner = entry.bytes
-        name.data = content.data = NULL
-        name.size = content.size = 0
-        while True:
-            got = _field(&inner, &part)
-            if got != 1:
-                break
-            if part.tag == _tag(1, WIRE_BYTES):
-                name = part.bytes
-            elif part.tag == _tag(2, WIRE_BYTES):
-                content = part.bytes
-        if got < 0:
+        if _map_entry(entry.bytes, &name, &content) != 0:
             return PK_E_FORMAT
         if slice_is(name, <const char*>key.data, key.size):
             value[0] = content
             found = 1
 
 
+cdef inline bint _is_kind(uint32_t tag) noexcept nogil:
+    """Is this a member of google.protobuf.Value's oneof `kind`?"""
+    return (
+        tag == _tag(1, WIRE_VARINT)         # null_value
+        or tag == _tag(2, WIRE_FIXED64)     # number_value
+        or tag == _tag(3, WIRE_BYTES)       # string_value
+        or tag == _tag(4, WIRE_VARINT)      # bool_value
+        or tag == _tag(5, WIRE_BYTES)       # struct_value
+        or tag == _tag(6, WIRE_BYTES)       # list_value
+    )
+
+
+cdef int _check_value(slice_t rest) noexcept nogil:
+    """A Value by itself: well formed, of one kind at most, its text in UTF-8. 0 or PK_E_FORMAT."""
+    cdef field_t field
+    cdef int got
+    cdef bint has_kind = False
+    while True:
+        got = _field(&rest, &field)
+        if got != 1:
+            return got
+        if not _is_kind(field.tag):
+            continue
+        if has_kind or (field.tag == _tag(3, WIRE_BYTES) and not _utf8(field.bytes)):
+            return PK_E_FORMAT
+        has_kind = True
+
+
+cdef int _check_items(slice_t rest) noexcept nogil:
+    """Every Value of a ListValue, by itself. 0 or PK_E_FORMAT."""
+    cdef field_t field
+    cdef int got
+    while True:
+        got = _field(&rest, &field)
+        if got != 1:
+            return got
+        if field.tag == _tag(1, WIRE_BYTES) and _check_value(field.bytes) != 0:
+            return PK_E_FORMAT
+
+
 cdef int codec_find_metadata(
     slice_t metadata, slice_t namespace, slice_t key, slice_t* value
 ) noexcept nogil:
-    """filter_metadata[namespace][key] as a serialised Value: 1 found, 0 not, PK_E_FORMAT."""
-    cdef slice_t fields
+    """filter_metadata[namespace][key] as a serialised Value: 1 found, 0 not, PK_E_FORMAT.
+
+    Checked are the entries of both maps, the Value and, of a list, its items; nothing nested deeper, no other key.
+    """
+    cdef slice_t fields, items
     cdef int got = _map_find(metadata, namespace, &fields)
-    return _map_find(fields, key, value) if got == 1 else got
+    if got == 1:
+        got = _map_find(fields, key, value)
+    if got != 1:
+        return got
+    if _check_value(value[0]) != 0:
+        return PK_E_FORMAT
+    if codec_value_list(value[0], &items) and _check_items(items) != 0:
+        return PK_E_FORMAT
+    return 1
 
 
 cdef bint _value(slice_t rest, uint32_t tag, slice_t* content) noexcept nogil:
     cdef field_t field
-    cdef bint found = False
     while _field(&rest, &field) == 1:
         if field.tag == tag:
             content[0] = field.bytes
-            found = True
-    return found
+            return True
+    return False
 
 
 cdef bint codec_value_string(slice_t value, slice_t* text) noexcept nogil:
-    """google.protobuf.Value.string_value."""
+    """google.protobuf.Value.string_value of a checked Value."""
     return _value(value, _tag(3, WIRE_BYTES), text)
 
 
 cdef bint codec_value_list(slice_t value, slice_t* items) noexcept nogil:
-    """google.protobuf.Value.list_value, to be walked by `codec_next_item`."""
+    """google.protobuf.Value.list_value of a checked Value, to be walked by `codec_next_item`."""
     return _value(value, _tag(6, WIRE_BYTES), items)
 
 
@@ -370,9 +433,15 @@ cdef int _put_head(buffer_t* out, uint32_t number, size_t size) noexcept nogil:
 
 
 cdef int _put_bytes(buffer_t* out, uint32_t number, slice_t text) noexcept nogil:
+    """A field of type bytes."""
     if _put_head(out, number, text.size) != PK_OK:
         return PK_E_NOMEM
     return buffer_append(out, text.data, text.size)
+
+
+cdef int _put_string(buffer_t* out, uint32_t number, slice_t text) noexcept nogil:
+    """A field of type string. Not UTF-8: PK_E_FORMAT, for the gateway would refuse the whole message."""
+    return _put_bytes(out, number, text) if _utf8(text) else PK_E_FORMAT
 
 
 cdef int _put_uint(buffer_t* out, uint32_t number, uint64_t value) noexcept nogil:
@@ -388,31 +457,27 @@ cdef int _open(buffer_t* out, uint32_t number, size_t* mark) noexcept nogil:
     return code
 
 
-cdef int _close(buffer_t* out, size_t mark) noexcept nogil:
+cdef int _close(buffer_t* out, size_t mark, int code) noexcept nogil:
+    """End the message begun at `mark`, unless writing it failed with `code` already."""
     cdef size_t size = out.size - mark
     cdef size_t width = _varint_size(size)
-    cdef size_t end
-    if buffer_reserve(out, 10) != PK_OK:
+    if code != PK_OK:
+        return code
+    if buffer_reserve(out, width) != PK_OK:
         return PK_E_NOMEM
-    memmove(out.data + mark - 1 + width, out.data + mark, size)
-    end = mark - 1 + width + size
+    if width > 1:
+        memmove(out.data + mark - 1 + width, out.data + mark, size)
     out.size = mark - 1
     _put_varint(out, size)          # cannot fail: the room was reserved
-    out.size = end
+    out.size += size
     return PK_OK
 
 
-cdef int _put_set_header(buffer_t* out, uint32_t number, const header_t* header) noexcept nogil:
-    """HeaderValueOption with OVERWRITE_IF_EXISTS_OR_ADD, value in raw_value."""
-    cdef size_t option = 0, value = 0
-    cdef int bad = _open(out, number, &option)
-    bad |= _open(out, 1, &value)
-    bad |= _put_bytes(out, 1, header.key)
-    bad |= _put_bytes(out, 3, header.value)
-    if bad != PK_OK or _close(out, value) != PK_OK:
-        return PK_E_NOMEM
-    bad = _put_uint(out, 3, 2)
-    return _close(out, option) if bad == PK_OK else PK_E_NOMEM
+cdef int _finish(buffer_t* out, size_t start, int code) noexcept nogil:
+    """Take back what was written since `start` if writing failed."""
+    if code != PK_OK:
+        out.size = start
+    return code
 
 
 cdef slice_t _text(const char* text, size_t size) noexcept nogil:
@@ -426,74 +491,86 @@ cdef slice_t _destination_key() noexcept nogil:
     return _text(b"x-gateway-destination-endpoint", 30)
 
 
-cdef int _put_header_mutation(buffer_t* out, uint32_t number, const mutation_t* mutation) noexcept nogil:
+cdef int _put_set_header(buffer_t* out, slice_t key, slice_t value) noexcept nogil:
+    """HeaderMutation.set_headers: HeaderValueOption with OVERWRITE_IF_EXISTS_OR_ADD, the value in raw_value."""
+    cdef size_t option = 0, header = 0
+    cdef int code = _open(out, 1, &option)
+    code |= _open(out, 1, &header)
+    code |= _put_string(out, 1, key)
+    code |= _put_bytes(out, 3, value)
+    code = _close(out, header, code)
+    code |= _put_uint(out, 3, 2)
+    return _close(out, option, code)
+
+
+cdef int _put_header_mutation(buffer_t* out, const mutation_t* mutation) noexcept nogil:
+    """CommonResponse.header_mutation, left out if it would be empty."""
     cdef size_t mark = 0
-    cdef header_t destination
     cdef uint32_t i
-    cdef int bad = _open(out, number, &mark)
+    cdef int code
+    if not (mutation.destination.size or mutation.extra.key.size or mutation.removed_count):
+        return PK_OK
+    code = _open(out, 2, &mark)
     if mutation.destination.size:
-        destination.key = _destination_key()
-        destination.value = mutation.destination
-        bad |= _put_set_header(out, 1, &destination)
+        code |= _put_set_header(out, _destination_key(), mutation.destination)
     if mutation.extra.key.size:
-        bad |= _put_set_header(out, 1, &mutation.extra)
+        code |= _put_set_header(out, mutation.extra.key, mutation.extra.value)
     for i in range(mutation.removed_count):
-        bad |= _put_bytes(out, 2, mutation.removed[i])
-    return _close(out, mark) if bad == PK_OK else PK_E_NOMEM
+        code |= _put_string(out, 2, mutation.removed[i])
+    return _close(out, mark, code)
 
 
 cdef int _put_destination_metadata(buffer_t* out, slice_t destination) noexcept nogil:
     """dynamic_metadata {"envoy.lb": {"x-gateway-destination-endpoint": destination}}."""
     cdef size_t root = 0, entry = 0, value = 0, inner = 0, leaf_entry = 0, leaf = 0
-    cdef int bad = _open(out, 8, &root)
-    bad |= _open(out, 1, &entry)
-    bad |= _put_bytes(out, 1, _text(b"envoy.lb", 8))
-    bad |= _open(out, 2, &value)
-    bad |= _open(out, 5, &inner)
-    bad |= _open(out, 1, &leaf_entry)
-    bad |= _put_bytes(out, 1, _destination_key())
-    bad |= _open(out, 2, &leaf)
-    bad |= _put_bytes(out, 3, destination)
-    if bad != PK_OK:
-        return PK_E_NOMEM
-    bad = _close(out, leaf)
-    bad |= _close(out, leaf_entry)
-    bad |= _close(out, inner)
-    bad |= _close(out, value)
-    bad |= _close(out, entry)
-    bad |= _close(out, root)
-    return PK_OK if bad == PK_OK else PK_E_NOMEM
+    cdef int code = _open(out, 8, &root)
+    code |= _open(out, 1, &entry)
+    code |= _put_bytes(out, 1, _text(b"envoy.lb", 8))
+    code |= _open(out, 2, &value)
+    code |= _open(out, 5, &inner)
+    code |= _open(out, 1, &leaf_entry)
+    code |= _put_bytes(out, 1, _destination_key())
+    code |= _open(out, 2, &leaf)
+    code |= _put_string(out, 3, destination)
+    code = _close(out, leaf, code)
+    code = _close(out, leaf_entry, code)
+    code = _close(out, inner, code)
+    code = _close(out, value, code)
+    code = _close(out, entry, code)
+    return _close(out, root, code)
 
 
 cdef int codec_write_common(buffer_t* out, int reply, const mutation_t* mutation) noexcept nogil:
-    """A HeadersResponse or BodyResponse with a CommonResponse; `mutation` NULL or empty changes nothing."""
+    """A HeadersResponse or BodyResponse with a CommonResponse; `mutation` NULL or empty changes nothing.
+
+    PK_OK, PK_E_NOMEM, or PK_E_FORMAT for a header name or destination that is not UTF-8.
+    """
     cdef size_t root = 0, common = 0, start = out.size
-    cdef int bad = _open(out, reply, &root)
+    cdef int code = _open(out, reply, &root)
     if mutation != NULL:
-        bad |= _open(out, 1, &common)
-        bad |= _put_header_mutation(out, 2, mutation)
+        code |= _open(out, 1, &common)
+        code |= _put_header_mutation(out, mutation)
         if mutation.clear_route_cache:
-            bad |= _put_uint(out, 5, 1)
-        bad = bad if bad != PK_OK else _close(out, common)
-    if bad == PK_OK:
-        bad = _close(out, root)
-    if bad == PK_OK and mutation != NULL and mutation.destination.size:
-        bad = _put_destination_metadata(out, mutation.destination)
-    if bad != PK_OK:
-        out.size = start
-        return PK_E_NOMEM
-    return PK_OK
+            code |= _put_uint(out, 5, 1)
+        code = _close(out, common, code)
+    code = _close(out, root, code)
+    if mutation != NULL and mutation.destination.size:
+        code |= _put_destination_metadata(out, mutation.destination)
+    return _finish(out, start, code)
 
 
 cdef int codec_write_streamed(
     buffer_t* out, int reply, const uint8_t* data, size_t size, bint end_of_stream
 ) noexcept nogil:
-    """BodyResponse.response.body_mutation.streamed_response: the only body answer FULL_DUPLEX_STREAMED allows."""
+    """BodyResponse.response.body_mutation.streamed_response: the only body answer FULL_DUPLEX_STREAMED allows.
+
+    PK_OK or PK_E_NOMEM. Lengths are known beforehand here, so that a chunk is copied once.
+    """
     cdef size_t streamed = (1 + _varint_size(size) + size if size else 0) + (2 if end_of_stream else 0)
     cdef size_t mutation = 1 + _varint_size(streamed) + streamed
     cdef size_t common = 1 + _varint_size(mutation) + mutation
     cdef size_t body = 1 + _varint_size(common) + common
-    if buffer_reserve(out, body + 16) != PK_OK:
+    if buffer_reserve(out, 1 + _varint_size(body) + body) != PK_OK:
         return PK_E_NOMEM
     _put_head(out, reply, body)           # none of these can fail: the room was reserved
     _put_head(out, 1, common)
@@ -507,34 +584,35 @@ cdef int codec_write_streamed(
 
 
 cdef int codec_write_trailers(buffer_t* out, int reply) noexcept nogil:
-    """A TrailersResponse that changes nothing."""
-    return _put_head(out, reply, 0)
+    """A TrailersResponse that changes nothing. PK_OK or PK_E_NOMEM."""
+    cdef size_t start = out.size
+    cdef int code = _put_head(out, reply, 0)
+    return _finish(out, start, code)
 
 
 cdef int codec_write_immediate(
     buffer_t* out, uint32_t status, const header_t* headers, uint32_t header_count, slice_t body, slice_t details
 ) noexcept nogil:
-    """ImmediateResponse: the gateway answers the client with this."""
+    """ImmediateResponse: the gateway answers the client with this; an empty body or details is left out.
+
+    PK_OK, PK_E_NOMEM, or PK_E_FORMAT for a header name or details that are not UTF-8.
+    """
     cdef size_t root = 0, mark = 0, start = out.size
     cdef uint32_t i
-    cdef int bad = _open(out, 7, &root)
-    bad |= _open(out, 1, &mark)
-    bad |= _put_uint(out, 1, status)
-    if bad == PK_OK:
-        bad |= _close(out, mark)
-    bad |= _open(out, 2, &mark)
-    for i in range(header_count):
-        bad |= _put_set_header(out, 1, &headers[i])
-    if bad == PK_OK:
-        bad |= _close(out, mark)
-    bad |= _put_bytes(out, 3, body)
-    bad |= _put_bytes(out, 5, details)
-    if bad == PK_OK:
-        bad = _close(out, root)
-    if bad != PK_OK:
-        out.size = start
-        return PK_E_NOMEM
-    return PK_OK
+    cdef int code = _open(out, 7, &root)
+    code |= _open(out, 1, &mark)
+    code |= _put_uint(out, 1, status)
+    code = _close(out, mark, code)
+    if header_count:
+        code |= _open(out, 2, &mark)
+        for i in range(header_count):
+            code |= _put_set_header(out, headers[i].key, headers[i].value)
+        code = _close(out, mark, code)
+    if body.size:
+        code |= _put_bytes(out, 3, body)
+    if details.size:
+        code |= _put_string(out, 5, details)
+    return _finish(out, start, _close(out, root, code))
 
 
 # --- Python face ---
@@ -547,6 +625,19 @@ cdef bytes _bytes(slice_t text):
     return text.data[:text.size] if text.size else b""
 
 
+cdef slice_t _slice(bytes text):
+    return _text(text, len(text))
+
+
+cdef list _pairs(slice_t rest):
+    """The headers of a validated HeaderMap."""
+    cdef header_t header
+    cdef list pairs = []
+    while codec_next_header(&rest, &header):
+        pairs.append((_bytes(header.key), _bytes(header.value)))
+    return pairs
+
+
 cdef slice_t _borrow(const unsigned char[::1] data):
     cdef slice_t slice
     slice.data = &data[0] if data.shape[0] else <const uint8_t*>b""
@@ -554,10 +645,22 @@ cdef slice_t _borrow(const unsigned char[::1] data):
     return slice
 
 
+cdef bint _inside(slice_t part, slice_t whole):
+    """Does `part` lie in `whole` (or is it absent)? Compared as numbers: the pointers may be of different blocks."""
+    cdef size_t start = <size_t>part.data, first = <size_t>whole.data
+    if part.data == NULL:
+        return part.size == 0
+    return first <= start <= first + whole.size and part.size <= first + whole.size - start
+
+
 @cython.final
 @cython.auto_pickle(False)
 cdef class Message:
-    """One decoded ProcessingRequest, for tests and tools; the data plane uses `message_t`."""
+    """One decoded ProcessingRequest, for tests and tools; the data plane uses `message_t`.
+
+    Holds on to `data` (a contiguous bytes-like object) and copies nothing before it is asked for.
+    Raises CodecError for bytes that are no ProcessingRequest of one of the six known kinds.
+    """
 
     def __cinit__(self, const unsigned char[::1] data not None):
         cdef slice_t slice = _borrow(data)
@@ -567,37 +670,40 @@ cdef class Message:
 
     @property
     def kind(self) -> int:
+        """Field number of the request: 2 request headers, 3 response headers, 4, 5 bodies, 6, 7 trailers."""
         return self._message.kind
 
     @property
     def body(self) -> bytes:
+        """The body of a body message; empty for the other kinds."""
         return _bytes(self._message.body)
 
     @property
     def end_of_stream(self) -> bool:
+        """Whether a headers or body message is the last of its direction; False for trailers."""
         return bool(self._message.end_of_stream)
 
     @property
-    def modes(self):
+    def modes(self) -> tuple | None:
+        """Request and response BodySendMode numbers of protocol_config, or None if that is absent."""
         if not self._message.has_protocol:
             return None
-        return self._message.request_mode, self._message.response_mode
+        return <int32_t>self._message.request_mode, <int32_t>self._message.response_mode
 
     def headers(self) -> list:
-        cdef slice_t rest = self._message.headers
-        cdef header_t header
-        pairs = []
-        while codec_next_header(&rest, &header):
-            pairs.append((_bytes(header.key), _bytes(header.value)))
-        return pairs
+        """The headers or trailers as (key, value) pairs, in order."""
+        return _pairs(self._message.headers)
 
-    def metadata(self, bytes namespace not None, bytes key not None):
+    def metadata(self, bytes namespace not None, bytes key not None) -> bytes | list | None:
+        """metadata_context.filter_metadata[namespace][key]: a string's bytes, a list's items (None for what is no
+        string), or None for anything else and for what is absent.
+
+        Raises CodecError where the way there is malformed: `Message` itself does not look into metadata.
+        """
         cdef slice_t value, text, items
-        cdef int got = codec_find_metadata(
-            self._message.metadata, _text(namespace, len(namespace)), _text(key, len(key)), &value
-        )
+        cdef int got = codec_find_metadata(self._message.metadata, _slice(namespace), _slice(key), &value)
         if got < 0:
-            raise CodecError("malformed metadata")
+            raise CodecError(f"malformed metadata ({self._message.metadata.size} bytes)")
         if got == 0:
             return None
         if codec_value_string(value, &text):
@@ -609,75 +715,132 @@ cdef class Message:
             texts.append(_bytes(text) if codec_value_string(value, &text) else None)
         return texts
 
+    def _check(self) -> None:
+        """Assert the invariant: every slice lies inside the message."""
+        cdef slice_t whole = _borrow(self._data), rest = self._message.headers
+        cdef header_t header
+        assert PK_REQUEST_HEADERS <= self._message.kind <= PK_RESPONSE_TRAILERS
+        assert _inside(self._message.headers, whole) and _inside(self._message.body, whole)
+        assert _inside(self._message.metadata, whole)
+        while codec_next_header(&rest, &header):
+            assert _inside(header.key, self._message.headers) and _inside(header.value, self._message.headers)
+
 
 def header_pairs(bytes headers not None) -> list:
     """(name, value) pairs of a serialised HeaderMap. CodecError if it is none."""
-    cdef slice_t rest = _text(headers, len(headers))
-    cdef header_t header
-    cdef list pairs = []
+    cdef slice_t rest = _slice(headers)
     if _header_map(rest) != 0:
-        raise CodecError(f"not a HeaderMap ({len(headers)} bytes)")
-    while codec_next_header(&rest, &header):
-        pairs.append((_bytes(header.key), _bytes(header.value)))
-    return pairs
+        raise CodecError(f"not a HeaderMap ({rest.size} bytes)")
+    return _pairs(rest)
 
 
-cdef bytes _taken(buffer_t* out, int code):
-    try:
-        if code != PK_OK:
-            raise MemoryError("no memory for a ProcessingResponse")
-        return out.data[:out.size] if out.size else b""
-    finally:
-        buffer_free(out)
+cdef int _reply(int reply, int first, int last) except -1:
+    if not first <= reply <= last:
+        raise ValueError(f"reply must be a field number of {first} to {last}, not {reply}")
+    return reply
 
 
-def encode_common(int reply, bytes destination=b"", list removed=[], tuple extra=(b"", b""), bint clear_route_cache=False):
-    """A HeadersResponse or BodyResponse (`reply`: field number) that sets the destination and removes headers."""
-    cdef buffer_t out
-    cdef mutation_t mutation
-    cdef slice_t names[16]
-    cdef Py_ssize_t i
-    if len(removed) > 16:
-        raise OverflowError(f"at most 16 headers can be removed at once, not {len(removed)}")
-    for i in range(len(removed)):
-        names[i] = _text(removed[i], len(removed[i]))
-    out.data, out.size, out.capacity = NULL, 0, 0
-    mutation.destination = _text(destination, len(destination))
-    mutation.extra.key = _text(extra[0], len(extra[0]))
-    mutation.extra.value = _text(extra[1], len(extra[1]))
-    mutation.removed = names
-    mutation.removed_count = len(removed)
-    mutation.clear_route_cache = clear_route_cache
-    return _taken(&out, codec_write_common(&out, reply, &mutation))
+cdef int _written(int code) except -1:
+    if code == PK_E_FORMAT:
+        raise CodecError("a header name, the destination or the details are not UTF-8")
+    if code != PK_OK:
+        raise MemoryError("no memory for a ProcessingResponse")
+    return code
 
 
-def encode_streamed(int reply, const unsigned char[::1] body not None, bint end_of_stream) -> bytes:
-    """A BodyResponse holding one streamed_response chunk."""
-    cdef buffer_t out
-    cdef slice_t slice = _borrow(body)
-    out.data, out.size, out.capacity = NULL, 0, 0
-    return _taken(&out, codec_write_streamed(&out, reply, slice.data, slice.size, end_of_stream))
+@cython.final
+@cython.auto_pickle(False)
+cdef class Writer:
+    """Writes ProcessingResponses, one behind the other, for tests and tools; the data plane uses `buffer_t`.
 
+    `reply` is a field number of ProcessingResponse's oneof; another one than is stated is a ValueError. A method that
+    raises has written nothing.
+    """
 
-def encode_trailers(int reply) -> bytes:
-    """A TrailersResponse that changes nothing."""
-    cdef buffer_t out
-    out.data, out.size, out.capacity = NULL, 0, 0
-    return _taken(&out, codec_write_trailers(&out, reply))
+    def __dealloc__(self):
+        buffer_free(&self._out)
 
+    def common(
+        self,
+        int reply,
+        bytes destination not None=b"",
+        *,
+        removed=(),
+        tuple extra not None=(b"", b""),
+        bint clear_route_cache=False,
+    ) -> None:
+        """A HeadersResponse or BodyResponse (`reply` 1 to 4).
 
-def encode_immediate(uint32_t status, list headers, bytes body, bytes details=b"") -> bytes:
-    """An ImmediateResponse with `headers` (pairs of bytes, at most 16), body and details."""
-    cdef buffer_t out
-    cdef header_t made[16]
-    cdef Py_ssize_t i
-    if len(headers) > 16:
-        raise OverflowError(f"at most 16 headers fit an immediate response, not {len(headers)}")
-    for i in range(len(headers)):
-        made[i].key = _text(headers[i][0], len(headers[i][0]))
-        made[i].value = _text(headers[i][1], len(headers[i][1]))
-    out.data, out.size, out.capacity = NULL, 0, 0
-    return _taken(
-        &out,
-        codec_write_immediate(&out, status, made, len(headers), _text(body, len(body)), _text(details, len(details))),
-    )
+        Sets the destination (header and dynamic metadata) and the `extra` (key, value) header unless empty, and removes
+        the headers named in `removed` (at most 16, else OverflowError). Raises CodecError for names or a destination
+        that are not UTF-8.
+        """
+        cdef mutation_t mutation
+        cdef slice_t names[16]
+        cdef list kept = list(removed)      # holds the bytes that `names` points into
+        cdef bytes key, value
+        cdef Py_ssize_t i
+        _reply(reply, PK_REPLY_REQUEST_HEADERS, PK_REPLY_RESPONSE_BODY)
+        if len(kept) > 16:
+            raise OverflowError(f"at most 16 headers can be removed at once, not {len(kept)}")
+        for i in range(len(kept)):
+            names[i] = _slice(kept[i])
+        key, value = extra
+        mutation.destination = _slice(destination)
+        mutation.extra.key, mutation.extra.value = _slice(key), _slice(value)
+        mutation.removed = names
+        mutation.removed_count = <uint32_t>len(kept)
+        mutation.clear_route_cache = clear_route_cache
+        _written(codec_write_common(&self._out, reply, &mutation))
+
+    def unchanged(self, int reply) -> None:
+        """A HeadersResponse or BodyResponse (`reply` 1 to 4) without a CommonResponse."""
+        _reply(reply, PK_REPLY_REQUEST_HEADERS, PK_REPLY_RESPONSE_BODY)
+        _written(codec_write_common(&self._out, reply, NULL))
+
+    def streamed(self, int reply, const unsigned char[::1] body not None, bint end_of_stream) -> None:
+        """A BodyResponse (`reply` 3 or 4) holding one streamed_response chunk."""
+        cdef slice_t slice = _borrow(body)
+        _reply(reply, PK_REPLY_REQUEST_BODY, PK_REPLY_RESPONSE_BODY)
+        _written(codec_write_streamed(&self._out, reply, slice.data, slice.size, end_of_stream))
+
+    def trailers(self, int reply) -> None:
+        """A TrailersResponse (`reply` 5 or 6) that changes nothing."""
+        _reply(reply, PK_REPLY_REQUEST_TRAILERS, PK_REPLY_RESPONSE_TRAILERS)
+        _written(codec_write_trailers(&self._out, reply))
+
+    def immediate(self, uint32_t status, headers, bytes body not None, bytes details not None=b"") -> None:
+        """An ImmediateResponse with an HTTP status (200 to 599, else ValueError), (key, value) headers and so on.
+
+        Raises OverflowError for more than 16 headers, CodecError for header names or details that are not UTF-8.
+        """
+        cdef header_t made[16]
+        cdef list kept = [(key, value) for key, value in headers]       # holds what `made` points into
+        cdef Py_ssize_t i
+        if not 200 <= status <= 599:
+            raise ValueError(f"an immediate response has a status of 200 to 599, not {status}")
+        if len(kept) > 16:
+            raise OverflowError(f"at most 16 headers fit an immediate response, not {len(kept)}")
+        for i, (key, value) in enumerate(kept):
+            made[i].key, made[i].value = _slice(key), _slice(value)
+        _written(codec_write_immediate(
+            &self._out, status, made, <uint32_t>len(kept), _slice(body), _slice(details)
+        ))
+
+    def take(self) -> bytes:
+        """All that was written since the last time; the room is kept for what follows."""
+        taken = self._out.data[:self._out.size] if self._out.size else b""
+        self._out.size = 0
+        return taken
+
+    def clear(self) -> None:
+        """Forget what was written; the room is kept."""
+        self._out.size = 0
+
+    def __len__(self) -> int:
+        return self._out.size
+
+    def _check(self) -> None:
+        """Assert the invariants of the buffer."""
+        assert self._out.size <= self._out.capacity
+        assert (self._out.data == NULL) == (self._out.capacity == 0)
