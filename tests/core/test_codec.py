@@ -241,6 +241,10 @@ def test_the_last_of_equal_map_keys_counts() -> None:
         field(3, b"\xff"),
         field(3, b"a") + field(3, b"b"),  # a oneof set twice
         field(6, b"") + field(3, b"b"),
+        field(5, b"") + field(3, b"b"),
+        b"\x08\x00" + field(3, b"b"),
+        b"\x11" + b"\x00" * 8 + field(3, b"b"),
+        b"\x20\x01" + field(3, b"b"),
         field(6, b"\x0a\x05a"),
         field(6, field(1, field(3, b"\xc0\x80"))),
         field(6, field(1, b"\x1a\x05abc")),

@@ -14,6 +14,7 @@ So the core is laxer than `xds-protos` in the unwalked parts only, and stricter 
 """
 
 from array import array
+from random import Random
 
 from envoy.config.core.v3 import base_pb2 as base
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
@@ -23,7 +24,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from picker._core import codec
 from tests.model import codec as model
 from tests.support.envoy import as_request, metadata_of, parse, recorded
-from tests.support.fuzz import Mutator, case_count
+from tests.support.fuzz import CASES, mutate
 
 LONGEST_SEED_MESSAGE = 2_000  # a longer body exercises nothing more and costs time
 KEYS = [("envoy.lb.subset_hint", "x-gateway-destination-endpoint-subset"), ("n", "k"), ("", "")]
@@ -54,13 +55,14 @@ def samples() -> list[bytes]:
 SEEDS = samples() + [message.data for message in recorded() if len(message.data) <= LONGEST_SEED_MESSAGE]
 
 
-class TreeMutator(Mutator):
+class Mutant:
     """Mutates bytes, and messages as trees of fields: lengths are put right, so that changes reach every depth."""
 
-    def case(self, seed: int) -> bytes:
-        """Depends on `seed` only."""
-        self.random.seed(seed)
-        data = self.random.choice(self.documents)
+    def __init__(self, seed: int) -> None:
+        self.random = Random(seed)
+
+    def case(self) -> bytes:
+        data = self.random.choice(SEEDS)
         for _ in range(self.random.choice([1, 1, 2, 3])):
             data = self.tree(data)
         for _ in range(self.random.choice([0, 0, 0, 0, 0, 1, 2])):
@@ -68,7 +70,9 @@ class TreeMutator(Mutator):
         return data
 
     def edit(self, data: bytes) -> bytes:
-        return self.random.choice(self.edits)(data)
+        text = bytearray(data)
+        mutate(self.random, text, SEEDS, TOKENS)
+        return bytes(text)
 
     def varint(self, value: int) -> bytes:
         """A varint that may be longer than it need be, now and then longer than is allowed."""
@@ -123,9 +127,6 @@ class TreeMutator(Mutator):
         else:
             raw[at] = self.changed(parts[at])
         return b"".join(raw)
-
-
-MUTATOR = TreeMutator(SEEDS, TOKENS, seed=0)
 
 
 def decoded(data: bytes) -> tuple[codec.Message | None, model.Request | type[model.Malformed]]:
@@ -186,8 +187,8 @@ def check(data: bytes) -> str:
 
 
 def test_mutated_messages() -> None:
-    for seed in range(case_count()):
-        data = MUTATOR.case(seed)
+    for seed in range(CASES):
+        data = Mutant(seed).case()
         try:
             check(data)
         except BaseException as error:
@@ -201,5 +202,5 @@ def test_the_seed_messages_are_accepted() -> None:
 
 def test_mutations_go_every_way() -> None:
     """A fuzzer that only makes rubbish, or no rubbish, tests nothing."""
-    ways = [check(MUTATOR.case(seed)) for seed in range(2_000)]
+    ways = [check(Mutant(seed).case()) for seed in range(2_000)]
     assert all(ways.count(way) >= 50 for way in ("accepted", "refused", "malformed", "laxer"))
