@@ -70,4 +70,4 @@ def core() -> list[Extension]:
     return built
 
 
-setup(ext_modules=core())
+setup(ext_modules=core(), options={"build_ext": {"parallel": os.cpu_count() or 1}})
