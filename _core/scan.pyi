@@ -7,16 +7,16 @@ class Scanner:
     """The tape of one body: values numbered in the order in which they begin; value 0 is the document.
 
     In an object, keys and values alternate. The items of an array of plain integers 0..2**32-1 are not on the tape:
-    see `ints`. The body is held until the next `scan`; it must not change meanwhile. A method given an index
-    that is not on the tape raises IndexError, one given a value of another kind than it is for ValueError.
+    see `ints`. The body is held until the next `scan`; it must not change meanwhile. Methods raise
+    IndexError for an index that is not on the tape, ValueError for a value of another kind than they are for.
     """
 
     def __new__(cls, max_values: int = 1048576, max_depth: int = 256) -> Scanner: ...
     def scan(self, body: Buffer) -> None:
         """Lay the values of `body` on the tape in place of the former ones.
 
-        Raises ValueError naming the first byte that is wrong, OverflowError beyond max_values values or max_depth
-        nested containers; the tape is then empty.
+        Raises ValueError naming the first byte that is wrong, OverflowError beyond max_values values, max_depth nested
+        containers or 4 GiB; the tape is then empty.
         """
 
     def values(self) -> list[tuple[int, int, int, int, int]]:

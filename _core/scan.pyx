@@ -310,8 +310,8 @@ cdef class Scanner:
     """The tape of one body: values numbered in the order in which they begin; value 0 is the document.
 
     In an object, keys and values alternate. The items of an array of plain integers 0..2**32-1 are not on the tape:
-    see `ints`. The body is held until the next `scan`; it must not change meanwhile. A method given an index
-    that is not on the tape raises IndexError.
+    see `ints`. The body is held until the next `scan`; it must not change meanwhile. Methods raise
+    IndexError for an index that is not on the tape, ValueError for a value of another kind than they are for.
     """
 
     def __cinit__(self, uint32_t max_values=1 << 20, uint32_t max_depth=256):
@@ -331,8 +331,8 @@ cdef class Scanner:
     def scan(self, const unsigned char[::1] body not None) -> None:
         """Lay the values of `body` on the tape in place of the former ones.
 
-        Raises ValueError naming the first byte that is wrong, OverflowError beyond max_values values or max_depth
-        nested containers; the tape is then empty.
+        Raises ValueError naming the first byte that is wrong, OverflowError beyond max_values values, max_depth nested
+        containers or 4 GiB; the tape is then empty.
         """
         cdef const uint8_t* data = <const uint8_t*>b"" if body.shape[0] == 0 else &body[0]
         cdef int status = scan_json(&self.state, data, body.shape[0])
