@@ -1,5 +1,5 @@
 from collections.abc import Iterable
-from typing import final
+from typing import Any, final
 
 @final
 class Booking:
@@ -65,7 +65,7 @@ class Endpoints:
     def failed(self, slot: int, generation: int, started_ns: int, now_ns: int) -> bool:
         """The endpoint failed a request sent at `started_ns`; True when that ejects it."""
 
-    def view(self, slot: int, generation: int, now_ns: int) -> dict[str, int | float | bool | str]:
+    def view(self, slot: int, generation: int, now_ns: int) -> dict[str, Any]:
         """What is known of it. KeyError if it has gone."""
 
     def _check(self) -> None:

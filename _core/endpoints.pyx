@@ -315,6 +315,7 @@ cdef dict endpoint_view(const endpoints_t* table, uint32_t slot, int64_t now_ns)
         "prefill_rate": endpoints_rate(table, endpoint, now_ns),
         "ejected": not endpoints_open(endpoint, now_ns),
         "ejections": endpoint.ejections,
+        "ejected_until_ns": endpoint.ejected_until_ns,
         "picks": endpoint.picks,
     }
 

@@ -1,6 +1,27 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, final
 
+MAX_STEPS: int
+MAX_CHOSEN: int
+FILTER_LABELS: int
+FILTER_PREFIX: int
+FILTER_PLUGIN: int
+SCORE_QUEUE: int
+SCORE_RUNNING: int
+SCORE_KV: int
+SCORE_PREFIX: int
+SCORE_LORA: int
+SCORE_LOAD_AWARE: int
+SCORE_TOKEN_LOAD: int
+SCORE_ACTIVE: int
+SCORE_SESSION: int
+SCORE_TTFT: int
+SCORE_PLUGIN: int
+PICK_MAX: int
+PICK_WEIGHTED: int
+PICK_RANDOM: int
+PICK_PLUGIN: int
+
 @final
 class Pipeline:
     """A pipeline over endpoints of its own, for tests and benchmarks; the engine runs the same kernel.

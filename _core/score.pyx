@@ -365,7 +365,8 @@ cdef uint32_t _greatest(const double* keys, uint32_t count, uint64_t* random) no
     skip = random_next(random) % ties if ties > 1 else 0
     while skip > 0:
         first += 1
-        skip -= keys[first] == best
+        if keys[first] == best:
+            skip -= 1
     return first
 
 
@@ -422,7 +423,8 @@ cdef int pipeline_run(
     """Run from `frame.step` on. PK_OK with `chosen`, PK_E_MISSING when no candidate is left, or PK_NEED_PLUGIN.
 
     Start with step 0, chosen_count 0. On PK_NEED_PLUGIN run the plugin of step `frame.step` outside the lock, then
-    `frame_answer` or `frame_skip`, and call again.
+    `frame_answer` or `frame_skip`, and call again. What was chosen may have gone meanwhile: its slot is free, or its
+    generation is above the table's at the start.
     """
     cdef uint32_t i
     cdef int code
@@ -541,13 +543,14 @@ cdef int pipeline_fill(pipeline_t* pipeline, object steps, uint32_t wanted) exce
     return 0
 
 
-cdef int64_t _place(const frame_t* frame, object slot) except -1:
-    """Index of a candidate by its slot."""
+cdef list _places(const frame_t* frame, object slots):
+    """Indexes of candidates by their slots, each named once at most."""
     cdef uint32_t i
-    for i in range(frame.count):
-        if frame.slots[i] == slot:
-            return i
-    raise ValueError(f"slot {slot} is not a candidate")
+    cdef dict known = {frame.slots[i]: i for i in range(frame.count)}
+    cdef list places = [known.get(slot, -1) for slot in slots]
+    if -1 in places or len(set(places)) != len(places):
+        raise ValueError(f"not all of {slots} are candidates, or not only once: {list(known)}")
+    return places
 
 
 cdef int frame_answer(frame_t* frame, const pipeline_t* pipeline, object answer) except -1:
@@ -567,9 +570,7 @@ cdef int frame_answer(frame_t* frame, const pipeline_t* pipeline, object answer)
             row[i] = _unit(answer[i])
         _add(step, frame, row)
     else:
-        places = [_place(frame, slot) for slot in answer]
-        if len(set(places)) != len(places):
-            raise ValueError("a slot is named twice")
+        places = _places(frame, answer)
         if step.kind == PK_FILTER_PLUGIN:
             for i in sorted(places):
                 frame_keep(frame, i, kept)

@@ -1,8 +1,9 @@
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
@@ -129,11 +130,12 @@ def test_prefill_is_released_at_the_first_byte_and_the_rest_at_the_end() -> None
     table, slot, generation = one()
     booking = table.book(slot, 100, 300, 0)
     seen = []
-    for step in (
+    steps: list[Callable[[], None]] = [
         lambda: None,
         lambda: table.first_byte(booking, learn=False, now_ns=1),
         lambda: table.release(booking),
-    ):
+    ]
+    for step in steps:
         step()
         view = table.view(slot, generation, 1)
         seen.append((view["requests"], view["prefill_tokens"], view["resident_tokens"]))
@@ -172,6 +174,15 @@ def test_the_rate_is_learned_from_the_time_to_the_first_byte() -> None:
         table.first_byte(table.book(slot, 4000, 0, 0), learn=True, now_ns=SECOND)
     assert table.view(slot, generation, SECOND)["prefill_rate"] == pytest.approx(4000, rel=0.01)
     assert table.fleet_rate == pytest.approx(4000, rel=0.01)
+
+
+def test_work_ahead_counts_for_the_rate() -> None:
+    table, slot, generation = one(prior_rate=1000.0)
+    for _ in range(100):
+        ahead = table.book(slot, 5000, 0, 0)
+        table.first_byte(table.book(slot, 100, 0, 0), learn=True, now_ns=SECOND)
+        table.release(ahead)
+    assert table.view(slot, generation, SECOND)["prefill_rate"] == pytest.approx(5100, rel=0.01)
 
 
 def test_an_old_rate_drifts_to_the_fleets() -> None:
@@ -291,6 +302,7 @@ def test_a_clock_that_goes_back_opens_the_breaker_for_one_probe() -> None:
 def test_requests_sent_in_spite_of_the_ejection_count() -> None:
     table, slot, generation = ejected()
     table.book(slot, 0, 0, 10 * SECOND + 1)  # all others are ejected too
+    assert not is_ejected(table, slot, generation, 11)
     assert table.failed(slot, generation, 10 * SECOND + 1, 10 * SECOND + 2)
     assert not table.failed(slot, generation, 10 * SECOND + 1, 10 * SECOND + 3)
     assert [is_ejected(table, slot, generation, t) for t in (12, 13)] == [True, False]
@@ -313,21 +325,23 @@ TOKENS = st.sampled_from([0, 1, 511, 512, 5000, 2**40])
 
 
 class EndpointsMachine(RuleBasedStateMachine):
-    """Any order of calls, names of endpoints and requests that have gone included; times are a few nanoseconds."""
+    """Any order of calls; endpoints and requests that have gone are named, too."""
 
     names = Bundle("names")
     bookings = Bundle("bookings")
 
-    @initialize(limit=st.integers(0, 3), eject_after=st.integers(1, 3))
+    @initialize(limit=st.integers(0, 2), eject_after=st.integers(1, 2))
     def start(self, limit: int, eject_after: int) -> None:
-        self.core = Endpoints(limit, 1000.0, eject_after=eject_after, eject_base_ns=3, eject_limit_ns=10)
-        self.model = model.Table(limit, 1000.0, eject_after, 3, 10)
-        self.now = 1
+        self.core = Endpoints(
+            limit, 1000.0, eject_after=eject_after, eject_base_ns=3 * SECOND, eject_limit_ns=10 * SECOND
+        )
+        self.model = model.Table(limit, 1000.0, eject_after, 3 * SECOND, 10 * SECOND)
+        self.now = SECOND
         self.added: list[tuple[int, int]] = []
 
-    @rule(step=st.sampled_from([1, 1, 2, 5, 20, 10**9, -3]))
-    def wait(self, step: int) -> None:
-        self.now = max(1, self.now + step)
+    @rule(seconds=st.sampled_from([1, 2, 3, 5, 20, 60, -4]))
+    def wait(self, seconds: int) -> None:
+        self.now = max(1, self.now + seconds * SECOND)
 
     @rule(target=names, text=st.sampled_from(["a:1", "b:1"]))
     def add(self, text: str) -> tuple[int, int]:
@@ -360,7 +374,7 @@ class EndpointsMachine(RuleBasedStateMachine):
             self.core.scraped(*name, **vars(load), now_ns=self.now)
             self.model.scraped(*name, load, self.now)
 
-    @rule(target=bookings, slot=st.integers(0, 3), prefill=TOKENS, resident=TOKENS)
+    @rule(target=bookings, slot=st.integers(0, 2), prefill=TOKENS, resident=TOKENS)
     def book(self, slot: int, prefill: int, resident: int) -> Pair | None:
         if slot not in self.model.endpoints:
             with pytest.raises(KeyError):
@@ -383,12 +397,14 @@ class EndpointsMachine(RuleBasedStateMachine):
 
     @rule(name=names, ago=st.integers(0, 5))
     def succeeded(self, name: tuple[int, int], ago: int) -> None:
-        self.core.succeeded(*name, self.now - ago)
-        self.model.succeeded(*name, self.now - ago)
+        started = self.now - ago * SECOND
+        self.core.succeeded(*name, started)
+        self.model.succeeded(*name, started)
 
     @rule(name=names, ago=st.integers(0, 5))
     def failed(self, name: tuple[int, int], ago: int) -> None:
-        assert self.core.failed(*name, self.now - ago, self.now) == self.model.failed(*name, self.now - ago, self.now)
+        started = self.now - ago * SECOND
+        assert self.core.failed(*name, started, self.now) == self.model.failed(*name, started, self.now)
 
     @invariant()
     def equal(self) -> None:
@@ -404,7 +420,48 @@ class EndpointsMachine(RuleBasedStateMachine):
 
 
 TestAgainstTheModel = EndpointsMachine.TestCase
-TestAgainstTheModel.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestAgainstTheModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+CALLS = st.one_of(
+    st.tuples(st.just("wait"), st.sampled_from([1, 2, 3, 60, -4])),
+    st.tuples(st.just("book"), st.sampled_from([0, 400, 600, 9000])),
+    st.tuples(st.sampled_from(["learn", "first_byte", "release"]), st.integers(0, 3)),
+    st.tuples(st.sampled_from(["failed", "failed", "succeeded"]), st.integers(0, 4)),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(CALLS, min_size=10, max_size=30), st.integers(1, 2))
+def test_the_requests_of_one_endpoint_equal_the_model(calls: list[tuple[str, int]], eject_after: int) -> None:
+    """The same calls as above, packed: breaker and learned rates need several of them in a row on one endpoint."""
+    core = Endpoints(1, 1000.0, eject_after=eject_after, eject_base_ns=3 * SECOND, eject_limit_ns=10 * SECOND)
+    slow = model.Table(1, 1000.0, eject_after, 3 * SECOND, 10 * SECOND)
+    name = core.add(b"a:1")
+    assert slow.add("a:1") == name
+    now = 100 * SECOND
+    bookings: list[Pair] = []
+    for call, number in calls:
+        last = bookings[-1 - number % len(bookings)] if bookings else None
+        started = now - number * SECOND
+        if call == "wait":
+            now += number * SECOND
+        elif call == "book":
+            bookings.append((core.book(0, number, 2 * number, now), slow.book(0, number, 2 * number, now)))
+        elif call == "failed":
+            assert core.failed(*name, started, now) == slow.failed(*name, started, now)
+        elif call == "succeeded":
+            core.succeeded(*name, started)
+            slow.succeeded(*name, started)
+        elif last is not None and call == "release":
+            core.release(last[0])
+            slow.release(last[1])
+        elif last is not None:
+            core.first_byte(last[0], learn=call == "learn", now_ns=now)
+            slow.first_byte(last[1], call == "learn", now)
+        core._check()
+        assert core.view(*name, now) == slow.view(*name, now)
+        assert core.fleet_rate == slow.fleet_rate
 
 
 # --- memory ---

@@ -1,6 +1,7 @@
 """Slow model of `picker._core.endpoints`: what is booked is summed over the open bookings each time it is asked for."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 MOST_TOKENS = 2**40
 GREATEST_FIGURE = 1e12
@@ -169,7 +170,7 @@ class Table:
         endpoint.ejected_until_ns = now_ns + self.interval_ns(endpoint.ejections)
         return True
 
-    def view(self, slot: int, generation: int, now_ns: int) -> dict[str, int | float | bool | str]:
+    def view(self, slot: int, generation: int, now_ns: int) -> dict[str, Any]:
         endpoint = self.get(slot, generation)
         if endpoint is None:
             raise KeyError
@@ -188,5 +189,6 @@ class Table:
             "prefill_rate": rate(endpoint.prefill_rate, endpoint.rate_ns, self.fleet_rate, now_ns),
             "ejected": not endpoint.is_open(now_ns),
             "ejections": endpoint.ejections,
+            "ejected_until_ns": endpoint.ejected_until_ns,
             "picks": len(endpoint.bookings),
         }
