@@ -9,6 +9,7 @@ from picker._core.scan cimport scan_t
 cdef enum:
     PK_BYTES_PER_TOKEN = 4     # of prompt text, on average; a token id counts as one token
     PK_BLOCK_TOKENS = 64       # of an index block: PK_BLOCK_BYTES / PK_BYTES_PER_TOKEN
+    PK_MOST_DEPTH = 1024       # of the scanned JSON: digests are made by recursion
 
 # What a path asks for
 cdef enum:
@@ -25,6 +26,7 @@ cdef enum:
     PK_BODY_NO_MODEL = 4
     PK_BODY_NO_MESSAGES = 5
     PK_BODY_NO_PROMPT = 6
+    PK_BODY_PROBLEMS = 7
 
 ctypedef struct prompt_t:
     int api
@@ -37,3 +39,4 @@ cdef int prompt_api(slice_t path) noexcept nogil
 cdef int prompt_read(prompt_t* prompt, const scan_t* scan, int api) noexcept nogil
 cdef uint64_t prompt_root(const prompt_t* prompt, const scan_t* scan, uint64_t seed) noexcept nogil
 cdef void prompt_hash(const prompt_t* prompt, const scan_t* scan, chain_t* chain) noexcept nogil
+cdef int64_t prompt_tokens(const chain_t* chain) noexcept nogil

@@ -4,6 +4,9 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 cdef enum:
     PK_MODEL_BYTES = 256       # longer model names share the series `other`
+    PK_MOST_MODELS = 1 << 20
+    PK_NO_MODEL = 0            # series of requests whose model is not known
+    PK_OTHER_MODELS = 1        # series of all models without one of their own
     PK_MAX_BOUNDS = 36
 
 # How a request ended badly
@@ -17,7 +20,8 @@ cdef enum:
     PK_FAIL_CANCELED = 6           # the stream ended in the middle of the request or of the response
     PK_FAIL_TIMEOUT = 7            # 408
     PK_FAIL_INTERNAL = 8           # 500
-    PK_FAIL_KINDS = 9
+    PK_FAIL_EXHAUSTED = 9          # 429
+    PK_FAIL_KINDS = 10
 
 ctypedef struct hist_t:
     const double* bounds       # static
@@ -41,7 +45,7 @@ ctypedef struct series_t:
     hist_t cached_tokens
 
 ctypedef struct stats_t:
-    series_t** series          # series[0] is for requests whose model is not known, series[1] is `other`
+    series_t** series          # see PK_NO_MODEL, PK_OTHER_MODELS
     size_t capacity
     uint32_t count
     uint32_t limit
@@ -58,9 +62,14 @@ ctypedef struct stats_t:
 
 cdef int stats_init(stats_t* stats, uint32_t limit) noexcept nogil
 cdef void stats_free(stats_t* stats) noexcept nogil
+cdef uint32_t stats_find(const stats_t* stats, const uint8_t* name, size_t size) noexcept nogil
 cdef uint32_t stats_model(stats_t* stats, const uint8_t* name, size_t size) noexcept nogil
 cdef void hist_add(hist_t* hist, double value) noexcept nogil
-cdef dict stats_view(const stats_t* stats)
+cdef bint series_counted(const series_t* series) noexcept nogil
+
+
+cdef dict series_view(const series_t* series)
+cdef dict stats_totals(const stats_t* stats)
 
 
 cdef class Stats:

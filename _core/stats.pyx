@@ -1,6 +1,6 @@
 """Counters and histograms of the data plane, one series per model name, bounded.
 
-Invariants: a series lives as long as its stats; beyond `limit` names everything goes to `other`.
+Invariants: a series lives as long as its stats and its name is text; beyond `limit` names everything goes to `other`.
 Cost: O(1) per event, O(log bounds) per observation; allocates for a new model name only.
 Memory: owns its series.   Threads: one at a time; the engine holds its lock.
 Buckets are those of the reference picker, so that existing dashboards read them.
@@ -10,20 +10,21 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
-from picker._core.alloc cimport PK_E_NOMEM, PK_OK, pk_alloc, pk_free, pk_grow
+from picker._core.alloc cimport PK_E_NOMEM, PK_E_RANGE, PK_OK, pk_alloc, pk_free, pk_grow
 from picker._core.hashing cimport hash_xxh64
 
 cdef extern from *:
     """
-    static const double PK_LONG[] = {.005, .025, .05, .1, .2, .4, .6, .8, 1, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30,
-        45, 60, 120, 180, 240, 300, 360, 480, 600, 900, 1200, 1800, 2700, 3600};
-    static const double PK_TTFT[] = {.005, .025, .05, .1, .2, .4, .6, .8, 1, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30,
-        45, 60, 120};
-    static const double PK_TPOT[] = {.0005, .00205, .005, .01, .02, .04, .06, .08, .1, .125, .15, .2, .3, .4, .5, .6, .8,
-        1, 2};
+    static const double PK_LONG[] = {
+        .005, .025, .05, .1, .2, .4, .6, .8, 1, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60, 120,
+        180, 240, 300, 360, 480, 600, 900, 1200, 1800, 2700, 3600};
+    static const double PK_TTFT[] = {
+        .005, .025, .05, .1, .2, .4, .6, .8, 1, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60, 120};
+    static const double PK_TPOT[] = {
+        .0005, .00205, .005, .01, .02, .04, .06, .08, .1, .125, .15, .2, .3, .4, .5, .6, .8, 1, 2};
     /* The reference picker's first bucket is 100 us; picks here are faster than that. */
-    static const double PK_SHORT[] = {.000005, .00001, .00002, .00005, .0001, .0002, .0005, .001, .002, .005, .01, .02,
-        .05, .1};
+    static const double PK_SHORT[] = {
+        .000005, .00001, .00002, .00005, .0001, .0002, .0005, .001, .002, .005, .01, .02, .05, .1};
     static const double PK_SIZES[] = {64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072, 262144,
         524288, 1048576, 2097152, 4194304, 8388608, 16777216, 33554432, 67108864, 134217728, 268435456, 536870912,
         1073741824};
@@ -53,8 +54,9 @@ cdef void _hist(hist_t* hist, const double* bounds, uint32_t count) noexcept nog
 
 
 cdef void hist_add(hist_t* hist, double value) noexcept nogil:
-    """Count `value` in the first bucket whose bound is not below it."""
+    """Count `value` in the first bucket whose bound is not below it. Below zero and NaN count as zero."""
     cdef uint32_t low = 0, high = hist.count, middle
+    value = value if value > 0 else 0.0
     while low < high:
         middle = (low + high) // 2
         if hist.bounds[middle] < value:
@@ -94,10 +96,24 @@ cdef int _append(stats_t* stats, const uint8_t* name, size_t size) noexcept nogi
     return PK_OK
 
 
+cdef uint32_t _place(const stats_t* stats, const uint8_t* name, size_t size) noexcept nogil:
+    """Where in the table the name is, or would be."""
+    cdef uint32_t at = <uint32_t>hash_xxh64(name, size, 0) & stats.mask
+    cdef const series_t* series
+    while stats.table[at]:
+        series = stats.series[stats.table[at] - 1]
+        if series.name_size == size and memcmp(series.name, name, size) == 0:
+            break
+        at = (at + 1) & stats.mask
+    return at
+
+
 cdef int stats_init(stats_t* stats, uint32_t limit) noexcept nogil:
-    """Room for `limit` model names. PK_OK or PK_E_NOMEM."""
+    """Room for `limit` model names. PK_OK, PK_E_NOMEM, or PK_E_RANGE for more than PK_MOST_MODELS."""
     cdef uint32_t size = 4
     memset(stats, 0, sizeof(stats_t))
+    if limit > PK_MOST_MODELS:
+        return PK_E_RANGE
     while size < limit * 2 + 4:
         size *= 2
     stats.limit = limit
@@ -111,6 +127,7 @@ cdef int stats_init(stats_t* stats, uint32_t limit) noexcept nogil:
     if _append(stats, <const uint8_t*>b"", 0) != PK_OK or _append(stats, <const uint8_t*>b"other", 5) != PK_OK:
         stats_free(stats)
         return PK_E_NOMEM
+    stats.table[_place(stats, <const uint8_t*>b"other", 5)] = PK_OTHER_MODELS + 1   # a model may be called so
     return PK_OK
 
 
@@ -125,23 +142,34 @@ cdef void stats_free(stats_t* stats) noexcept nogil:
     stats.count = 0
 
 
-cdef uint32_t stats_model(stats_t* stats, const uint8_t* name, size_t size) noexcept nogil:
-    """The series of a model name, made when new; `other` (1) when there is no room for it."""
-    cdef uint32_t at, found
-    cdef series_t* series
+cdef bint _is_text(const uint8_t* name, size_t size) noexcept nogil:
+    """No surrogates: names that differ in them alone would look the same on the metrics page."""
+    cdef size_t i
+    for i in range(1, size):
+        if name[i - 1] == 0xED and name[i] >= 0xA0:
+            return False
+    return True
+
+
+cdef uint32_t stats_find(const stats_t* stats, const uint8_t* name, size_t size) noexcept nogil:
+    """The series of a model name; `other` when it has none (yet)."""
+    cdef uint32_t series
     if size == 0:
-        return 0
+        return PK_NO_MODEL
     if size > PK_MODEL_BYTES:
-        return 1
-    at = <uint32_t>hash_xxh64(name, size, 0) & stats.mask
-    while stats.table[at]:
-        found = stats.table[at] - 1
-        series = stats.series[found]
-        if series.name_size == size and memcmp(series.name, name, size) == 0:
-            return found
-        at = (at + 1) & stats.mask
-    if stats.count >= stats.limit + 2 or _append(stats, name, size) != PK_OK:
-        return 1
+        return PK_OTHER_MODELS
+    series = stats.table[_place(stats, name, size)]
+    return series - 1 if series else PK_OTHER_MODELS
+
+
+cdef uint32_t stats_model(stats_t* stats, const uint8_t* name, size_t size) noexcept nogil:
+    """The series of a model name (UTF-8, perhaps with surrogates), made when new; `other` when it cannot be made."""
+    cdef uint32_t at, series = stats_find(stats, name, size)
+    if series != PK_OTHER_MODELS or size > PK_MODEL_BYTES or not _is_text(name, size):
+        return series
+    at = _place(stats, name, size)
+    if stats.table[at] or stats.count >= stats.limit + 2 or _append(stats, name, size) != PK_OK:
+        return PK_OTHER_MODELS
     stats.table[at] = stats.count
     return stats.count - 1
 
@@ -150,7 +178,7 @@ cdef uint32_t stats_model(stats_t* stats, const uint8_t* name, size_t size) noex
 
 FAILURES = (
     "None", "BadRequest", "PayloadTooLarge", "ServiceUnavailable", "ModelServerError", "NoAnswer", "Canceled",
-    "RequestTimeout", "Internal",
+    "RequestTimeout", "Internal", "ResourceExhausted",
 )
 """What `error_code` says on the metrics page, by PK_FAIL_*."""
 
@@ -166,13 +194,14 @@ cdef tuple _hist_view(const hist_t* hist):
     return tuple(rows), hist.sum
 
 
-cdef dict _series_view(const series_t* series):
-    cdef int kind
+cdef dict series_view(const series_t* series):
+    """One series, as plain Python objects."""
+    failures = zip(FAILURES, series.failures, strict=True)
     return {
-        "model": series.name[:series.name_size].decode("utf-8", "replace"),
+        "model": series.name[:series.name_size].decode(),
         "requests": series.requests,
         "running": series.running,
-        "failures": {FAILURES[kind]: series.failures[kind] for kind in range(1, PK_FAIL_KINDS) if series.failures[kind]},
+        "failures": {kind: count for kind, count in failures if kind != "None" and count},
         "duration_s": _hist_view(&series.duration_s),
         "ttft_s": _hist_view(&series.ttft_s),
         "tpot_s": _hist_view(&series.tpot_s),
@@ -184,15 +213,9 @@ cdef dict _series_view(const series_t* series):
     }
 
 
-cdef dict stats_view(const stats_t* stats):
-    """Everything, as plain Python objects; series that counted nothing are left out."""
-    cdef uint32_t i
+cdef dict stats_totals(const stats_t* stats):
+    """What is not kept by model."""
     return {
-        "series": [
-            _series_view(stats.series[i])
-            for i in range(stats.count)
-            if stats.series[i].requests or stats.series[i].running
-        ],
         "scheduling_s": _hist_view(&stats.scheduling_s),
         "hit_ratio": _hist_view(&stats.hit_ratio),
         "hit_bytes": _hist_view(&stats.hit_bytes),
@@ -204,32 +227,55 @@ cdef dict stats_view(const stats_t* stats):
     }
 
 
+cdef bint series_counted(const series_t* series) noexcept nogil:
+    """Is there anything to show?"""
+    return series.requests != 0 or series.running != 0
+
+
 @cython.final
 @cython.auto_pickle(False)
 cdef class Stats:
-    """Stats alone, for tests and benchmarks; the engine holds its own."""
+    """Stats alone, for tests and benchmarks; the engine holds its own.
+
+    `limit`: model names with a series of their own. OverflowError beyond 2**20.
+    """
 
     def __cinit__(self, uint32_t limit=1000):
-        if stats_init(&self._stats, limit) != PK_OK:
+        cdef int code = stats_init(&self._stats, limit)
+        if code == PK_E_RANGE:
+            raise OverflowError(f"at most {PK_MOST_MODELS} models can have series of their own, not {limit}")
+        if code != PK_OK:
             raise MemoryError("no memory for stats")
 
     def __dealloc__(self):
         stats_free(&self._stats)
 
     def count(self, bytes model not None, double duration_s) -> None:
-        """One request of `model` that took `duration_s`."""
-        cdef series_t* series = self._stats.series[stats_model(&self._stats, model, len(model))]
+        """One request of `model` (a name in UTF-8, surrogates allowed) that took `duration_s` seconds."""
+        cdef series_t* series
+        model.decode("utf-8", "surrogatepass")
+        series = self._stats.series[stats_model(&self._stats, model, len(model))]
         series.requests += 1
         hist_add(&series.duration_s, duration_s)
 
     def view(self) -> dict:
-        """Everything, as plain Python objects."""
-        return stats_view(&self._stats)
+        """Everything, as plain Python objects: see `Engine.stats`."""
+        cdef uint32_t i
+        cdef list rows = []
+        for i in range(self._stats.count):
+            if series_counted(self._stats.series[i]):
+                rows.append(series_view(self._stats.series[i]))
+        return {"series": rows, **stats_totals(&self._stats)}
 
     def _check(self) -> None:
         """Assert the invariants."""
         cdef uint32_t i, used = 0
+        cdef const series_t* series
         for i in range(self._stats.mask + 1):
             assert self._stats.table[i] <= self._stats.count
             used += self._stats.table[i] != 0
-        assert used == self._stats.count - 2 <= self._stats.limit
+        assert used == self._stats.count - 1 <= self._stats.limit + 1
+        for i in range(1, self._stats.count):
+            series = self._stats.series[i]
+            assert stats_find(&self._stats, series.name, series.name_size) == i
+            assert series.running >= 0

@@ -1,0 +1,93 @@
+# One ext_proc stream: what is known of the HTTP exchange it carries. Shared by its two directions.
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport strlen
+
+from picker._core.codec cimport PK_BODY_FULL_DUPLEX_STREAMED, buffer_t, slice_is, slice_t
+from picker._core.dispatch cimport engine_t, pick_t, request_t, scratch_t
+from picker._core.endpoints cimport booking_t
+from picker._core.sse cimport sse_t
+from picker._core.subset cimport subset_t
+
+# Where a session stands
+cdef enum:
+    PK_STATE_NEW = 0           # no request headers seen
+    PK_STATE_BODY = 1          # request headers seen, body on its way
+    PK_STATE_WAITING = 2       # picking: a plugin runs (flow control's queue will wait here too)
+    PK_STATE_PICKED = 3        # request answered
+    PK_STATE_RESPONSE = 4      # the response has begun
+    PK_STATE_ENDED = 5         # response complete, or answered by picker itself
+
+ctypedef struct session_t:
+    engine_t* engine           # borrowed
+    scratch_t* scratch         # borrowed: the calling thread's
+    int state
+    int reply                  # PK_REPLY_*: the kind that carries the pick
+    int api
+    uint32_t request_mode
+    uint32_t response_mode
+    uint32_t controls          # bits of the control headers the client sent
+    bint is_started            # a message was seen
+    bint is_picked
+    bint is_refused            # answered by picker itself: nothing more is said
+    bint is_counted            # closed: stats and bookings are settled
+    bint passes                # the body is not read and, in full duplex, goes back chunk by chunk
+    bint has_body              # a body message was gathered
+    bint has_trailers
+    bint request_done          # its end was seen, or will not be shown
+    bint has_response
+    bint response_done
+    bint has_first_byte
+    bint is_stream             # the response is text/event-stream
+    uint32_t status            # of the response; 0 = none yet
+    int failure                # PK_FAIL_*
+    int64_t opened_ns
+    int64_t first_byte_ns
+    int64_t ended_ns
+    uint64_t request_bytes
+    uint64_t response_bytes
+    buffer_t body              # request body, until it is answered
+    uint64_t held              # bytes of it the engine knows of
+    buffer_t headers           # a copy for plugins, when there are any
+    buffer_t model             # a copy for plugins, and while the model has no series of its own
+    uint64_t* hashes           # owned: the prompt's, while the session waits
+    subset_t subset
+    request_t request
+    booking_t booking
+    pick_t pick
+    sse_t usage
+
+
+cdef inline slice_t slice_text(const char* text) noexcept nogil:
+    cdef slice_t slice
+    slice.data = <const uint8_t*>text
+    slice.size = strlen(text)
+    return slice
+
+
+cdef inline slice_t slice_bytes(const buffer_t* buffer) noexcept nogil:
+    cdef slice_t slice
+    slice.data = buffer.data
+    slice.size = buffer.size
+    return slice
+
+
+cdef inline bint slice_equals(slice_t text, const char* other) noexcept nogil:
+    return slice_is(text, other, strlen(other))
+
+
+cdef inline bint slice_starts(slice_t text, const char* start) noexcept nogil:
+    cdef slice_t head = text
+    head.size = strlen(start)
+    return text.size >= head.size and slice_equals(head, start)
+
+
+cdef inline slice_t session_header(const session_t* session) noexcept nogil:
+    """Name of the header that holds session tokens."""
+    cdef slice_t name
+    name.data = session.engine.session_header
+    name.size = session.engine.session_header_size
+    return name
+
+
+cdef inline bint is_duplex(uint32_t mode) noexcept nogil:
+    return mode == PK_BODY_FULL_DUPLEX_STREAMED

@@ -1,0 +1,351 @@
+"""The request direction of an exchange: gathers and reads the body, picks, answers.
+
+Invariants: nothing is answered for the body before the headers; no byte of the body is dropped or answered twice; a
+    session holds the bytes of its body in the engine's account until the body is answered.
+Cost: O(bytes); a body is copied once into the session and once into the reply. A body that is not read (an API picker
+    does not know) is not kept either: in full duplex it goes back chunk by chunk.
+Memory: at most `body_bytes` for one body, `buffered_bytes` for all.   Threads: one at a time per session.
+
+Which reply carries the pick: the body's in BUFFERED modes, else the headers'; where the body does not come before the
+headers are answered (STREAMED, NONE), the pick is made without it.
+"""
+from libc.stddef cimport size_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from picker._core.alloc cimport PK_E_FORMAT, PK_E_LIMIT, PK_E_MISSING, PK_E_NOMEM, PK_OK, pk_resize
+from picker._core.codec cimport (
+    PK_BODY_BUFFERED,
+    PK_BODY_BUFFERED_PARTIAL,
+    PK_BODY_NONE,
+    PK_REPLY_REQUEST_BODY,
+    PK_REPLY_REQUEST_TRAILERS,
+    PK_REQUEST_BODY,
+    PK_REQUEST_HEADERS,
+    buffer_append,
+    buffer_free,
+    codec_next_header,
+    header_t,
+    message_t,
+    slice_is,
+    slice_t,
+)
+from picker._core.dispatch cimport engine_hold, engine_model, engine_pick, engine_resume, scratch_t
+from picker._core.exchange cimport (
+    PK_STATE_BODY,
+    PK_STATE_ENDED,
+    PK_STATE_NEW,
+    PK_STATE_PICKED,
+    PK_STATE_WAITING,
+    is_duplex,
+    session_header,
+    session_t,
+    slice_bytes,
+    slice_equals,
+)
+from picker._core.hashing cimport chain_start, chain_t, hash_xxh64
+from picker._core.prompt cimport (
+    PK_API_OTHER,
+    PK_BODY_NOT_JSON,
+    PK_BODY_NOT_OBJECT,
+    PK_BODY_NO_MODEL,
+    PK_BODY_OK,
+    PK_BODY_TOO_COMPLEX,
+    prompt_api,
+    prompt_hash,
+    prompt_read,
+    prompt_root,
+    prompt_t,
+    prompt_tokens,
+)
+from picker._core.replies cimport (
+    out_body,
+    out_chunk,
+    out_control,
+    out_pick,
+    out_plain,
+    out_refusal,
+    out_strip,
+    out_t,
+    out_trailers,
+)
+from picker._core.scan cimport scan_json, scan_unescape, value_t
+from picker._core.score cimport PK_NEED_PLUGIN
+from picker._core.stats cimport (
+    PK_FAIL_BAD_REQUEST,
+    PK_FAIL_EXHAUSTED,
+    PK_FAIL_INTERNAL,
+    PK_FAIL_NO_ENDPOINT,
+    PK_FAIL_TIMEOUT,
+    PK_FAIL_TOO_LARGE,
+    PK_MODEL_BYTES,
+    PK_OTHER_MODELS,
+)
+from picker._core.subset cimport subset_read
+
+# --- C kernel: small things ---
+
+
+cdef inline bint _is_buffered(uint32_t mode) noexcept nogil:
+    return mode == PK_BODY_BUFFERED or mode == PK_BODY_BUFFERED_PARTIAL
+
+
+cdef void request_drop(session_t* session) noexcept nogil:
+    """The request body is answered, or nobody waits for it any more."""
+    buffer_free(&session.body)
+    if session.held:
+        engine_hold(session.engine, &session.held, 0)
+
+
+# --- C kernel: answers of picker's own ---
+
+
+cdef int _refuse(session_t* session, int failure, int problem, out_t* out) noexcept nogil:
+    """An ImmediateResponse; the session is over."""
+    cdef uint32_t offset = session.scratch.scan.error_at if problem == PK_BODY_NOT_JSON else 0
+    session.failure = failure
+    session.is_refused = True
+    session.state = PK_STATE_ENDED
+    request_drop(session)
+    return out_refusal(out, failure, problem, offset)
+
+
+cdef int request_refuse(session_t* session, int failure, out_t* out) noexcept nogil:
+    """Answer the client in picker's own name, once: 408, 413, 429, 503, or 500 for all else."""
+    if session.is_refused or session.is_counted:
+        return PK_OK
+    if not (
+        failure == PK_FAIL_TOO_LARGE or failure == PK_FAIL_NO_ENDPOINT or failure == PK_FAIL_TIMEOUT
+        or failure == PK_FAIL_EXHAUSTED
+    ):
+        failure = PK_FAIL_INTERNAL
+    return _refuse(session, failure, PK_BODY_OK, out)
+
+
+# --- C kernel: the request comes in ---
+
+
+cdef void _read_header(session_t* session, const header_t* header) noexcept nogil:
+    cdef slice_t token_header = session_header(session)
+    if slice_equals(header.key, b":path"):
+        session.api = prompt_api(header.value)
+    elif slice_is(header.key, <const char*>token_header.data, token_header.size) and header.value.size:
+        session.request.session = hash_xxh64(header.value.data, header.value.size, 0)
+    session.controls |= out_control(header.key)
+
+
+cdef int _request_headers(session_t* session, const message_t* message, int64_t now_ns, out_t* out) noexcept nogil:
+    cdef slice_t rest = message.headers
+    cdef header_t header
+    cdef int code
+    if session.state != PK_STATE_NEW:
+        return PK_E_FORMAT
+    session.state = PK_STATE_BODY
+    while codec_next_header(&rest, &header):
+        _read_header(session, &header)
+    if session.engine.keeps_headers:
+        if buffer_append(&session.headers, message.headers.data, message.headers.size) != PK_OK:
+            return PK_E_NOMEM
+    session.request_done = message.end_of_stream
+    if message.end_of_stream:
+        return _complete(session, now_ns, out)
+    if is_duplex(session.request_mode):
+        session.passes = session.api == PK_API_OTHER
+        return _complete(session, now_ns, out) if session.passes else PK_OK     # else answered with the body
+    if _is_buffered(session.request_mode):
+        session.reply = PK_REPLY_REQUEST_BODY
+        code = out_strip(out, session.controls)
+        session.controls = 0
+        return code
+    session.passes = True
+    session.request_done = session.request_mode == PK_BODY_NONE
+    return _complete(session, now_ns, out)
+
+
+cdef int _gather(session_t* session, const message_t* message, int64_t now_ns, out_t* out) noexcept nogil:
+    """More of a body that is answered when the pick is made."""
+    cdef uint64_t size = session.body.size + message.body.size
+    session.has_body = True
+    if size > session.engine.limits.body_bytes:
+        return _refuse(session, PK_FAIL_TOO_LARGE, PK_BODY_OK, out)
+    if message.body.size and engine_hold(session.engine, &session.held, size) != PK_OK:
+        return _refuse(session, PK_FAIL_EXHAUSTED, PK_BODY_OK, out)
+    if buffer_append(&session.body, message.body.data, message.body.size) != PK_OK:
+        return PK_E_NOMEM
+    if session.state == PK_STATE_BODY and (session.request_done or not is_duplex(session.request_mode)):
+        return _complete(session, now_ns, out)
+    return PK_OK
+
+
+cdef int _request_body(session_t* session, const message_t* message, int64_t now_ns, out_t* out) noexcept nogil:
+    cdef bint was_done = session.request_done
+    if session.state == PK_STATE_NEW:
+        return PK_E_FORMAT
+    if was_done and is_duplex(session.request_mode):
+        # A second end of stream (Envoy, bodies of 1 MB and more) wants no answer; more body cannot be.
+        return PK_E_FORMAT if message.body.size else PK_OK
+    session.request_bytes += message.body.size
+    session.request_done = was_done or message.end_of_stream
+    if session.state < PK_STATE_PICKED:
+        return _gather(session, message, now_ns, out)
+    if not is_duplex(session.request_mode):
+        return out_plain(out, PK_REPLY_REQUEST_BODY)
+    if session.is_picked:
+        return out_chunk(out, PK_REPLY_REQUEST_BODY, message.body, message.end_of_stream)
+    return PK_OK                            # the gateway has answered the client itself
+
+
+cdef int _request_trailers(session_t* session, int64_t now_ns, out_t* out) noexcept nogil:
+    cdef bint duplex = is_duplex(session.request_mode)
+    if session.state == PK_STATE_NEW or session.has_trailers or (session.request_done and duplex):
+        return PK_E_FORMAT
+    if session.state == PK_STATE_BODY and not duplex:
+        return PK_E_FORMAT                  # the body comes first
+    session.has_trailers = True
+    session.request_done = True
+    if session.state == PK_STATE_BODY:
+        return _complete(session, now_ns, out)
+    if session.state == PK_STATE_WAITING:
+        return PK_OK                        # answered behind the pick
+    if duplex and not session.is_picked:
+        return PK_OK
+    return out_trailers(out, PK_REPLY_REQUEST_TRAILERS)
+
+
+# --- C kernel: the pick ---
+
+
+cdef int _model(session_t* session, const prompt_t* prompt) noexcept nogil:
+    """Name and hash of the model; its series."""
+    cdef uint8_t name[PK_MODEL_BYTES]
+    cdef const value_t* value = &session.scratch.scan.tape[prompt.model]
+    cdef const uint8_t* data = session.scratch.scan.data + value.start + 1
+    cdef size_t size = value.end - value.start - 2
+    cdef int64_t plain = scan_unescape(&session.scratch.scan, prompt.model, name, sizeof(name))
+    if plain >= 0:
+        data, size = name, <size_t>plain
+    session.request.adapter = hash_xxh64(data, size, 0)
+    session.request.series = engine_model(session.engine, data, size)
+    if session.engine.keeps_headers or (session.request.series == PK_OTHER_MODELS and size <= PK_MODEL_BYTES):
+        return buffer_append(&session.model, data, size)
+    return PK_OK
+
+
+cdef int _read_prompt(session_t* session, int* problem) noexcept nogil:
+    """Scan and hash the body into the request. `problem` is PK_BODY_*."""
+    cdef scratch_t* scratch = session.scratch
+    cdef prompt_t prompt
+    cdef chain_t chain
+    cdef const uint8_t* body = session.body.data if session.body.size else <const uint8_t*>b""
+    cdef int code = scan_json(&scratch.scan, body, session.body.size)
+    if code == PK_E_NOMEM:
+        return code
+    if code != PK_OK:
+        problem[0] = PK_BODY_TOO_COMPLEX if code == PK_E_LIMIT else PK_BODY_NOT_JSON
+        return PK_OK
+    problem[0] = prompt_read(&prompt, &scratch.scan, session.api)
+    if problem[0] == PK_BODY_NOT_OBJECT or problem[0] == PK_BODY_NO_MODEL:
+        return PK_OK
+    code = _model(session, &prompt)
+    if code != PK_OK or problem[0] != PK_BODY_OK:
+        return code
+    chain_start(
+        &chain, prompt_root(&prompt, &scratch.scan, session.engine.hash_seed), scratch.hashes,
+        session.engine.limits.prompt_blocks
+    )
+    prompt_hash(&prompt, &scratch.scan, &chain)
+    session.request.hashes = scratch.hashes
+    session.request.hash_count = chain.count
+    session.request.prompt_tokens = prompt_tokens(&chain)
+    session.request.max_tokens = prompt.max_tokens
+    return PK_OK
+
+
+cdef inline bint _is_cut(const session_t* session) noexcept nogil:
+    """Did the gateway perhaps send only the beginning of the body?"""
+    return session.request_mode == PK_BODY_BUFFERED_PARTIAL and not session.request_done
+
+
+cdef int _complete(session_t* session, int64_t now_ns, out_t* out) noexcept nogil:
+    """All of the request that comes before the pick is here: read it, pick, answer."""
+    cdef int problem = PK_BODY_OK
+    cdef int code
+    session.request.max_tokens = -1
+    if session.api != PK_API_OTHER and (session.has_body or session.has_trailers):
+        code = _read_prompt(session, &problem)
+        if code != PK_OK:
+            return code
+        if problem != PK_BODY_OK and not (problem == PK_BODY_NOT_JSON and _is_cut(session)):
+            return _refuse(session, PK_FAIL_BAD_REQUEST, problem, out)
+    session.request.subset = &session.subset
+    session.request.now_ns = now_ns
+    session.state = PK_STATE_WAITING
+    return _picked(session, engine_pick(session.engine, &session.request, &session.booking, &session.pick), out)
+
+
+cdef int _keep_hashes(session_t* session) noexcept nogil:
+    """The session waits: others will use the scratch."""
+    cdef size_t count = session.request.hash_count
+    if count == 0 or session.hashes != NULL:
+        return PK_OK
+    session.hashes = <uint64_t*>pk_resize(NULL, count, sizeof(uint64_t))
+    if session.hashes == NULL:
+        return PK_E_NOMEM
+    memcpy(session.hashes, session.request.hashes, count * sizeof(uint64_t))
+    session.request.hashes = session.hashes
+    return PK_OK
+
+
+cdef int request_resume(session_t* session, out_t* out) noexcept nogil:
+    """Go on after PK_NEED_PLUGIN; a session that has moved on meanwhile says nothing."""
+    if session.state != PK_STATE_WAITING or session.is_counted:
+        return PK_OK
+    return _picked(session, engine_resume(session.engine, &session.request, &session.booking, &session.pick), out)
+
+
+cdef int _picked(session_t* session, int code, out_t* out) noexcept nogil:
+    if code == PK_E_MISSING:
+        return _refuse(session, PK_FAIL_NO_ENDPOINT, PK_BODY_OK, out)
+    if code == PK_NEED_PLUGIN and _keep_hashes(session) != PK_OK:
+        return PK_E_NOMEM
+    if code != PK_OK:
+        return code
+    session.state = PK_STATE_PICKED
+    session.is_picked = True
+    code = _write_pick(session, out)
+    request_drop(session)
+    buffer_free(&session.headers)
+    return code
+
+
+cdef int _write_pick(session_t* session, out_t* out) noexcept nogil:
+    """The destination, then, in full duplex, the body that waited for it, then trailers."""
+    cdef slice_t destination
+    cdef int code
+    destination.data = session.pick.destination
+    destination.size = session.pick.destination_size
+    code = out_pick(out, session.reply, destination, session.controls)
+    if code == PK_OK and session.has_body and is_duplex(session.request_mode):
+        code = out_body(
+            out, PK_REPLY_REQUEST_BODY, slice_bytes(&session.body), session.engine.limits.chunk_bytes,
+            session.request_done and not session.has_trailers
+        )
+    if code == PK_OK and session.has_trailers:
+        code = out_trailers(out, PK_REPLY_REQUEST_TRAILERS)
+    return code
+
+
+# --- C kernel: the direction ---
+
+
+cdef int request_feed(session_t* session, const message_t* message, int64_t now_ns, out_t* out) noexcept nogil:
+    cdef int code = PK_OK
+    if session.state < PK_STATE_WAITING and not session.engine.ignores_subset:
+        code = subset_read(&session.subset, message.metadata)
+    if code != PK_OK:
+        return code
+    if message.kind == PK_REQUEST_HEADERS:
+        return _request_headers(session, message, now_ns, out)
+    if message.kind == PK_REQUEST_BODY:
+        return _request_body(session, message, now_ns, out)
+    return _request_trailers(session, now_ns, out)
