@@ -115,16 +115,15 @@ class Stack:
                 return float(value)
         return None
 
+    def total(self, name: str, **labels: str) -> float:
+        """The sum of the series of that name with these labels."""
+        families = text_string_to_metric_families(self.admin("/metrics"))
+        samples = [sample for family in families for sample in family.samples if sample.name == name]
+        return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
+
     def plugin_failures(self, plugin: str, cause: str) -> float:
         """Requests a Python plugin was left out of."""
-        families = text_string_to_metric_families(self.admin("/metrics"))
-        wanted = {"plugin_name": plugin, "cause": cause}
-        return sum(
-            sample.value
-            for family in families
-            for sample in family.samples
-            if sample.name == "picker_plugin_failures_total" and wanted.items() <= sample.labels.items()
-        )
+        return self.total("picker_plugin_failures_total", plugin_name=plugin, cause=cause)
 
     def ext_proc_stats(self) -> dict[str, int]:
         """Envoy's counters of its ext_proc filter, by their last name."""
