@@ -50,9 +50,9 @@ class RadixMachine(RuleBasedStateMachine):
         self.model.insert(chain(prompt), slot)
         self.prompts.add(tuple(prompt))
 
-    @rule(data=st.data(), more=PROMPTS)
+    @rule(data=st.data(), more=PROMPTS | st.just([]))
     def go_on(self, data: st.DataObject, more: list[int]) -> None:
-        """A later turn of a conversation, or a branch of it."""
+        """A later turn of a conversation, a branch of it, or an earlier turn again."""
         start = data.draw(st.sampled_from(sorted(self.prompts)))
         self.insert(data, [*start[: data.draw(st.integers(0, len(start)))], *more][:14])
 
