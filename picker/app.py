@@ -6,7 +6,6 @@ import logging
 import secrets
 import signal
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import uvloop
@@ -15,6 +14,7 @@ from picker import __version__
 from picker._core.engine import Engine
 from picker.admin.metrics import Counter, Snapshot
 from picker.admin.server import start_admin
+from picker.config.describe import describe
 from picker.config.settings import ServeSettings
 from picker.config.support import CoreMetricsExtractor
 from picker.discovery.file import EndpointsFile
@@ -31,6 +31,8 @@ from picker.types import Endpoint
 __all__ = ["App", "serve"]
 
 _LOG = logging.getLogger("picker")
+QUIET_S = 1.0
+"""A picker that stops serves until its gateways have let go of it for so long."""
 
 
 def serve(settings: ServeSettings) -> int:
@@ -38,6 +40,8 @@ def serve(settings: ServeSettings) -> int:
     configure_logging(settings.log.verbosity, settings.log.encoder)
     for warning in (*settings.warnings, *settings.config.warnings):
         _LOG.warning("%s", warning)
+    for line in describe(settings.config).splitlines():
+        _LOG.info("%s", line)
     if not settings.discovery.endpoints_file:
         raise UsageError("picker serve: there are no endpoints to serve: pass --endpoints-file FILE")
     app = App(settings)
@@ -62,42 +66,35 @@ class App:
         self._policy: Policy = compile_policy(settings.config)
         self.engine = _engine(settings, self._policy)
         self.pool = Pool(self.engine, self._policy)
+        self.health = Health()
+        self.ports: dict[str, int] = {}
+        """Where it listens once it does: `ext_proc`, `health`, `metrics`."""
         self._scraper = Scraper(self.pool, settings=settings.scrape, engines=_engines(settings))
         self._set_endpoints(endpoints)
 
     async def run(self, stop: asyncio.Event | None = None) -> None:
-        """Serve until `stop` is set or a signal comes, then drain."""
+        """Serve until `stop` is set or a signal comes, then drain. Raises OSError if it cannot listen."""
         stop = stop or asyncio.Event()
         _stop_on_signals(stop)
-        self.health = Health()
-        listen = self._settings.listen
-        extproc = ExtProc(self.engine, request_timeout_s=self._settings.limits.request_timeout_s)
-        handlers = [extproc.handler(), *([self.health.handler()] if listen.health_checking else [])]
+        limits = self._settings.limits
+        extproc = ExtProc(self.engine, request_timeout_s=limits.request_timeout_s)
         async with contextlib.AsyncExitStack() as stack:
             await self._start_control_plane(stack)
-            server, port = await start_server(
-                handlers,
-                address=listen.bind_address or "::",
-                port=listen.grpc_port,
-                credentials=server_credentials(listen.cert_path) if listen.secure_serving else None,
-                max_message_bytes=listen.grpc_max_recv_msg_bytes,
-            )
-            stack.push_async_callback(server.stop, 0.5)
+            await self._start_data_plane(stack, extproc)
             self.health.set_ready(True)
-            _LOG.info(
-                "serving ext_proc on port %d: %d endpoints, shell %s", port, len(self.pool.endpoints), listen.shell
-            )
+            port, shell = self.ports["ext_proc"], self._settings.listen.shell
+            _LOG.info("serving ext_proc on port %d: %d endpoints, shell %s", port, len(self.pool.endpoints), shell)
             await stop.wait()
-            await self._drain(extproc)
+            await self._drain(extproc, limits.drain_timeout_s)
         _LOG.info("stopped")
 
     async def _start_control_plane(self, stack: contextlib.AsyncExitStack) -> None:
         listen = self._settings.listen
-        health_server, health_port = await start_server(
+        health_server, self.ports["health"] = await start_server(
             [self.health.handler()], address=listen.bind_address or "::", port=listen.grpc_health_port
         )
         stack.push_async_callback(health_server.stop, 0)
-        admin, metrics_port = await start_admin(
+        admin, self.ports["metrics"] = await start_admin(
             take=self.snapshot,
             decisions=self.decisions,
             is_ready=lambda: self.health.is_ready,
@@ -105,25 +102,36 @@ class App:
             port=listen.metrics_port,
         )
         stack.push_async_callback(admin.cleanup)
-        _LOG.info("health on port %d, metrics on port %d", health_port, metrics_port)
+        _LOG.info("health on port %d, metrics on port %d", self.ports["health"], self.ports["metrics"])
         if self._settings.scrape.enabled:
             await self._scraper.start()
             stack.push_async_callback(self._scraper.stop)
         self._discovery.start()
         stack.push_async_callback(self._discovery.stop)
 
+    async def _start_data_plane(self, stack: contextlib.AsyncExitStack, extproc: ExtProc) -> None:
+        listen = self._settings.listen
+        server, self.ports["ext_proc"] = await start_server(
+            [extproc.handler(), *([self.health.handler()] if listen.health_checking else [])],
+            address=listen.bind_address or "::",
+            port=listen.grpc_port,
+            credentials=server_credentials(listen.cert_path) if listen.secure_serving else None,
+            max_receive_bytes=listen.grpc_max_recv_msg_bytes,
+            max_send_bytes=listen.grpc_max_send_msg_bytes,
+        )
+        stack.push_async_callback(server.stop, 0.5)
+
     def _set_endpoints(self, endpoints: tuple[Endpoint, ...]) -> None:
         self.pool.set_endpoints(endpoints)
         self._scraper.set_endpoints(self.pool.endpoints)
 
-    async def _drain(self, extproc: ExtProc) -> None:
-        """Ask for no more traffic, let what is under way end, but not for ever."""
+    async def _drain(self, extproc: ExtProc, limit_s: float) -> None:
+        """Ask for no more traffic, serve what still comes and let it end, but not for ever."""
         self.health.set_ready(False)
-        limit_s = self._settings.limits.drain_timeout_s
         _LOG.info("draining %d streams", self.engine.sessions)
         try:
             async with asyncio.timeout(limit_s):
-                await extproc.wait_idle()
+                await extproc.wait_idle(QUIET_S)
         except TimeoutError:
             _LOG.warning("cutting %d streams after %g s", self.engine.sessions, limit_s)
 
@@ -142,7 +150,7 @@ class App:
             sessions=self.engine.sessions,
             index_blocks=self.engine.index_blocks,
             index_bytes=self.engine.index_bytes,
-            plugins=self._plugin_rows(),
+            plugins=self._plugins(),
             counters=self._counters(),
         )
 
@@ -151,22 +159,25 @@ class App:
         now_ns = time.monotonic_ns()
         rows = []
         for decision in self.engine.decisions(limit):
-            scores = dict(zip(self._policy.names, decision.pop("scores"), strict=True))
             age_s = round((now_ns - decision.pop("at_ns")) * 1e-9, 3)
-            rows.append({**decision, "age_s": age_s, "scores": scores})
+            rows.append({**decision, "age_s": age_s, "scores": self._policy.explain(decision["scores"])})
         return rows
 
-    def _plugin_rows(self) -> list[tuple[str, str, str, int, float, int, int, int]]:
-        records = self._policy.host.records.values() if self._policy.host else ()
-        return [(r.plugin.role, r.type, r.name, r.calls, r.seconds, r.errors, r.overruns, r.skipped) for r in records]
+    def _plugins(self) -> list[dict[str, Any]]:
+        return [record.view() for record in self._policy.host.records.values()] if self._policy.host else []
 
-    def _counters(self) -> Mapping[str, Counter]:
+    def _counters(self) -> dict[str, Counter]:
         scraper, discovery = self._scraper, self._discovery
         failures = [((reason,), float(count)) for reason, count in sorted(scraper.failures.items())]
         return {
             "picker_scrapes": ("Metrics pages read.", (), [((), float(scraper.scrapes))]),
             "picker_scrape_failures": ("Metrics pages not read, by cause.", ("reason",), failures),
             "picker_scrape_seconds": ("Time spent reading metrics pages.", (), [((), scraper.seconds)]),
+            "picker_scrape_malformed_lines": (
+                "Lines of wanted series that could not be read.",
+                (),
+                [((), float(scraper.malformed_lines))],
+            ),
             "picker_endpoints_file_errors": (
                 "Edits of the endpoints file not taken.",
                 (),

@@ -10,8 +10,9 @@ from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
-__all__ = ["Snapshot", "SnapshotCollector"]
+__all__ = ["Counter", "Encoder", "Snapshot", "families", "page"]
 
 _MODEL = ("model_name", "target_model_name")
 _PREFIX_PLUGIN = ("prefix-cache", "radix")  # plugin_name, plugin_type
@@ -44,16 +45,20 @@ _ENDPOINT_GAUGES = (
     ("picker_endpoint_kv_usage_ratio", "KV cache in use, as scraped; -1 = unknown.", "kv_usage"),
 )
 
+SLICE = 256
+"""Samples written at a time: a page of many models must not hold up the requests."""
+
 Counter = tuple[str, Sequence[str], Sequence[tuple[Sequence[str], float]]]
 Histogram = tuple[Sequence[tuple[float, int]], float]
+Encoder = Callable[[Collector], bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """What the page is made of, taken at once. `stats` and `endpoints` are `Engine.stats()` and `Engine.endpoints()`.
 
-    `plugins` rows are (extension point, type, name, calls, seconds, errors, overruns, skipped); `counters`
-    maps a name to its help, label names and rows of (label values, value).
+    `plugins` are `PluginRecord.view()`; `counters` maps a name to its help, label names and rows of (label values,
+    value). Times in ns of one monotonic clock.
     """
 
     version: str
@@ -65,24 +70,44 @@ class Snapshot:
     sessions: int
     index_blocks: int
     index_bytes: int
-    plugins: Sequence[tuple[str, str, str, int, float, int, int, int]] = ()
+    plugins: Sequence[Mapping[str, Any]] = ()
     counters: Mapping[str, Counter] = field(default_factory=dict)
 
 
-class SnapshotCollector(Collector):
-    """Makes the page from a fresh snapshot each time."""
+class _Piece(Collector):
+    """What an encoder is given: one family, part of one, or nothing."""
 
-    def __init__(self, take: Callable[[], Snapshot]) -> None:
-        self._take = take
+    def __init__(self, *families: Metric) -> None:
+        self._families = families
 
-    def collect(self) -> Iterator[Metric]:
-        snapshot = self._take()
-        yield from _requests(snapshot.stats["series"])
-        yield from _pool(snapshot)
-        yield from _scheduler(snapshot)
-        yield from _endpoints(snapshot)
-        yield from _plugins(snapshot)
-        yield from _counters(snapshot)
+    def collect(self) -> Sequence[Metric]:
+        return self._families
+
+
+def families(snapshot: Snapshot) -> Iterator[Metric]:
+    """Everything there is to show."""
+    yield from _requests(snapshot.stats["series"])
+    yield from _pool(snapshot)
+    yield from _scheduler(snapshot)
+    yield from _endpoints(snapshot)
+    yield from _plugins(snapshot.plugins)
+    yield from _counters(snapshot.counters)
+
+
+def page(snapshot: Snapshot, encode: Encoder) -> Iterator[bytes]:
+    """The page as `encode` (text or OpenMetrics) writes it, in slices."""
+    for family in families(snapshot):
+        samples = family.samples
+        for start in range(0, max(len(samples), 1), SLICE):
+            family.samples = samples[start : start + SLICE]
+            yield _slice(encode(_Piece(family)), is_first=start == 0)
+    yield encode(_Piece())  # which ends an OpenMetrics page
+
+
+def _slice(text: bytes, *, is_first: bool) -> bytes:
+    """Without the end of the page, and without the family's head (HELP, TYPE) unless it is the first one of it."""
+    lines = text.split(b"\n")  # no label holds one: it is escaped
+    return b"\n".join(line for line in lines if not line.startswith(b"# ") or (is_first and line != b"# EOF"))
 
 
 def _histogram(name: str, about: str, labels: Sequence[str], rows: Sequence[tuple[Sequence[str], Histogram]]) -> Metric:
@@ -93,7 +118,8 @@ def _histogram(name: str, about: str, labels: Sequence[str], rows: Sequence[tupl
 
 
 def _bound(bound: float) -> str:
-    return "+Inf" if bound == float("inf") else f"{bound:g}" if bound < 1e6 else str(int(bound))
+    """As the reference picker's library writes it, which OpenMetrics demands."""
+    return str(floatToGoString(bound))  # type: ignore[no-untyped-call]
 
 
 def _requests(series: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
@@ -123,7 +149,7 @@ def _mean(endpoints: Sequence[Mapping[str, Any]], key: str) -> float:
 
 def _pool(snapshot: Snapshot) -> Iterator[Metric]:
     rows = (
-        ("inference_pool_ready_pods", "Endpoints that may be picked.", float(len(snapshot.endpoints))),
+        ("inference_pool_ready_pods", "Endpoints of the pool, ejected ones too.", float(len(snapshot.endpoints))),
         ("inference_pool_average_queue_size", "Mean waiting requests.", _mean(snapshot.endpoints, "waiting")),
         ("inference_pool_average_running_requests", "Mean running requests.", _mean(snapshot.endpoints, "running")),
         ("inference_pool_average_kv_cache_utilization", "Mean KV usage, 0-1.", _mean(snapshot.endpoints, "kv_usage")),
@@ -201,23 +227,24 @@ def _endpoints(snapshot: Snapshot) -> Iterator[Metric]:
     yield from (age, stale, ejected, picks)
 
 
-def _plugins(snapshot: Snapshot) -> Iterator[Metric]:
+def _plugins(plugins: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
     labels = ("extension_point", "plugin_type", "plugin_name")
     calls = CounterMetricFamily("picker_plugin_calls", "Calls of Python plugins.", labels=labels)
     seconds = CounterMetricFamily("picker_plugin_seconds", "Time spent in Python plugins.", labels=labels)
     failures = CounterMetricFamily(
         "picker_plugin_failures", "Requests a Python plugin was left out of, by cause.", labels=(*labels, "cause")
     )
-    for point, kind, name, called, spent, errors, overruns, skipped in snapshot.plugins:
-        calls.add_metric((point, kind, name), called)
-        seconds.add_metric((point, kind, name), spent)
-        for cause, count in (("error", errors), ("overrun", overruns), ("resting", skipped)):
-            failures.add_metric((point, kind, name, cause), count)
+    for plugin in plugins:
+        values = (plugin["role"], plugin["type"], plugin["name"])
+        calls.add_metric(values, plugin["calls"])
+        seconds.add_metric(values, plugin["seconds"])
+        for cause, key in (("error", "errors"), ("overrun", "overruns"), ("resting", "skipped")):
+            failures.add_metric((*values, cause), plugin[key])
     yield from (calls, seconds, failures)
 
 
-def _counters(snapshot: Snapshot) -> Iterator[Metric]:
-    for name, (about, labels, rows) in snapshot.counters.items():
+def _counters(counters: Mapping[str, Counter]) -> Iterator[Metric]:
+    for name, (about, labels, rows) in counters.items():
         family = CounterMetricFamily(name, about, labels=labels)
         for values, value in rows:
             family.add_metric(values, value)

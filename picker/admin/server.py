@@ -1,32 +1,35 @@
 """HTTP on the metrics port: `/metrics`, `/healthz`, `/readyz`, and why requests went where they did."""
 
+import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from picker.admin.metrics import Snapshot, SnapshotCollector
+from picker.admin.metrics import Snapshot, page
 
-__all__ = ["start_admin"]
+__all__ = ["MOST_DECISIONS", "start_admin"]
 
-Rows = Callable[[int], Sequence[Mapping[str, Any]]]
-MAX_ROWS = 1024
+Decisions = Callable[[int], Sequence[Mapping[str, Any]]]
+MOST_DECISIONS = 1024
+"""As many as the core keeps."""
 
 
 class _Admin:
-    def __init__(self, take: Callable[[], Snapshot], decisions: Rows, is_ready: Callable[[], bool]) -> None:
+    def __init__(self, take: Callable[[], Snapshot], decisions: Decisions, is_ready: Callable[[], bool]) -> None:
         self._take = take
         self._decisions = decisions
         self._is_ready = is_ready
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(SnapshotCollector(take))
 
     async def metrics(self, request: web.Request) -> web.Response:
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        return web.Response(body=encode(self._registry), headers={"Content-Type": content_type})
+        encode, content_type = choose_encoder(",".join(request.headers.getall("Accept", [])))
+        body = bytearray()
+        for piece in page(self._take(), encode):
+            body += piece
+            await asyncio.sleep(0)  # requests come first
+        return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def healthz(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -40,22 +43,28 @@ class _Admin:
             limit = int(request.query.get("limit", "50"))
         except ValueError:
             return web.Response(text="limit must be a number\n", status=400)
-        rows = self._decisions(max(0, min(limit, MAX_ROWS)))
-        return web.json_response(list(rows), dumps=_dumps)
+        return _json(self._decisions(max(0, min(limit, MOST_DECISIONS))))
 
     async def endpoints(self, _: web.Request) -> web.Response:
         """What picker knows of each endpoint."""
-        return web.json_response(list(self._take().endpoints), dumps=_dumps)
+        return _json(self._take().endpoints)
+
+    async def plugins(self, _: web.Request) -> web.Response:
+        """How the Python plugins do."""
+        return _json(self._take().plugins)
 
 
-def _dumps(value: Any) -> str:
-    return json.dumps(value, indent=1) + "\n"
+def _json(rows: Sequence[Mapping[str, Any]]) -> web.Response:
+    return web.json_response(text=json.dumps(list(rows), indent=1) + "\n")
 
 
 async def start_admin(
-    *, take: Callable[[], Snapshot], decisions: Rows, is_ready: Callable[[], bool], address: str, port: int
+    *, take: Callable[[], Snapshot], decisions: Decisions, is_ready: Callable[[], bool], address: str, port: int
 ) -> tuple[web.AppRunner, int]:
-    """A started server (stop it with `cleanup`) and its port. Raises OSError if it cannot listen."""
+    """A started server (stop it with `cleanup`) and its port. Raises OSError if it cannot listen.
+
+    `decisions` gives the latest ones, at most as many as asked for. `address` "" is every interface.
+    """
     admin = _Admin(take, decisions, is_ready)
     application = web.Application()
     application.router.add_get("/metrics", admin.metrics)
@@ -63,7 +72,12 @@ async def start_admin(
     application.router.add_get("/readyz", admin.readyz)
     application.router.add_get("/debug/decisions", admin.decisions)
     application.router.add_get("/debug/endpoints", admin.endpoints)
+    application.router.add_get("/debug/plugins", admin.plugins)
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, address or None, port).start()
+    try:
+        await web.TCPSite(runner, address or None, port).start()
+    except BaseException:
+        await runner.cleanup()
+        raise
     return runner, int(runner.addresses[0][1])

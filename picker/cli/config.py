@@ -1,9 +1,11 @@
 """Checks an EndpointPickerConfig file and prints the plan picker would run; wrong: the error, exit code 2."""
 
 import argparse
+import importlib
 import sys
 from pathlib import Path
 
+from picker.cli.core import require_core
 from picker.cli.flags import FlagParser
 from picker.config.describe import describe
 from picker.config.document import read_text
@@ -20,13 +22,15 @@ def configure(parser: FlagParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the plan. Raises `ConfigError`."""
+    """Prints the plan. Raises `ConfigError`, also for Python plugins that cannot be made, and `CoreUnavailable`."""
     text: str | bytes
     if args.file == "-":
         source, text = "standard input", sys.stdin.buffer.read()
     else:
         source, text = args.file, read_text(Path(args.file))
     config = load_config(text, source=source, extra_types=InstalledTypes())
+    require_core()
+    importlib.import_module("picker.policy.compile").compile_policy(config)
     print(f"{source}: valid")
     print(describe(config), end="")
     return 0

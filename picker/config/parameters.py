@@ -5,6 +5,7 @@ file that holds them. Two class attributes drive checks in `load.py`: `no_effect
 and change nothing (with the reason, given as a warning), `plugin_refs` those that name another plugin.
 """
 
+import re
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
@@ -38,18 +39,19 @@ __all__ = [
     "WeightedRandomPicker",
 ]
 
-_LARGEST = 1 << 40
+_LARGEST = 10**12  # what the core computes with
 Count = Annotated[int, Meta(ge=0, le=_LARGEST)]
 PositiveCount = Annotated[int, Meta(ge=1, le=_LARGEST)]
 Ratio = Annotated[float, Meta(ge=0, le=1)]
-NonNegative = Annotated[float, Meta(ge=0, le=1e15)]
-Positive = Annotated[float, Meta(gt=0, le=1e15)]
+NonNegative = Annotated[float, Meta(ge=0, le=_LARGEST)]
+Positive = Annotated[float, Meta(gt=0, le=_LARGEST)]
 Text = Annotated[str, Meta(min_length=1)]
 Endpoints = Annotated[int, Meta(ge=1, le=8)]
 
 _HASHED_BY_PICKER = "picker hashes prompts in blocks of its own"
 _INDEX_OF_PICKER = "it belongs to approx-prefix-cache-producer; set it there"
 _ONE_PROFILE = "there is one profile"
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
 
 
 class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -161,6 +163,8 @@ class SessionAffinityScorer(Parameters, frozen=True):
     no_effect: ClassVar = {"profileName": _ONE_PROFILE}
 
     def __post_init__(self) -> None:
+        if not _HEADER_NAME.fullmatch(self.headerName):
+            raise ValueError("headerName is no header name of at most 64 characters")
         if self.strategy == "session_id":
             raise ValueError("strategy session_id is known but not supported yet; use encoded_endpoint_header")
 

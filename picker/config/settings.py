@@ -76,7 +76,7 @@ class LimitSettings:
     """How long requests in flight may take after SIGTERM. Readiness goes first; then streams are cut."""
 
     max_streams: int = option(20_000, "max-streams", "count")
-    """Most requests in flight at once; more are answered 503."""
+    """Most requests in flight at once; for more the gateway's failure mode decides (gRPC RESOURCE_EXHAUSTED)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ Small and always there; the yardstick for faster shells.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,8 +15,16 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from picker._core import session as core
 from picker._core.engine import Engine
+from picker._core.session import (
+    FAIL_INTERNAL,
+    FAIL_TIMEOUT,
+    STATE_BODY,
+    STATE_ENDED,
+    STATE_PICKED,
+    Session,
+    SessionError,
+)
 
 __all__ = ["METHOD", "SERVICE", "ExtProc", "server_credentials", "start_server"]
 
@@ -45,12 +54,20 @@ class ExtProc:
         self._engine = engine
         self._request_timeout_s = request_timeout_s
         self._clock_ns = clock_ns
-        self._idle = asyncio.Event()
+        self._open = 0
+        self._idle_since = -math.inf  # of the loop's clock
+        self._idle, self._busy = asyncio.Event(), asyncio.Event()
         self._idle.set()
 
-    async def wait_idle(self) -> None:
-        """Until no stream is open."""
-        await self._idle.wait()
+    async def wait_idle(self, quiet_s: float = 0.0) -> None:
+        """Until no stream has been open for `quiet_s` seconds on end."""
+        while True:
+            await self._idle.wait()
+            try:
+                async with asyncio.timeout_at(self._idle_since + quiet_s):
+                    await self._busy.wait()
+            except TimeoutError:
+                return
 
     def handler(self) -> grpc.GenericRpcHandler:
         """What a `grpc.aio` server serves; no serializers: messages stay bytes."""
@@ -60,54 +77,68 @@ class ExtProc:
     async def process(self, _: Any, context: Any) -> None:
         """One stream, which is one HTTP request. Whatever ends it, the session is closed once."""
         try:
-            session = core.Session(self._engine, self._clock_ns())
+            session = Session(self._engine, self._clock_ns())
         except OverflowError as full:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(full))
-        self._idle.clear()
+        self._count(1)
         try:
             await self._serve(session, context)
         finally:
             session.close(self._clock_ns())
-            if self._engine.sessions == 0:
-                self._idle.set()
+            self._count(-1)
 
-    async def _serve(self, session: core.Session, context: Any) -> None:
+    def _count(self, change: int) -> None:
+        self._open += change
+        if self._open:
+            self._idle.clear()
+            self._busy.set()
+        else:
+            self._idle_since = asyncio.get_running_loop().time()
+            self._busy.clear()
+            self._idle.set()
+
+    async def _serve(self, session: Session, context: Any) -> None:
+        """Until the gateway has no more to say, or the client was answered in picker's own name."""
         deadline = asyncio.get_running_loop().time() + self._request_timeout_s
-        while True:
+        while not _is_refused(session):
             message = await self._read(session, context, deadline)
             if message is grpc.aio.EOF:
                 return
-            for reply in await self._replies(session, message, context):
+            replies = session.refuse(FAIL_TIMEOUT) if message is None else await self._feed(session, message, context)
+            for reply in replies:
                 await context.write(reply)
 
-    async def _read(self, session: core.Session, context: Any, deadline: float) -> Any:
-        """The next message. While a body is on its way, not later than `deadline`: then the client gets a 408."""
-        if session.state > core.STATE_BODY:
+    async def _read(self, session: Session, context: Any, deadline: float) -> Any:
+        """The next message, EOF, or None: while a body is on its way, not later than `deadline`."""
+        if session.state > STATE_BODY:
             return await context.read()
         try:
             async with asyncio.timeout_at(deadline):
                 return await context.read()
         except TimeoutError:
-            for reply in session.refuse(core.FAIL_TIMEOUT):
-                await context.write(reply)
-            return grpc.aio.EOF
+            return None
 
-    async def _replies(self, session: core.Session, message: bytes, context: Any) -> Sequence[bytes]:
+    async def _feed(self, session: Session, message: bytes, context: Any) -> Sequence[bytes]:
         """What the core answers. A stream that cannot go on ends with an error, never as if all were well."""
-        started = self._clock_ns()
-        before = session.state
+        started_ns = self._clock_ns()
+        was_answered = session.state >= STATE_PICKED
         try:
-            replies: list[bytes] = session.feed(message, started)
-        except core.SessionError as problem:
+            replies: Sequence[bytes] = session.feed(message, started_ns)
+        except SessionError as problem:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(problem))
         except Exception:  # a bug of ours, or no memory: the client must hear of it, the log too
             _LOG.exception("a message could not be handled")
-            if before < core.STATE_PICKED:
-                return session.refuse(core.FAIL_INTERNAL)
+            if not was_answered:
+                return list(session.refuse(FAIL_INTERNAL))
             await context.abort(grpc.StatusCode.INTERNAL, "the endpoint picker failed")
-        if before < core.STATE_PICKED <= session.state:
-            self._engine.count_scheduling((self._clock_ns() - started) * 1e-9)
+        if not was_answered and session.state == STATE_PICKED:
+            self._engine.count_scheduling((self._clock_ns() - started_ns) * 1e-9)
         return replies
+
+
+def _is_refused(session: Session) -> bool:
+    """Nothing the gateway could still say would matter."""
+    return session.state == STATE_ENDED and not session.destination
 
 
 def server_credentials(cert_path: str) -> grpc.ServerCredentials:
@@ -122,19 +153,21 @@ async def start_server(
     address: str,
     port: int,
     credentials: grpc.ServerCredentials | None = None,
-    max_message_bytes: int = 4 << 20,
+    max_receive_bytes: int = 4 << 20,
+    max_send_bytes: int = 4 << 20,
 ) -> tuple[grpc.aio.Server, int]:
     """A started server and the port it listens on (port 0: a free one). Raises OSError if it cannot listen."""
     limits = (
-        ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_receive_message_length", max_receive_bytes),
+        ("grpc.max_send_message_length", max_send_bytes),
     )
     server = grpc.aio.server(options=_OPTIONS + limits)
     server.add_generic_rpc_handlers(tuple(handlers))
     where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
     try:
         bound = server.add_secure_port(where, credentials) if credentials else server.add_insecure_port(where)
-    except RuntimeError as problem:  # what grpcio raises when the port is taken
-        raise OSError(f"cannot listen on {where}: is the port taken? ({problem})") from problem
+    except RuntimeError as problem:  # all that grpcio says, whatever the cause
+        cause = "is the port taken, or the certificate no good?" if credentials else "is the port taken?"
+        raise OSError(f"cannot listen on {where}: {cause} ({problem})") from problem
     await server.start()
     return server, bound

@@ -1,16 +1,11 @@
-"""The plugin API: scorers, filters and pickers in Python.
+"""The plugin API: scorers, filters and pickers in Python (`docs/plugins.md` shows how one is written and installed).
 
-A package names its classes under the entry point group `picker.plugins`; a configuration then uses them by that name:
-
-    [project.entry-points."picker.plugins"]
-    quiet-hours-scorer = "my_package:QuietHoursScorer"
-
-A plugin is called once per request with *all* candidates, on the thread that serves every request: it must not block.
-What it raises, or what it answers after its time budget, is dropped and counted; the request goes on without it.
+A package names its classes under the entry point group `picker.plugins`; a configuration then uses them by that name.
+A plugin is called with *all* candidates of a request at once, on the thread that serves every request: it must not
+block. What it raises, or answers after its time budget, is dropped and counted; the request goes on without it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import msgspec
@@ -18,22 +13,24 @@ import msgspec
 __all__ = ["Candidate", "Filter", "Picker", "Plugin", "Request", "Scorer"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """The request to be placed. `prompt_tokens` is an estimate; header names are lower-case."""
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """The request to be placed.
+
+    `model` is empty and `prompt_tokens` (an estimate) 0 where no prompt was read. Header names are lower-case,
+    `:path` and its like among them; a header sent more than once has its values joined by commas.
+    """
 
     model: str
     prompt_tokens: int
     headers: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """An endpoint the request may go to, as picker sees it now.
 
-    `waiting`, `running` (requests) and `kv_usage` (0-1) were scraped, negative if never; `requests`, `prefill_tokens`
-    and `resident_tokens` are booked by picker itself; `cached_tokens` of this prompt it is thought to hold;
-    `prefill_rate` in tokens per second; `total` is the weighted score so far.
+    `target` is its `ip:port`. `waiting`, `running` (requests) and `kv_usage` (0-1) were scraped, negative if never;
+    `requests`, `prefill_tokens` and `resident_tokens` are booked by picker itself; `cached_tokens` of this prompt it is
+    thought to hold; `prefill_rate` in tokens per second; `total` is the weighted score so far.
     """
 
     target: str
@@ -49,7 +46,10 @@ class Candidate:
 
 
 class Plugin:
-    """What all plugins share. `parameters` is the struct their `parameters` in the configuration decode to."""
+    """What all plugins share; derive from `Scorer`, `Filter` or `Picker`, not from this.
+
+    `parameters` is the struct that their `parameters` in a configuration decode to; None: any mapping.
+    """
 
     role: ClassVar[str]
     parameters: ClassVar[type[msgspec.Struct] | None] = None
@@ -69,12 +69,12 @@ class Scorer(Plugin):
 
 
 class Filter(Plugin):
-    """Says which candidates may stay."""
+    """Says which candidates may stay. If none may, the request is answered 503."""
 
     role: ClassVar[str] = "filter"
 
     def keep(self, request: Request, candidates: Sequence[Candidate]) -> Sequence[bool]:
-        """True for each candidate that stays, in their order."""
+        """True for each candidate that stays, False for the others, in their order."""
         raise NotImplementedError
 
 

@@ -99,6 +99,10 @@ MISTAKES = {
         HEAD + "plugins:\n- type: label-selector-filter\n",
         "epp.yaml:4: plugins[0].parameters: selects every endpoint; give matchLabels or matchExpressions",
     ),
+    "text that is no header name": (
+        HEAD + "plugins:\n- type: session-affinity-scorer\n  parameters: {headerName: 'x session'}\n",
+        "epp.yaml:5: plugins[0].parameters: headerName is no header name of at most 64 characters",
+    ),
     "latency predictor": (
         HEAD + "plugins:\n- type: prefix-cache-affinity-filter\n  parameters: {ttftSource: latencyPredictor}\n",
         "epp.yaml:5: plugins[0].parameters: ttftSource latencyPredictor is known but not supported yet; "
