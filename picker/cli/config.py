@@ -7,6 +7,7 @@ from pathlib import Path
 
 from picker.cli.core import require_core
 from picker.cli.flags import FlagParser
+from picker.config.catalogue import SUPPORTED
 from picker.config.describe import describe
 from picker.config.document import read_text
 from picker.config.extras import InstalledTypes
@@ -29,8 +30,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         source, text = args.file, read_text(Path(args.file))
     config = load_config(text, source=source, extra_types=InstalledTypes())
-    require_core()
-    importlib.import_module("picker.policy.compile").compile_policy(config)
+    if any(plugin.type not in SUPPORTED for plugin in config.plugins):
+        require_core()
+        importlib.import_module("picker.policy.compile").compile_policy(config)
     print(f"{source}: valid")
     print(describe(config), end="")
     return 0
