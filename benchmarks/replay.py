@@ -10,9 +10,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from picker._core.engine import Engine
-
 from picker._core import session as core
+from picker._core.engine import Engine
 from picker.config.load import load_config
 from picker.config.model import DEFAULT_CONFIG, PickerConfig
 from picker.policy.compile import compile_policy

@@ -126,7 +126,7 @@ class PluginHost:
 def _request(asked: Mapping[str, Any]) -> Request:
     headers: dict[str, str] = {}
     for name, value in header_pairs(asked["headers"]):
-        key, text = name.decode("latin-1"), value.decode("latin-1")
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
         headers[key] = f"{headers[key]}, {text}" if key in headers else text
     return Request(
         model=asked["model"].decode("utf-8", "replace"), prompt_tokens=asked["prompt_tokens"], headers=headers
