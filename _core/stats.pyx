@@ -253,8 +253,10 @@ cdef class Stats:
     def count(self, bytes model not None, double duration_s) -> None:
         """One request of `model` (a name in UTF-8, surrogates allowed) that took `duration_s` seconds."""
         cdef series_t* series
+        cdef uint32_t index
         model.decode("utf-8", "surrogatepass")
-        series = self._stats.series[stats_model(&self._stats, model, len(model))]
+        index = stats_model(&self._stats, model, len(model))       # may move the list of series
+        series = self._stats.series[index]
         series.requests += 1
         hist_add(&series.duration_s, duration_s)
 

@@ -1,0 +1,117 @@
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, final
+
+from typing_extensions import Buffer
+
+_Step = tuple[int, float, Sequence[float], int]
+_Plugins = Callable[[int, dict[str, Any], list[dict[str, Any]]], Sequence[float] | None]
+
+@final
+class Engine:
+    """Owns endpoints, prefix index, policy and stats. Sessions (`picker._core.session`) work on it.
+
+    `limits`: overrides of endpoints, sessions, models, prompt_blocks, endpoint_blocks, index_blocks (index blocks of 64
+    tokens), body_bytes, buffered_bytes, chunk_bytes, json_values, json_depth. `hash_seed` keeps clients from aiming at
+    each other's prefixes; replicas that share an index share it. `prior_rate` in prefill tokens per second. Without
+    `set_policy` every request goes to a random endpoint. ValueError or OverflowError for limits that cannot be.
+    """
+
+    def __new__(
+        cls,
+        *,
+        hash_seed: int,
+        random_seed: int = 0,
+        prior_rate: float = 15000.0,
+        limits: Mapping[str, int] | Iterable[tuple[str, int]] = (),
+    ) -> Engine: ...
+    def set_policy(
+        self,
+        steps: Sequence[_Step],
+        *,
+        wanted: int = 1,
+        plugins: _Plugins | None = None,
+        ignore_subset: bool = False,
+        session_header: str = "x-session-token",
+    ) -> None:
+        """Replace the pipeline: see `score.pipeline_fill`. In force from the next pick on; past decisions are dropped.
+
+        `plugins(step, request, endpoints)` runs Python steps: `request` and `endpoints` are dicts; it returns what
+        `score.frame_answer` takes (filters: slots to keep, scorers: scores in order, pickers: slots in order of
+        preference), or None to be skipped. What it raises comes out of `Session.feed`. `session_header` holds a
+        session's token, and responses carry it when a session scorer runs. ValueError or OverflowError for what no
+        policy can be; the old one then stays.
+        """
+
+    def add_endpoint(
+        self, target: str | Buffer, address: str | Buffer, *, token: str | Buffer = b"", labels: int = 0
+    ) -> tuple[int, int]:
+        """(slot, generation) of a new endpoint at `target` ("ip:port") of `address` ("ip"), empty and idle.
+
+        OverflowError at the limit, ValueError for texts that are too long or no header value, MemoryError.
+        """
+
+    def remove_endpoint(self, slot: int, generation: int) -> None:
+        """Forget an endpoint and what it was thought to cache. KeyError if it has gone already."""
+
+    def set_labels(self, slot: int, generation: int, labels: int) -> None:
+        """Which label selectors of the policy the endpoint matches, by bit. KeyError if it has gone."""
+
+    def observe(
+        self,
+        slot: int,
+        generation: int,
+        *,
+        now_ns: int,
+        waiting: float = -1.0,
+        running: float = -1.0,
+        kv_usage: float = -1.0,
+        max_lora: float = -1.0,
+        running_adapters: Iterable[str] = (),
+        waiting_adapters: Iterable[str] = (),
+        cache_tokens: int = -1,
+    ) -> bool:
+        """Scraped load of an endpoint; negative means the page did not say. False if the endpoint has gone.
+
+        `cache_tokens`: what its KV cache holds at most; sets what the index thinks it keeps.
+        """
+
+    def is_busy(self, slot: int, generation: int) -> bool:
+        """Has it requests under way?"""
+
+    def count_scheduling(self, took_s: float) -> None:
+        """How long a pick took, from the end of the body to the reply, in seconds."""
+
+    def endpoints(self, now_ns: int) -> list[dict[str, Any]]:
+        """What is known of each endpoint, as dicts in slot order."""
+
+    def stats(self) -> dict[str, Any]:
+        """Counters and histograms as plain Python objects.
+
+        A histogram is (((bound, observations not above it), ...), sum of observations); the last bound is infinity.
+        """
+
+    def decisions(self, limit: int = 100) -> list[dict[str, Any]]:
+        """The latest decisions, newest first: what was chosen, among how many, with which scores by step."""
+
+    @property
+    def sessions(self) -> int:
+        """Open ext_proc streams."""
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Of request bodies that wait to be complete."""
+
+    @property
+    def index_blocks(self) -> int:
+        """(block, endpoint) pairs in the prefix index."""
+
+    @property
+    def index_bytes(self) -> int:
+        """Memory of the prefix index."""
+
+    @property
+    def in_flight(self) -> int:
+        """Requests booked on endpoints."""
+
+    def _check(self) -> None:
+        """Assert the invariants."""

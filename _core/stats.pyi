@@ -1,0 +1,21 @@
+from typing import Any, Final, final
+
+FAILURES: Final[tuple[str, ...]]
+"""What `error_code` says on the metrics page, by PK_FAIL_*."""
+
+@final
+class Stats:
+    """Stats alone, for tests and benchmarks; the engine holds its own.
+
+    `limit`: model names with a series of their own. OverflowError beyond 2**20.
+    """
+
+    def __new__(cls, limit: int = 1000) -> Stats: ...
+    def count(self, model: bytes, duration_s: float) -> None:
+        """One request of `model` (a name in UTF-8, surrogates allowed) that took `duration_s` seconds."""
+
+    def view(self) -> dict[str, Any]:
+        """Everything, as plain Python objects: see `Engine.stats`."""
+
+    def _check(self) -> None:
+        """Assert the invariants."""

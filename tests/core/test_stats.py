@@ -1,0 +1,97 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from picker._core import stats
+from tests.model import stats as model
+from tests.support.builds import debug_build_only
+from tests.support.leaks import assert_flat, failing_allocations
+
+NAMES = st.sampled_from(["", "a", "b", "other", "llama-é", "\ud800", "\ud801x", "x" * 256, "x" * 257, "\uffff"]).map(
+    lambda name: name.encode("utf-8", "surrogatepass")
+)
+SECONDS = st.sampled_from([0.0, 0.004, 0.005, 0.0051, 1.0, 3600.0, 3601.0, 1e9])
+
+
+@given(st.integers(0, 3), st.lists(st.tuples(NAMES, SECONDS), max_size=12))
+def test_equals_the_model(limit: int, requests: list[tuple[bytes, float]]) -> None:
+    core, slow = stats.Stats(limit), model.Stats(limit)
+    for name, duration_s in requests:
+        core.count(name, duration_s)
+        slow.count(name, duration_s)
+        core._check()
+    series = {one["model"]: one for one in core.view()["series"]}
+    assert series.keys() == slow.durations.keys()
+    for name, durations in slow.durations.items():
+        rows, total = series[name]["duration_s"]
+        assert [count for _, count in rows] == model.buckets(durations, [bound for bound, _ in rows])
+        assert series[name]["requests"] == len(durations)
+        assert total == pytest.approx(sum(durations))
+
+
+def test_names_are_told_apart_however_many() -> None:
+    core = stats.Stats(500)
+    for number in range(600):
+        core.count(b"model-%d" % number, 1.0)
+    core._check()
+    series = {one["model"]: one["requests"] for one in core.view()["series"]}
+    assert series.pop("other") == 100
+    assert series == {f"model-{number}": 1 for number in range(500)}
+
+
+def test_every_histogram_ends_in_infinity_and_counts_up() -> None:
+    core = stats.Stats()
+    core.count(b"a", 2.0)
+    view = core.view()
+    histograms = [value for value in view["series"][0].values() if isinstance(value, tuple)]
+    histograms += [value for value in view.values() if isinstance(value, tuple)]
+    assert len(histograms) == 11
+    for rows, _ in histograms:
+        assert rows[-1][0] == math.inf
+        assert sorted(rows) == list(rows)
+
+
+def test_nonsense_counts_as_nought() -> None:
+    core = stats.Stats()
+    for duration_s in (math.nan, -1.0, -math.inf):
+        core.count(b"a", duration_s)
+    rows, total = core.view()["series"][0]["duration_s"]
+    assert (rows[0][1], total) == (3, 0.0)
+
+
+def test_names_are_text() -> None:
+    with pytest.raises(UnicodeDecodeError):
+        stats.Stats().count(b"\xff", 1.0)
+
+
+def test_limits() -> None:
+    with pytest.raises(OverflowError, match="1048576"):
+        stats.Stats(2**20 + 1)
+    with pytest.raises(OverflowError):
+        stats.Stats(-1)
+
+
+def test_leaks_nothing() -> None:
+    def each() -> None:
+        core = stats.Stats(4)
+        for number in range(8):
+            core.count(b"%d" % number, 1.0)
+        core.view()
+
+    assert_flat(each, calls=20)
+
+
+@debug_build_only
+def test_survives_failing_allocations() -> None:
+    assert failing_allocations(lambda: stats.Stats(4)) == 4
+
+    def count() -> None:
+        core = stats.Stats(4)
+        core.count(b"a", 1.0)
+        core._check()
+        if core.view()["series"][0]["model"] == "other":  # no memory for a series of its own
+            raise MemoryError
+
+    assert failing_allocations(count) == 5

@@ -1,0 +1,31 @@
+"""Slow model of `picker._core.stats`: every observation kept in a list, by model name."""
+
+from collections.abc import Sequence
+
+OTHER = "other"
+LONGEST = 256
+
+
+class Stats:
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.durations: dict[str, list[float]] = {}
+
+    def name(self, model: bytes) -> str:
+        """What the series of a model is called."""
+        try:
+            name = model.decode()
+        except UnicodeDecodeError:  # surrogates
+            return OTHER
+        own = [known for known in self.durations if known not in ("", OTHER)]
+        if len(model) > LONGEST or (name not in ("", OTHER, *own) and len(own) >= self.limit):
+            return OTHER
+        return name
+
+    def count(self, model: bytes, duration_s: float) -> None:
+        self.durations.setdefault(self.name(model), []).append(duration_s)
+
+
+def buckets(values: Sequence[float], bounds: Sequence[float]) -> list[int]:
+    """How many values are not above each bound."""
+    return [sum(value <= bound for value in values) for bound in bounds]
