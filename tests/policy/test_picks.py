@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from picker.policy.compile import ROLE_LABEL
 from tests.support.config_samples import HEAD
 from tests.support.rig import SECOND, Rig, chat, endpoint, target
 
@@ -201,12 +202,12 @@ def test_the_default_policy_avoids_work_under_way_and_returns_to_what_is_cached(
 def test_label_filters_narrow_the_pool() -> None:
     text = config("label-selector-filter{matchLabels: {zone: a}}", "decode-filter", "kv-cache-utilization-scorer")
     roles = [("b", "decode"), ("a", "decode"), ("a", "prefill"), ("a", "")]
-    labels = [{"zone": zone, "llm_d.ai__role": role} if role else {"zone": zone} for zone, role in roles]
-    rig = Rig(text, [endpoint(number, **has) for number, has in enumerate(labels, 1)])
+    labels = [{"zone": zone, ROLE_LABEL: role} if role else {"zone": zone} for zone, role in roles]
+    rig = Rig(text, [endpoint(number, has) for number, has in enumerate(labels, 1)])
     for number, kv_usage in enumerate((0.1, 0.5, 0.2, 0.3), 1):
         rig.load(number, waiting=0, kv_usage=kv_usage)
     assert picked(rig) == 4  # decode or no role, in zone a, the lower KV use
-    rig.pool.set_endpoints([endpoint(1, zone="b"), endpoint(4, zone="c")])
+    rig.pool.set_endpoints([endpoint(1, {"zone": "b"}), endpoint(4, {"zone": "c"})])
     _, (reply,) = rig.send()
     assert reply.immediate_response.status.code == 503
 

@@ -15,10 +15,9 @@ from tests.support import messages
 SECOND = 1_000_000_000
 
 
-def endpoint(number: int, *, name: str = "", **labels: str) -> Endpoint:
+def endpoint(number: int, labels: Mapping[str, str] | None = None, *, name: str = "") -> Endpoint:
     """Pod `number` (from 1) at 192.168.1.number:8000, as in the reference picker's own tests."""
-    named = {key.replace("__", "/").replace("_", "-"): value for key, value in labels.items()}
-    return Endpoint(name=name or f"pod-{number}", address=f"192.168.1.{number}", port=8000, labels=named)
+    return Endpoint(name=name or f"pod-{number}", address=f"192.168.1.{number}", port=8000, labels=dict(labels or {}))
 
 
 def target(number: int) -> str:
