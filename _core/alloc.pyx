@@ -1,10 +1,10 @@
 """The one allocator: PyMem_Raw with overflow checks; counts live blocks in the debug build.
 
 Invariants: a failed call leaves the old block as it was. Zero bytes is one byte: NULL always means failure.
-Cost: that of PyMem_Raw; debug builds add one atomic-free counter (the core runs under one lock or the GIL).
+Cost: that of PyMem_Raw; debug builds add a plain counter, right as long as the GIL is held.
 Memory: the caller owns what it gets and gives it back with pk_free.   Threads: any, GIL not needed.
 """
-from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
+from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from libc.stddef cimport size_t
 from libc.stdint cimport SIZE_MAX, int64_t
 from libc.string cimport memset

@@ -1,7 +1,7 @@
 """XXH64, written from its specification, and chained block hashes over spans of bytes.
 
 Invariants: equal chained hash at equal depth means equal bytes from the start (up to 64-bit collisions).
-Cost: O(bytes); nothing is allocated by the kernel.   A trailing partial block is not hashed: engines cache whole blocks.
+Cost: O(bytes); the kernel allocates nothing. A trailing partial block is not hashed: engines cache whole blocks.
 Memory: `chain_t` borrows its output array.   Threads: any; one chain belongs to one caller.
 Source: the xxHash fast digest algorithm specification, XXH64 section.
 """
