@@ -62,7 +62,7 @@ check: $(VENV)/check.stamp  ## Formats, lints, types, stubs, floors, house rules
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest --allowlist tests/stubtest-allow.txt --ignore-disjoint-bases $$(ls _core/*.pyx | sed 's|_core/|picker._core.|; s|\.pyx||')
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/codespell $$(git ls-files | grep -v '^tests/fuzz/corpus/')
+	$(BIN)/codespell $$(git ls-files | grep -v '^tests/')
 
 # Special builds live in copies, so that the one in place stays what it is.
 define build_variant

@@ -22,7 +22,8 @@ def on(name: str) -> bool:
 DEBUG, SANITIZE, TRACE = on("PICKER_DEBUG"), on("PICKER_SANITIZE"), on("PICKER_TRACE")
 CFLAGS = ["-std=c11", "-g1", "-Wall", "-fno-strict-aliasing", "-Wno-unused-function"]
 CFLAGS += ["-Wno-sign-compare", "-Wno-discarded-qualifiers"]  # of temporaries Cython makes
-CFLAGS += ["-O1", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"] if SANITIZE else ["-O3"]
+CFLAGS += ["-O1"] if DEBUG or SANITIZE else ["-O3"]
+CFLAGS += ["-fsanitize=address,undefined", "-fno-omit-frame-pointer"] if SANITIZE else []
 LDFLAGS = ["-fsanitize=address,undefined"] if SANITIZE else []
 MACROS = [("PICKER_DEBUG", "1" if DEBUG else "0")] + ([("CYTHON_TRACE_NOGIL", "1")] if TRACE else [])
 DIRECTIVES = {
