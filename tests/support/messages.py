@@ -9,6 +9,7 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 Mode = processing_mode_pb2.ProcessingMode
 FULL_DUPLEX = Mode.FULL_DUPLEX_STREAMED
 BUFFERED = Mode.BUFFERED
+BUFFERED_PARTIAL = Mode.BUFFERED_PARTIAL
 STREAMED = Mode.STREAMED
 NONE = Mode.NONE
 
@@ -52,10 +53,14 @@ def request_trailers() -> bytes:
 
 
 def response_headers(
-    status: int = 200, content_type: str = "text/event-stream", *, end_of_stream: bool = False
+    status: int = 200, content_type: str = "text/event-stream", *, end_of_stream: bool = False, served: str = ""
 ) -> bytes:
+    """`served`: which endpoint the gateway says has answered."""
     pairs = [(":status", str(status)), ("content-type", content_type)]
-    return ext_proc.ProcessingRequest(response_headers=_headers(pairs, end_of_stream)).SerializeToString()
+    message = ext_proc.ProcessingRequest(response_headers=_headers(pairs, end_of_stream))
+    if served:
+        message.metadata_context.filter_metadata["envoy.lb"]["x-gateway-destination-endpoint-served"] = served
+    return message.SerializeToString()
 
 
 def response_body(body: bytes, *, end_of_stream: bool = False) -> bytes:
@@ -71,3 +76,32 @@ def response_trailers() -> bytes:
 def parse(reply: bytes) -> Any:
     """A ProcessingResponse."""
     return ext_proc.ProcessingResponse.FromString(reply)
+
+
+def with_modes(message: bytes, modes: tuple[int, int]) -> bytes:
+    """The message as the first of its stream: it says how bodies are sent."""
+    request = ext_proc.ProcessingRequest.FromString(message)
+    request.protocol_config.request_body_mode, request.protocol_config.response_body_mode = modes
+    return request.SerializeToString()
+
+
+def without_modes(message: bytes) -> bytes:
+    """The message as a gateway sends it that does not say how bodies are sent."""
+    request = ext_proc.ProcessingRequest.FromString(message)
+    request.ClearField("protocol_config")
+    return request.SerializeToString()
+
+
+def with_subset(message: bytes, subset: Sequence[str]) -> bytes:
+    """The message with the gateway's subset hint."""
+    request = ext_proc.ProcessingRequest.FromString(message)
+    hint = request.metadata_context.filter_metadata["envoy.lb.subset_hint"]
+    hint.update({"x-gateway-destination-endpoint-subset": list(subset)})
+    return request.SerializeToString()
+
+
+def response_headers_with(key: str, value: bytes) -> bytes:
+    """Response headers that are nothing but this one."""
+    message = ext_proc.HttpHeaders()
+    message.headers.headers.add(key=key, raw_value=value)
+    return ext_proc.ProcessingRequest(response_headers=message).SerializeToString()

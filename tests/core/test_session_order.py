@@ -1,0 +1,150 @@
+"""Messages of any kind in any order, of several streams at once: each is answered as the model says, or refused."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from picker._core.engine import Engine
+from picker._core.session import Session, SessionError
+from tests.model import session as model
+from tests.support import messages
+
+WHOLE = b'{"model":"m","messages":[{"role":"user","content":"hello"}]}'
+BODIES = [b"", WHOLE, WHOLE[:20], WHOLE[20:], b"{}", b"x" * 90, b"data: [DONE]\n\n"]
+LIMITS = {"body_bytes": 100, "chunk_bytes": 7}
+MODES = st.tuples(st.integers(0, 4), st.integers(0, 4)) | st.just((5, 0)) | st.just((0, 77))
+PATHS = [b"/v1/chat/completions", b"/v1/completions", b"/v1/models"]
+KINDS = [f"{side}_{part}" for side in ("request", "response") for part in ("headers", "body", "trailers")]
+MESSAGE = st.builds(
+    model.Message,
+    kind=st.sampled_from([*KINDS, "request_body", "response_body"]),
+    body=st.sampled_from(BODIES),
+    end=st.booleans(),
+    path=st.sampled_from(PATHS),
+    modes=st.none() | MODES,
+    status=st.sampled_from([200, 404, 500]),
+    is_stream=st.booleans(),
+)
+
+
+def encode(message: model.Message) -> bytes:
+    if message.kind == "request_headers":
+        made = messages.request_headers(message.path.decode(), end_of_stream=message.end)
+    elif message.kind == "response_headers":
+        kind = "text/event-stream; charset=utf-8" if message.is_stream else "application/json"
+        made = messages.response_headers(message.status, kind, end_of_stream=message.end)
+    elif message.kind.endswith("body"):
+        made = getattr(messages, message.kind)(message.body, end_of_stream=message.end)
+    else:
+        made = getattr(messages, message.kind)()
+    if message.modes is not None:
+        return messages.with_modes(made, message.modes)
+    return messages.without_modes(made)
+
+
+def describe(reply: bytes) -> model.Reply:
+    """A reply as the model has it."""
+    parsed = messages.parse(reply)
+    kind: str = parsed.WhichOneof("response")
+    content: Any = getattr(parsed, kind)
+    if kind == "immediate_response":
+        return "immediate", content.status.code
+    direction, _, part = kind.partition("_")
+    if part == "trailers":
+        return part, direction
+    streamed = content.response.body_mutation
+    if streamed.WhichOneof("mutation"):
+        return "chunk", direction, streamed.streamed_response.body, streamed.streamed_response.end_of_stream
+    return part, direction, parsed.HasField("dynamic_metadata")
+
+
+class Order(RuleBasedStateMachine):
+    @initialize(endpoints=st.integers(0, 2))
+    def start(self, endpoints: int) -> None:
+        self.engine = Engine(hash_seed=1, limits=LIMITS)
+        self.endpoints = [self.engine.add_endpoint(f"10.0.0.{i}:80", f"10.0.0.{i}") for i in range(endpoints)]
+        self.open: list[tuple[Session, model.Session]] = []
+        self.failures: Counter[str] = Counter()
+        self.show_responses()
+
+    def show_responses(self) -> None:
+        """Let the engine see that this gateway shows responses."""
+        slot = self.engine.add_endpoint("10.0.0.9:80", "10.0.0.9")
+        session = Session(self.engine, 0)
+        session.feed(messages.request_headers(end_of_stream=True), 0)
+        session.feed(messages.response_headers(end_of_stream=True), 0)
+        session.close(0)
+        self.engine.remove_endpoint(*slot)
+
+    @rule()
+    def begin(self) -> None:
+        if len(self.open) < 3:
+            slow = model.Session(lambda: bool(self.endpoints), **LIMITS)
+            self.open.append((Session(self.engine, 0), slow))
+
+    @rule(data=st.data(), message=MESSAGE)
+    def feed(self, data: st.DataObject, message: model.Message) -> None:
+        if not self.open:
+            self.begin()
+        session, slow = data.draw(st.sampled_from(self.open))
+        try:
+            expected = slow.feed(message)
+        except model.OutOfOrderError:
+            with pytest.raises(SessionError):
+                session.feed(encode(message), 0)
+            self.end(session, slow)
+            return
+        assert [describe(reply) for reply in session.feed(encode(message), 0)] == expected
+        assert (session.destination != "") == slow.picked
+        session._check()
+
+    @rule(data=st.data())
+    def close(self, data: st.DataObject) -> None:
+        if self.open:
+            self.end(*data.draw(st.sampled_from(self.open)))
+
+    def end(self, session: Session, slow: model.Session) -> None:
+        session.close(0)
+        session.close(5)
+        slow.closed = True
+        self.failures[slow.failure()] += 1
+        self.open.remove((session, slow))
+        with pytest.raises(SessionError):
+            session.feed(messages.request_trailers(), 0)
+        assert session.refuse(8) == []
+        session._check()
+
+    @rule()
+    def remove_endpoint(self) -> None:
+        if self.endpoints:
+            self.engine.remove_endpoint(*self.endpoints.pop())
+
+    @invariant()
+    def holds_what_the_model_says(self) -> None:
+        if not hasattr(self, "engine"):
+            return
+        self.engine._check()
+        assert self.engine.sessions == len(self.open)
+        assert self.engine.in_flight <= sum(slow.in_flight for _, slow in self.open)
+        waiting = [slow for _, slow in self.open if not slow.is_answered and not slow.immediate]
+        assert self.engine.buffered_bytes == sum(len(slow.body or b"") for slow in waiting)
+        counted: Counter[str] = Counter()
+        for series in self.engine.stats()["series"]:
+            counted.update(series["failures"])
+        assert counted == Counter({code: count for code, count in self.failures.items() if code})
+
+    def teardown(self) -> None:
+        for session, slow in list(getattr(self, "open", [])):
+            self.end(session, slow)
+        if hasattr(self, "engine"):
+            assert (self.engine.sessions, self.engine.in_flight, self.engine.buffered_bytes) == (0, 0, 0)
+            for endpoint in self.engine.endpoints(0):
+                assert (endpoint["requests"], endpoint["prefill_tokens"], endpoint["resident_tokens"]) == (0, 0, 0)
+
+
+TestOrder = Order.TestCase
+TestOrder.settings = settings(max_examples=200, stateful_step_count=25, deadline=None)

@@ -1,0 +1,218 @@
+"""Slow model of `picker._core.session`: what each message of a stream is answered with, mode by mode.
+
+Replies are tuples:
+    ("headers", direction, pick)          pick: the destination is set
+    ("body", direction, pick)             as it stands
+    ("chunk", direction, bytes, end)      streamed_response
+    ("trailers", direction)
+    ("immediate", status)
+"""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.model import prompt
+
+NONE, STREAMED, BUFFERED, BUFFERED_PARTIAL, DUPLEX = range(5)
+Reply = tuple[object, ...]
+
+
+class OutOfOrderError(Exception):
+    """The stream must end with an error."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """`kind`: request or response, then headers, body or trailers. `modes` only counts in the first of a stream."""
+
+    kind: str
+    body: bytes = b""
+    end: bool = False
+    path: bytes = b"/v1/chat/completions"
+    modes: tuple[int, int] | None = None
+    status: int = 200
+    is_stream: bool = True
+
+
+class Session:
+    def __init__(self, has_candidate: Callable[[], bool], *, body_bytes: int, chunk_bytes: int) -> None:
+        self.has_candidate = has_candidate
+        self.body_bytes, self.chunk_bytes = body_bytes, chunk_bytes
+        self.modes = (DUPLEX, DUPLEX)
+        self.started = self.closed = False
+        self.headers_seen = self.request_done = self.trailers_seen = False
+        self.api = prompt.OTHER
+        self.body: bytes | None = None
+        self.picked = False
+        self.immediate = 0
+        self.response_seen = self.response_done = False
+        self.status = 0
+        self.is_stream = False
+        self.answer = b""
+
+    def feed(self, message: Message) -> list[Reply]:
+        if self.closed:
+            raise OutOfOrderError
+        if self.immediate:
+            return []
+        is_first, self.started = not self.started, True
+        if is_first and message.modes is not None:
+            self.modes = message.modes
+            if max(message.modes) > DUPLEX:
+                raise OutOfOrderError
+        replies: list[Reply] = getattr(self, message.kind)(message)
+        return replies
+
+    @property
+    def is_duplex(self) -> bool:
+        return self.modes[0] == DUPLEX
+
+    @property
+    def is_answered(self) -> bool:
+        """Nothing of the request waits for a pick."""
+        return self.picked or self.response_seen
+
+    # --- the request ---
+
+    def request_headers(self, message: Message) -> list[Reply]:
+        if self.headers_seen or self.response_seen:
+            raise OutOfOrderError
+        self.headers_seen = True
+        self.api = prompt.api(message.path)
+        self.request_done = message.end
+        if message.end:
+            return self.pick("headers")
+        if self.is_duplex:
+            return self.pick("headers") if self.api == prompt.OTHER else []
+        if self.modes[0] in (BUFFERED, BUFFERED_PARTIAL):
+            return [("headers", "request", False)]
+        self.request_done = self.modes[0] == NONE
+        return self.pick("headers")
+
+    def request_body(self, message: Message) -> list[Reply]:
+        if not self.headers_seen and not self.response_seen:
+            raise OutOfOrderError
+        if self.is_duplex and self.request_done:
+            if message.body:
+                raise OutOfOrderError
+            return []
+        self.request_done |= message.end
+        if not self.is_answered:
+            return self.gather(message)
+        if not self.is_duplex:
+            return [("body", "request", False)]
+        return [("chunk", "request", message.body, message.end)] if self.picked else []
+
+    def gather(self, message: Message) -> list[Reply]:
+        self.body = (self.body or b"") + message.body
+        if len(self.body) > self.body_bytes:
+            return self.refuse(413)
+        if not self.is_duplex:
+            return self.pick("body")
+        return self.pick("headers") if self.request_done else []
+
+    def request_trailers(self, message: Message) -> list[Reply]:
+        if not self.headers_seen and not self.response_seen:
+            raise OutOfOrderError
+        if self.trailers_seen or (self.is_duplex and self.request_done):
+            raise OutOfOrderError
+        if not self.is_answered and not self.is_duplex:
+            raise OutOfOrderError
+        self.trailers_seen = self.request_done = True
+        if not self.is_answered:
+            return self.pick("headers")
+        return [("trailers", "request")] if self.picked or not self.is_duplex else []
+
+    def refuse(self, status: int) -> list[Reply]:
+        self.immediate = status
+        return [("immediate", status)]
+
+    def problem(self) -> int:
+        """Why the body is refused (of `tests.model.prompt`)."""
+        if self.api == prompt.OTHER or (self.body is None and not self.trailers_seen):
+            return prompt.OK
+        path = b"/chat/completions" if self.api == prompt.CHAT else b"/completions"
+        problem: int = prompt.read(path, self.body or b"")["refused"]
+        if problem == prompt.NOT_JSON and self.modes[0] == BUFFERED_PARTIAL and not self.request_done:
+            return prompt.OK  # perhaps only the beginning
+        return problem
+
+    def pick(self, carrier: str) -> list[Reply]:
+        if self.problem() != prompt.OK:
+            return self.refuse(400)
+        if not self.has_candidate():
+            return self.refuse(503)
+        self.picked = True
+        replies: list[Reply] = [(carrier, "request", True)]
+        if self.is_duplex and self.body is not None:
+            replies += self.chunks(self.body, self.request_done and not self.trailers_seen)
+        if self.trailers_seen:
+            replies.append(("trailers", "request"))
+        self.body = None
+        return replies
+
+    def chunks(self, body: bytes, end: bool) -> list[Reply]:
+        pieces = [body[at : at + self.chunk_bytes] for at in range(0, len(body), self.chunk_bytes)] or [b""]
+        last = len(pieces) - 1
+        return [("chunk", "request", piece, end and number == last) for number, piece in enumerate(pieces)]
+
+    # --- the response ---
+
+    def response_headers(self, message: Message) -> list[Reply]:
+        if self.response_seen:
+            raise OutOfOrderError
+        self.response_seen = True
+        self.status, self.is_stream = message.status, message.is_stream
+        self.response_done = message.end or self.modes[1] == NONE
+        return [("headers", "response", False)]
+
+    def response_body(self, message: Message) -> list[Reply]:
+        self.response_seen = True
+        if self.response_done and self.modes[1] == DUPLEX:
+            if message.body:
+                raise OutOfOrderError
+            return []
+        self.answer += message.body
+        self.response_done |= message.end
+        if self.modes[1] == DUPLEX:
+            return [("chunk", "response", message.body, message.end)]
+        return [("body", "response", False)]
+
+    def response_trailers(self, message: Message) -> list[Reply]:
+        self.response_seen = self.response_done = True
+        return [("trailers", "response")]
+
+    # --- the end ---
+
+    @property
+    def in_flight(self) -> bool:
+        return self.picked and not self.closed
+
+    def failure(self) -> str:
+        """What `error_code` says of the session once it is closed; "" if all went well or nothing was asked.
+
+        Of a gateway that shows responses.
+        """
+        by_status = {400: "BadRequest", 413: "PayloadTooLarge", 503: "ServiceUnavailable"}
+        if self.immediate or not self.started:
+            return by_status.get(self.immediate, "")
+        if not self.picked or not (self.request_done or self.response_seen):
+            return "Canceled"
+        if not self.response_seen:
+            return "NoAnswer"
+        if self.status >= 400:
+            return "ModelServerError"
+        return "" if self.response_done or self.is_whole else "Canceled"
+
+    @property
+    def is_whole(self) -> bool:
+        """Does the answer itself say that there is no more of it?"""
+        if self.is_stream:
+            return re.search(rb"^data: \[DONE]\n\n", self.answer, re.MULTILINE) is not None
+        try:
+            json.loads(self.answer)
+        except ValueError:
+            return False
+        return True

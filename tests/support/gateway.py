@@ -1,0 +1,216 @@
+"""A strict gateway: sends an exchange to a session and takes its replies as Envoy does, raising where Envoy would fail.
+
+What it holds replies to (PROTOCOL of ext_proc): full duplex wants headers first, then `streamed_response` chunks, then
+trailers, and never an end of stream it did not send; the other modes want one reply per message and no
+`streamed_response`. What is forwarded is what was sent, to the byte.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from picker._core.engine import Engine
+from picker._core.session import Session
+from tests.support import messages
+
+DESTINATION = "x-gateway-destination-endpoint"
+DUPLEX = messages.FULL_DUPLEX
+
+
+class ProtocolError(AssertionError):
+    """Envoy would have answered 500 or 504, or waited for ever."""
+
+
+def demand(condition: object, why: str) -> None:
+    if not condition:
+        raise ProtocolError(why)
+
+
+@dataclass
+class Direction:
+    """What was sent and what has come back of one direction."""
+
+    mode: int
+    headers_sent: bool = False
+    headers_answered: bool = False
+    end_sent: bool = False
+    end_answered: bool = False
+    trailers_sent: bool = False
+    trailers_answered: bool = False
+    waits_for: str = ""  # in modes other than full duplex
+    sent: bytearray = field(default_factory=bytearray)
+    forwarded: bytearray = field(default_factory=bytearray)
+
+    @property
+    def is_duplex(self) -> bool:
+        return self.mode == DUPLEX
+
+    def send(self, kind: str, body: bytes, end: bool) -> None:
+        demand(not self.waits_for, f"{self.waits_for} was not answered")
+        self.waits_for = "" if self.is_duplex else kind
+        self.headers_sent |= kind == "headers"
+        self.trailers_sent |= kind == "trailers"
+        self.end_sent |= end
+        self.sent += body
+
+    def take_headers(self) -> None:
+        demand(self.headers_sent and not self.headers_answered, "headers answered unasked")
+        self.headers_answered = True
+        self.answered("headers")
+
+    def take_body(self, response: Any) -> None:
+        demand(self.headers_answered, "the body is answered before the headers")
+        mutation = response.response.body_mutation
+        if not self.is_duplex:
+            demand(not mutation.WhichOneof("mutation"), "a body mutation in a mode that wants none")
+            self.forwarded[:] = self.sent
+            self.answered("body")
+            return
+        demand(mutation.WhichOneof("mutation") == "streamed_response", "full duplex wants streamed_response")
+        demand(not self.end_answered and not self.trailers_answered, "a chunk behind the end")
+        self.forwarded += mutation.streamed_response.body
+        if mutation.streamed_response.end_of_stream:
+            demand(self.end_sent, "an end of stream that was not sent")
+            self.end_answered = True
+        demand(self.sent.startswith(self.forwarded), "other bytes than were sent")
+
+    def take_trailers(self) -> None:
+        demand(self.trailers_sent and not self.trailers_answered, "trailers answered unasked")
+        demand(self.headers_answered and self.forwarded == self.sent, "trailers overtake the body")
+        self.trailers_answered = True
+        self.answered("trailers")
+
+    def answered(self, kind: str) -> None:
+        demand(self.is_duplex or self.waits_for == kind, f"{kind} answered unasked")
+        self.waits_for = ""
+
+    def demand_complete(self) -> None:
+        """Everything sent so far has come back."""
+        demand(not self.waits_for, f"{self.waits_for} was not answered")
+        demand(self.headers_answered == self.headers_sent, "headers were not answered")
+        demand(self.trailers_answered == self.trailers_sent, "trailers were not answered")
+        if self.is_duplex and self.headers_sent:
+            demand(self.forwarded == self.sent, f"{len(self.forwarded)} of {len(self.sent)} bytes forwarded")
+            demand(self.end_answered == self.end_sent, "the end of the body was not answered")
+
+
+class Gateway:
+    """One exchange through one session of `engine`."""
+
+    def __init__(self, engine: Engine, *, modes: tuple[int, int] = (DUPLEX, DUPLEX), now_ns: int = 1) -> None:
+        self.session = Session(engine, now_ns)
+        self.modes = modes
+        self.request, self.response = Direction(modes[0]), Direction(modes[1])
+        self.now_ns = now_ns
+        self.headers: dict[str, str] = {}
+        self.metadata = ""
+        self.response_headers: dict[str, str] = {}
+        self.immediate: Any = None
+        self.feed = self.session.feed
+
+    # --- what is sent ---
+
+    def send_headers(
+        self,
+        path: str = "/v1/chat/completions",
+        *,
+        headers: Mapping[str, str] | None = None,
+        end: bool = False,
+        **more: Any,
+    ) -> None:
+        self.headers = dict(headers or {})
+        self.request.send("headers", b"", False)
+        message = messages.request_headers(path, headers=headers, end_of_stream=end, modes=self.modes, **more)
+        self.take(self.feed(message, self.now_ns))
+
+    def send_body(self, chunks: Sequence[bytes], *, ending: str = "empty") -> None:
+        """The body in chunks, as the mode has it. `ending`: chunk, empty, trailers, or open (more to come)."""
+        if self.modes[0] == messages.NONE:
+            return
+        if self.modes[0] in (messages.BUFFERED, messages.BUFFERED_PARTIAL):
+            chunks = [b"".join(chunks)]
+            ending = "chunk" if ending == "empty" else ending
+        for number, chunk in enumerate(chunks, 1):
+            self._send_chunk(chunk, ending == "chunk" and number == len(chunks))
+        if ending == "empty":
+            self._send_chunk(b"", True)
+        if ending == "trailers" and self.immediate is None:
+            self.request.send("trailers", b"", False)
+            self.take(self.feed(messages.request_trailers(), self.now_ns))
+
+    def _send_chunk(self, chunk: bytes, end: bool) -> None:
+        if self.immediate is None:
+            self.request.send("body", chunk, end)
+            self.take(self.feed(messages.request_body(chunk, end_of_stream=end), self.now_ns))
+
+    def answer_headers(
+        self, status: int = 200, kind: str = "text/event-stream", *, end: bool = False, served: str = ""
+    ) -> None:
+        self.response.send("headers", b"", False)
+        message = messages.response_headers(status, kind, end_of_stream=end, served=served)
+        self.take(self.feed(message, self.now_ns))
+
+    def answer_body(self, chunks: Sequence[bytes], *, ending: str = "empty") -> None:
+        """The response's body; `ending` as for `send_body`."""
+        if self.modes[1] == messages.NONE:
+            return
+        chunks = [*chunks, b""] if ending == "empty" else chunks
+        for number, chunk in enumerate(chunks, 1):
+            end = ending in ("chunk", "empty") and number == len(chunks)
+            self.response.send("body", chunk, end)
+            self.take(self.feed(messages.response_body(chunk, end_of_stream=end), self.now_ns))
+        if ending == "trailers":
+            self.response.send("trailers", b"", False)
+            self.take(self.feed(messages.response_trailers(), self.now_ns))
+
+    # --- what comes back ---
+
+    def take(self, replies: Sequence[bytes]) -> None:
+        for reply in map(messages.parse, replies):
+            demand(self.immediate is None, "a reply behind the immediate response")
+            kind = reply.WhichOneof("response")
+            content = getattr(reply, kind)
+            if kind == "immediate_response":
+                self.immediate = content
+                continue
+            direction = self.request if kind.startswith("request") else self.response
+            if kind.endswith("trailers"):
+                direction.take_trailers()
+            elif kind.endswith("body"):
+                direction.take_body(content)
+                self._mutate(reply, content, direction)
+            else:
+                direction.take_headers()
+                self._mutate(reply, content, direction)
+        self.session._check()
+
+    def _mutate(self, reply: Any, content: Any, direction: Direction) -> None:
+        """Header mutations, removals last; those of a body count in buffered modes only."""
+        mutation = content.response.header_mutation
+        headers = self.headers if direction is self.request else self.response_headers
+        for option in mutation.set_headers:
+            demand(not option.header.value and option.append_action == 2, "raw_value, overwritten if it exists")
+            headers[option.header.key] = option.header.raw_value.decode()
+        for name in mutation.remove_headers:
+            headers.pop(name, None)
+        if reply.HasField("dynamic_metadata"):
+            fields = dict(reply.dynamic_metadata["envoy.lb"].items())
+            self.metadata = fields.pop(DESTINATION)
+            demand(not fields and self.metadata == headers.get(DESTINATION), "metadata and header differ")
+
+    @property
+    def destination(self) -> str:
+        """Where the request goes: header and metadata agree."""
+        demand(self.metadata == self.headers.get(DESTINATION, ""), "metadata and header differ")
+        return self.metadata
+
+    def complete(self) -> None:
+        """The request is forwarded whole, or answered by picker."""
+        if self.immediate is None:
+            self.request.demand_complete()
+            self.response.demand_complete()
+            demand(self.destination, "no destination")
+
+    def close(self) -> None:
+        self.session.close(self.now_ns)
+        self.session._check()
