@@ -67,7 +67,8 @@ class ExtProc:
                 async with asyncio.timeout_at(self._idle_since + quiet_s):
                     await self._busy.wait()
             except TimeoutError:
-                return
+                if not self._open:
+                    return
 
     def handler(self) -> grpc.GenericRpcHandler:
         """What a `grpc.aio` server serves; no serializers: messages stay bytes."""

@@ -1,0 +1,241 @@
+"""ext_proc streams as a gateway sees them, over every shell: what is tested through these holds for each of them.
+
+A new shell joins by a `Shell` of its own in `SHELLS`.
+"""
+
+import abc
+import asyncio
+import functools
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from picker._core.engine import Engine
+from picker._core.session import STATE_ENDED, Session, SessionError
+from picker.extproc.grpcio import METHOD, SERVICE, ExtProc, start_server
+from tests.support import messages
+
+PATH = f"/{SERVICE}/{METHOD}"
+DEADLINE_S = 30.0
+LARGEST = 64 << 20
+UNLIMITED = (("grpc.max_receive_message_length", LARGEST), ("grpc.max_send_message_length", LARGEST))
+
+
+class Stream(abc.ABC):
+    """One ext_proc stream: one HTTP request."""
+
+    @abc.abstractmethod
+    async def send(self, *requests: bytes) -> None:
+        """Messages to picker. Those sent after the end of the stream are lost."""
+
+    @abc.abstractmethod
+    async def receive(self, count: int = 1) -> list[Any]:
+        """The next `count` replies. AssertionError if the stream ends before."""
+
+    @abc.abstractmethod
+    async def half_close(self) -> None:
+        """The gateway has no more to say."""
+
+    @abc.abstractmethod
+    async def cancel(self) -> None:
+        """The gateway resets the stream."""
+
+    @abc.abstractmethod
+    async def ended(self) -> str:
+        """The gRPC status it ended with, by name. AssertionError if there are replies that nobody received."""
+
+    async def finish(self) -> str:
+        """The gateway ends the stream, as it does when all has passed."""
+        await self.half_close()
+        return await self.ended()
+
+
+class Shell(abc.ABC):
+    """What moves messages between streams and the core."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    async def __aenter__(self) -> "Shell":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+    @abc.abstractmethod
+    def open(self) -> Stream:
+        """A new stream."""
+
+    @abc.abstractmethod
+    async def idle(self) -> None:
+        """Until the shell has seen the end of every stream."""
+
+
+# --- the core alone ---
+
+
+class CoreStream(Stream):
+    def __init__(self, engine: Engine) -> None:
+        self._replies: deque[bytes] = deque()
+        self._status = ""
+        try:
+            self._session: Session | None = Session(engine, 0)
+        except OverflowError:
+            self._session, self._status = None, "RESOURCE_EXHAUSTED"
+
+    async def send(self, *requests: bytes) -> None:
+        for request in requests:
+            if self._session is None:
+                return
+            try:
+                self._replies += self._session.feed(request, 0)
+            except SessionError:
+                self._end("INVALID_ARGUMENT")
+            else:
+                if self._session.state == STATE_ENDED and not self._session.destination:
+                    self._end("OK")
+
+    def _end(self, status: str) -> None:
+        if self._session is not None:
+            self._session.close(0)
+            self._session, self._status = None, status
+
+    async def receive(self, count: int = 1) -> list[Any]:
+        assert len(self._replies) >= count, f"{len(self._replies)} replies, not {count}"
+        return [messages.parse(self._replies.popleft()) for _ in range(count)]
+
+    async def half_close(self) -> None:
+        self._end("OK")
+
+    async def cancel(self) -> None:
+        self._end("CANCELLED")
+
+    async def ended(self) -> str:
+        assert not self._replies
+        assert self._status, "still open"
+        return self._status
+
+
+class CoreShell(Shell):
+    """`Session` called directly."""
+
+    def open(self) -> CoreStream:
+        return CoreStream(self.engine)
+
+    async def idle(self) -> None:
+        return None
+
+
+# --- grpcio, through a loopback port ---
+
+
+class GrpcStream(Stream):
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._call = channel.stream_stream(PATH)()
+
+    async def send(self, *requests: bytes) -> None:
+        for request in requests:
+            if self._call.done():
+                return
+            try:
+                await self._call.write(request)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                return  # it ended meanwhile
+
+    async def receive(self, count: int = 1) -> list[Any]:
+        return [messages.parse(await self._reply()) for _ in range(count)]
+
+    async def _reply(self) -> bytes:
+        try:
+            reply = await self._call.read()
+        except grpc.aio.AioRpcError as problem:
+            raise AssertionError(f"ended with {problem.code().name}: {problem.details()}") from None
+        assert reply is not grpc.aio.EOF, "ended without a reply"
+        return bytes(reply)
+
+    async def half_close(self) -> None:
+        if not self._call.done():
+            await self._call.done_writing()
+
+    async def cancel(self) -> None:
+        self._call.cancel()
+
+    async def ended(self) -> str:
+        try:
+            assert await self._call.read() is grpc.aio.EOF
+        except (grpc.aio.AioRpcError, asyncio.CancelledError):
+            pass  # the status says it
+        return str((await self._call.code()).name)
+
+
+class GrpcShell(Shell):
+    """The reference server behind a real port, and a real client."""
+
+    def __init__(self, engine: Engine, **extproc: Any) -> None:
+        super().__init__(engine)
+        self.extproc = ExtProc(engine, **extproc)
+
+    async def __aenter__(self) -> "GrpcShell":
+        self.server, self.port = await start_server(
+            [self.extproc.handler()],
+            address="127.0.0.1",
+            port=0,
+            max_receive_bytes=LARGEST,
+            max_send_bytes=LARGEST,
+        )
+        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.port}", options=UNLIMITED)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.channel.close()
+        await self.server.stop(None)
+
+    def open(self) -> GrpcStream:
+        return GrpcStream(self.channel)
+
+    async def idle(self) -> None:
+        await self.extproc.wait_idle()
+
+
+SHELLS: list[type[Shell]] = [CoreShell, GrpcShell]
+TARGETS = ("10.0.0.1:8000", "10.0.0.2:8000")
+
+
+def engine(targets: tuple[str, ...] = TARGETS, **limits: int) -> Engine:
+    """Two endpoints, the default policy of an engine (random)."""
+    made = Engine(hash_seed=1, limits=limits)
+    for target in targets:
+        made.add_endpoint(target, target.rpartition(":")[0])
+    return made
+
+
+def within_deadline(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Makes a test function of a coroutine function."""
+
+    @functools.wraps(test)
+    def run(*args: Any, **given: Any) -> None:
+        asyncio.run(asyncio.wait_for(test(*args, **given), DEADLINE_S))
+
+    return run
+
+
+def on_every_shell(**limits: int) -> Callable[[Callable[..., Coroutine[Any, Any, None]]], Callable[..., None]]:
+    """Makes a test function of a coroutine function given each `shell`, running over an engine with `limits`."""
+
+    def decorate(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+        @functools.wraps(test)
+        @within_deadline
+        async def run(shell: type[Shell], **given: Any) -> None:
+            async with shell(engine(**limits)) as running:
+                await test(running, **given)
+                await running.idle()
+                assert (running.engine.sessions, running.engine.in_flight) == (0, 0)
+
+        marked: Callable[..., None] = pytest.mark.parametrize("shell", SHELLS, ids=["core", "grpcio"])(run)
+        return marked
+
+    return decorate
