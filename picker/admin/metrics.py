@@ -125,7 +125,7 @@ def _bound(bound: float) -> str:
 def _requests(series: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
     """A model is served under its own name until rewriting comes, so both labels say the same."""
     total = CounterMetricFamily(
-        "inference_objective_request", "Requests picked or refused.", labels=(*_MODEL, "priority")
+        "inference_objective_request", "Requests that have ended, well or badly.", labels=(*_MODEL, "priority")
     )
     errors = CounterMetricFamily(
         "inference_objective_request_error", "Requests that ended badly, by cause.", labels=(*_MODEL, "error_code")

@@ -140,6 +140,7 @@ class GrpcStream(Stream):
     async def send(self, *requests: bytes) -> None:
         for request in requests:
             if self._call.done():
+                await asyncio.sleep(0)  # let others run: whoever sends until something happens must not starve it
                 return
             try:
                 await self._call.write(request)
