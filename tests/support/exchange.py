@@ -24,9 +24,9 @@ SSE = [b'data: {"choices":[]}\n\n', b"data: " + json.dumps({"usage": USAGE}).enc
 MS = 1_000_000
 
 
-def engine_with(endpoints: int = 2, **limits: int) -> Engine:
+def engine_with(count: int = 2, **limits: int) -> Engine:
     engine = Engine(hash_seed=1, limits=limits)
-    for number in range(1, endpoints + 1):
+    for number in range(1, count + 1):
         engine.add_endpoint(f"10.0.0.{number}:8000", f"10.0.0.{number}")
     return engine
 
