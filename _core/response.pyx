@@ -25,6 +25,7 @@ from picker._core.dispatch cimport engine_answered, engine_first_byte, engine_se
 from picker._core.endpoints cimport PK_TOKEN_BYTES
 from picker._core.exchange cimport (
     PK_STATE_ENDED,
+    PK_STATE_NEW,
     PK_STATE_RESPONSE,
     is_duplex,
     session_header,
@@ -114,6 +115,8 @@ cdef int _headers(session_t* session, const message_t* message, int64_t now_ns, 
 
 
 cdef int _body(session_t* session, const message_t* message, int64_t now_ns, out_t* out) noexcept nogil:
+    if session.state == PK_STATE_NEW:
+        return PK_E_FORMAT
     if not session.has_response:
         _begin_response(session)            # the gateway does not show headers
     if session.response_done and is_duplex(session.response_mode):
@@ -131,6 +134,8 @@ cdef int _body(session_t* session, const message_t* message, int64_t now_ns, out
 
 
 cdef int _trailers(session_t* session, int64_t now_ns, out_t* out) noexcept nogil:
+    if session.state == PK_STATE_NEW:
+        return PK_E_FORMAT
     if not session.has_response:
         _begin_response(session)
     _first_byte(session, now_ns)

@@ -169,6 +169,8 @@ class Session:
         return [("headers", "response", False)]
 
     def response_body(self, message: Message) -> list[Reply]:
+        if not self.headers_seen and not self.response_seen:
+            raise OutOfOrderError
         self.response_seen = True
         if self.response_done and self.modes[1] == DUPLEX:
             if message.body:
@@ -181,6 +183,8 @@ class Session:
         return [("body", "response", False)]
 
     def response_trailers(self, message: Message) -> list[Reply]:
+        if not self.headers_seen and not self.response_seen:
+            raise OutOfOrderError
         self.response_seen = self.response_done = True
         return [("trailers", "response")]
 
