@@ -16,7 +16,7 @@ from picker.extproc import grpcio
 from picker.extproc.grpcio import ExtProc, server_credentials, start_server
 from tests.support import messages as m
 from tests.support.streams import PATH, GrpcShell, GrpcStream, engine, within_deadline
-from tests.support.virtual_time import virtual
+from tests.support.virtual_time import pass_time, virtual
 
 BODY = b'{"model": "m", "prompt": "hi"}'
 
@@ -41,30 +41,6 @@ async def test_a_body_that_does_not_arrive_in_time_is_408(sent: list[bytes]) -> 
         assert reply.immediate_response.status.code == 408
         assert await stream.ended() == "OK"
         assert shell.engine.sessions == 0
-
-
-@within_deadline
-async def test_a_body_that_trickles_in_is_408_too() -> None:
-    async with GrpcShell(engine(), request_timeout_s=0.1) as shell:
-        stream = shell.open()
-        await stream.send(m.request_headers())
-        reply = asyncio.ensure_future(stream.receive())
-        while not reply.done():
-            await stream.send(m.request_body(b" ", end_of_stream=False))
-        assert reply.result()[0].immediate_response.status.code == 408
-
-
-@within_deadline
-async def test_a_request_that_is_all_there_has_all_the_time() -> None:
-    """The limit is on the body only: another stream, opened later, runs into it before this one is answered."""
-    async with GrpcShell(engine(), request_timeout_s=0.05) as shell:
-        patient, other = shell.open(), shell.open()
-        await pick(patient)
-        (reply,) = await other.receive()
-        assert reply.immediate_response.status.code == 408
-        await patient.send(m.response_headers(), m.response_body(b"x", end_of_stream=True))
-        await patient.receive(2)
-        assert await patient.finish() == "OK"
 
 
 @within_deadline
@@ -157,6 +133,33 @@ async def test_a_quiet_while_is_waited_for_and_new_streams_begin_it_anew() -> No
     assert late[0].done()
     await extproc.wait_idle(1.0)
     assert loop.time() - started == pytest.approx(6.0)  # it has been quiet long enough already
+
+
+@virtual
+async def test_a_body_that_trickles_in_is_408_too() -> None:
+    loop, context, made = asyncio.get_running_loop(), Context(), engine()
+    started, running = loop.time(), served(ExtProc(made, request_timeout_s=5.5), context)
+    context.requests.put_nowait(m.request_headers())
+    for second in range(1, 9):
+        loop.call_later(second, context.requests.put_nowait, m.request_body(b" ", end_of_stream=False))
+    await running
+    assert loop.time() - started == pytest.approx(5.5)
+    assert [m.parse(reply).immediate_response.status.code for reply in context.replies] == [408]
+    assert made.sessions == 0
+
+
+@virtual
+async def test_a_request_that_is_all_there_has_all_the_time() -> None:
+    context, made = Context(), engine()
+    running = served(ExtProc(made, request_timeout_s=5.0), context)
+    context.requests.put_nowait(m.request_headers("/v1/completions"))
+    context.requests.put_nowait(m.request_body(BODY))
+    await pass_time(1000.0)
+    for message in (m.response_headers(), m.response_body(b"x", end_of_stream=True), grpc.aio.EOF):
+        context.requests.put_nowait(message)
+    await running
+    kinds = [m.parse(reply).WhichOneof("response") for reply in context.replies]
+    assert kinds == ["request_headers", "request_body", "response_headers", "response_body"]
 
 
 # --- bugs ---
