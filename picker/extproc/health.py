@@ -37,6 +37,11 @@ class Health:
             self._changed.set()
             self._changed = asyncio.Event()
 
+    async def wait_ready(self) -> None:
+        """Until picker asks for traffic."""
+        while not self._ready:
+            await self._changed.wait()
+
     def handler(self) -> grpc.GenericRpcHandler:
         """What a `grpc.aio` server serves."""
         request = health_pb2.HealthCheckRequest.FromString

@@ -1,0 +1,239 @@
+"""The whole picker in one process: it starts, serves, shows what it did, and drains."""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from picker import __version__, app
+from picker.app import App, serve
+from picker.config import load_config
+from picker.config.settings import (
+    DiscoverySettings,
+    LimitSettings,
+    ListenSettings,
+    RoutingSettings,
+    ScrapeSettings,
+    ServeSettings,
+)
+from picker.errors import ConfigError, EndpointsFileError, UsageError
+from tests.support import messages as m
+from tests.support.config_samples import HEAD
+from tests.support.streams import GrpcStream, within_deadline
+
+CONFIG = HEAD + "plugins: [{type: kv-cache-utilization-scorer, name: kv}, {type: decode-filter}]"
+MIB = 1 << 20
+
+
+def settings(folder: Path, config: str = CONFIG, **limits: Any) -> ServeSettings:
+    """Everything on free loopback ports, two endpoints in a file, nothing scraped."""
+    file = folder / "endpoints.yaml"
+    file.write_text(
+        "endpoints:\n- {name: a, address: 10.0.0.1, port: 8000}\n"
+        "- {name: b, address: 10.0.0.2, port: 8000, labels: {llm-d.ai/role: prefill}}\n"
+    )
+    return ServeSettings(
+        config=load_config(config, source="epp.yaml"),
+        listen=ListenSettings(
+            bind_address="127.0.0.1",
+            grpc_port=0,
+            grpc_health_port=0,
+            metrics_port=0,
+            secure_serving=False,
+            health_checking=True,
+            grpc_max_recv_msg_bytes=16 * MIB,
+            grpc_max_send_msg_bytes=16 * MIB,
+        ),
+        limits=LimitSettings(**limits),
+        scrape=ScrapeSettings(enabled=False),
+        routing=RoutingSettings(pool_name="pool-a"),
+        discovery=DiscoverySettings(endpoints_file=str(file)),
+    )
+
+
+@pytest.fixture(autouse=True)
+def soon_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "QUIET_S", 0.01)
+
+
+class Running:
+    """An app that serves, and a client of each of its ports."""
+
+    def __init__(self, made: App) -> None:
+        self.app = made
+        self.stop = asyncio.Event()
+        self.task = asyncio.get_running_loop().create_task(made.run(self.stop))
+
+    def stream(self) -> GrpcStream:
+        return GrpcStream(self.extproc)
+
+    async def pick(self) -> tuple[GrpcStream, Any]:
+        stream = self.stream()
+        await stream.send(m.request_headers("/v1/completions"), m.request_body(b'{"model": "m", "prompt": "hi"}'))
+        return stream, (await stream.receive(2))[0]
+
+    async def get(self, path: str) -> tuple[int, str]:
+        async with self.http.get(f"http://127.0.0.1:{self.app.ports['metrics']}{path}") as response:
+            return response.status, await response.text()
+
+    async def health(self, channel: grpc.aio.Channel, name: str = "inference-extension") -> int:
+        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name))
+        return int(answer.status)
+
+
+@contextlib.asynccontextmanager
+async def running(given: ServeSettings) -> AsyncIterator[Running]:
+    made = Running(App(given))
+    ready = asyncio.ensure_future(made.app.health.wait_ready())
+    await asyncio.wait([ready, made.task], return_when=asyncio.FIRST_COMPLETED)
+    assert not made.task.done(), await made.task
+    ports = made.app.ports
+    async with (
+        aiohttp.ClientSession() as made.http,
+        grpc.aio.insecure_channel(f"127.0.0.1:{ports['ext_proc']}") as made.extproc,
+        grpc.aio.insecure_channel(f"127.0.0.1:{ports['health']}") as made.checks,
+    ):
+        yield made
+        made.stop.set()
+        await made.task
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> ServeSettings:
+    return settings(tmp_path)
+
+
+@within_deadline
+async def test_it_serves_and_shows_what_it_did(given: ServeSettings) -> None:
+    async with running(given) as picker:
+        stream, reply = await picker.pick()
+        assert dict(reply.dynamic_metadata["envoy.lb"]) == {"x-gateway-destination-endpoint": "10.0.0.1:8000"}
+        await stream.send(m.response_headers(), m.response_body(b"data: {}\n\n", end_of_stream=True))
+        await stream.receive(2)
+        assert await stream.finish() == "OK"
+        (decision,) = json.loads((await picker.get("/debug/decisions"))[1])
+        assert decision["scores"] == {"kv": 1.0}
+        assert (decision["endpoint"], decision["candidates"]) == ("10.0.0.1:8000", 1)
+        assert decision["age_s"] >= 0
+        assert "at_ns" not in decision
+        _, page = await picker.get("/metrics")
+        assert 'inference_pool_ready_pods{name="pool-a"} 2.0' in page
+        assert f'inference_extension_info{{build_ref="{__version__}",commit=""}} 1.0' in page
+        assert "inference_objective_request_duration_seconds_count{" in page
+        assert "picker_endpoints_file_errors_total 0.0" in page
+        assert await picker.get("/readyz") == (200, "ready\n")
+        assert await picker.get("/debug/plugins") == (200, "[]\n")
+
+
+@within_deadline
+async def test_health_is_told_on_its_own_port_and_on_that_of_ext_proc(given: ServeSettings) -> None:
+    async with running(given) as picker:
+        assert await picker.health(picker.checks) == health_pb2.HealthCheckResponse.SERVING
+        assert await picker.health(picker.extproc) == health_pb2.HealthCheckResponse.SERVING
+
+
+@within_deadline
+async def test_health_is_told_on_the_port_of_ext_proc_only_if_asked_for(given: ServeSettings) -> None:
+    listen = dataclasses.replace(given.listen, health_checking=False)
+    async with running(dataclasses.replace(given, listen=listen)) as picker:
+        with pytest.raises(grpc.aio.AioRpcError, match="UNIMPLEMENTED"):
+            await picker.health(picker.extproc)
+
+
+@within_deadline
+async def test_draining_says_so_first_and_lets_streams_end(given: ServeSettings) -> None:
+    async with running(given) as picker:
+        stream, _ = await picker.pick()
+        watch = health_pb2_grpc.HealthStub(picker.checks).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        picker.stop.set()
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert await picker.get("/readyz") == (503, "not ready\n")
+        late, _ = await picker.pick()  # a gateway that has not noticed yet is served all the same
+        await late.finish()
+        await stream.send(m.response_headers(end_of_stream=True))
+        await stream.receive()
+        assert not picker.task.done()
+        assert await stream.finish() == "OK"
+        await picker.task
+        assert picker.app.engine.in_flight == 0
+
+
+@within_deadline
+async def test_draining_has_an_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with running(settings(tmp_path, drain_timeout_s=0.02)) as picker:
+        stream, _ = await picker.pick()
+        picker.stop.set()
+        await picker.task
+        assert await stream.ended() in ("CANCELLED", "UNAVAILABLE")
+        assert (picker.app.engine.sessions, picker.app.engine.in_flight) == (0, 0)
+    assert "cutting 1 streams after 0.02 s" in caplog.text
+
+
+@within_deadline
+async def test_limits_reach_the_core(tmp_path: Path) -> None:
+    async with running(settings(tmp_path, max_streams=1, body_cap_bytes=100, request_timeout_s=3600)) as picker:
+        first = picker.stream()
+        await first.send(m.request_headers(), m.request_body(b"x" * 101, end_of_stream=False))
+        assert (await first.receive())[0].immediate_response.status.code == 413
+        assert await first.ended() == "OK"
+        second, _ = await picker.pick()
+        third = picker.stream()
+        await third.send(m.request_headers())
+        assert await third.ended() == "RESOURCE_EXHAUSTED"
+        await second.finish()
+
+
+@pytest.mark.parametrize("port", ["grpc_port", "metrics_port", "grpc_health_port"])
+@within_deadline
+async def test_a_taken_port_is_an_error_that_leaves_nothing_running(given: ServeSettings, port: str) -> None:
+    async with running(given) as other:
+        names = {"grpc_port": "ext_proc", "metrics_port": "metrics", "grpc_health_port": "health"}
+        listen = dataclasses.replace(given.listen, **{port: other.app.ports[names[port]]})
+        before = asyncio.all_tasks()
+        with pytest.raises(OSError, match=r"port taken|already in use"):
+            await App(dataclasses.replace(given, listen=listen)).run(asyncio.Event())
+        assert {task for task in asyncio.all_tasks() - before if task.get_name() == "endpoints file"} == set()
+
+
+# --- what stops it at the start ---
+
+
+def test_without_endpoints_it_does_not_start(given: ServeSettings) -> None:
+    with _logging_left_alone(), pytest.raises(UsageError, match="pass --endpoints-file FILE"):
+        serve(dataclasses.replace(given, discovery=DiscoverySettings()))
+
+
+@contextlib.contextmanager
+def _logging_left_alone() -> Any:
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:], level = before
+        root.setLevel(level)
+        logging.captureWarnings(False)
+
+
+def test_a_bad_endpoints_file_is_an_error_at_the_start(given: ServeSettings) -> None:
+    Path(given.discovery.endpoints_file).write_text("endpoints: nowhere\n")
+    with pytest.raises(EndpointsFileError, match="expected a list"):
+        App(given)
+
+
+def test_a_bad_metric_of_an_engine_is_an_error_at_the_start(tmp_path: Path) -> None:
+    text = HEAD + (
+        "plugins: [{type: core-metrics-extractor, parameters: {engineConfigs: [{name: x, queuedRequestsSpec: '{'}]}}]"
+    )
+    with pytest.raises(ConfigError, match="correct its engineConfigs"):
+        App(settings(tmp_path, text))
