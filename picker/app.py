@@ -148,6 +148,7 @@ class App:
             stats=self.engine.stats(),
             endpoints=self.engine.endpoints(now_ns),
             sessions=self.engine.sessions,
+            buffered_bytes=self.engine.buffered_bytes,
             index_blocks=self.engine.index_blocks,
             index_bytes=self.engine.index_bytes,
             plugins=self._plugins(),

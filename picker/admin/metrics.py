@@ -68,6 +68,7 @@ class Snapshot:
     stats: Mapping[str, Any]
     endpoints: Sequence[Mapping[str, Any]]
     sessions: int
+    buffered_bytes: int
     index_blocks: int
     index_bytes: int
     plugins: Sequence[Mapping[str, Any]] = ()
@@ -195,6 +196,8 @@ def _scheduler(snapshot: Snapshot) -> Iterator[Metric]:
     yield info
     yield GaugeMetricFamily("picker_prefix_index_bytes", "Memory of the prefix index.", value=snapshot.index_bytes)
     yield GaugeMetricFamily("picker_open_streams", "Open ext_proc streams.", value=snapshot.sessions)
+    about = "Request bodies that wait to be complete, in bytes."
+    yield GaugeMetricFamily("picker_buffered_body_bytes", about, value=snapshot.buffered_bytes)
     yield CounterMetricFamily("picker_endpoint_ejections", "Endpoints ejected.", value=stats["ejected"])
     for kind in ("predicted", "reported"):
         yield CounterMetricFamily(

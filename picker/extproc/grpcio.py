@@ -17,6 +17,7 @@ import grpc.aio
 
 from picker._core.engine import Engine
 from picker._core.session import (
+    FAIL_EXHAUSTED,
     FAIL_INTERNAL,
     FAIL_TIMEOUT,
     STATE_BODY,
@@ -124,13 +125,13 @@ class ExtProc:
         started_ns = self._clock_ns()
         was_answered = session.state >= STATE_PICKED
         try:
-            replies: Sequence[bytes] = session.feed(message, started_ns)
+            replies = session.feed(message, started_ns)
         except SessionError as problem:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(problem))
-        except Exception:  # a bug of ours, or no memory: the client must hear of it, the log too
+        except Exception as problem:  # a bug of ours, or no memory: the client must hear of it, the log too
             _LOG.exception("a message could not be handled")
             if not was_answered:
-                return list(session.refuse(FAIL_INTERNAL))
+                return session.refuse(FAIL_EXHAUSTED if isinstance(problem, MemoryError) else FAIL_INTERNAL)
             await context.abort(grpc.StatusCode.INTERNAL, "the endpoint picker failed")
         if not was_answered and session.state == STATE_PICKED:
             self._engine.count_scheduling((self._clock_ns() - started_ns) * 1e-9)

@@ -27,6 +27,7 @@ def snapshot(rig: Rig, **more: Any) -> Snapshot:
         stats=rig.engine.stats(),
         endpoints=rig.engine.endpoints(rig.now_ns),
         sessions=rig.engine.sessions,
+        buffered_bytes=rig.engine.buffered_bytes,
         index_blocks=rig.engine.index_blocks,
         index_bytes=rig.engine.index_bytes,
         **more,
@@ -121,7 +122,7 @@ def test_names_and_labels_are_those_dashboards_ask_for(busy: Rig, name: str) -> 
 def test_requests_are_counted_by_model_and_outcome(busy: Rig) -> None:
     shown = snapshot(busy)
     labels = {"model_name": "qwen", "target_model_name": "qwen"}
-    assert value(shown, "inference_objective_request_total", **labels, priority="0") == 4  # once they have ended
+    assert value(shown, "inference_objective_request_total", **labels, priority="0") == 4  # that have ended
     assert value(shown, "inference_objective_request_error_total", **labels, error_code="BadRequest") == 1
     assert value(shown, "inference_objective_running_requests", model_name="qwen") == 1
     assert value(shown, "inference_objective_request_duration_seconds_count", **labels) == 4

@@ -166,28 +166,29 @@ async def test_a_request_that_is_all_there_has_all_the_time() -> None:
 
 
 class Broken:
-    """A session in which a bug shows at a given state."""
+    """A session in which a problem shows at a given state."""
 
-    def __init__(self, session: Any, at: int) -> None:
-        self._session, self._at = session, at
+    def __init__(self, session: Any, at: int, problem: Exception) -> None:
+        self._session, self._at, self._problem = session, at, problem
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
 
     def feed(self, message: bytes, now_ns: int) -> list[bytes]:
         if self._session.state == self._at:
-            raise ZeroDivisionError("a bug")
+            raise self._problem
         replies: list[bytes] = self._session.feed(message, now_ns)
         return replies
 
 
-def broken_at(monkeypatch: pytest.MonkeyPatch, state: int) -> None:
+def broken_at(monkeypatch: pytest.MonkeyPatch, state: int, problem: Exception) -> None:
     made = grpcio.Session
-    monkeypatch.setattr(grpcio, "Session", lambda *given: Broken(made(*given), state))
+    monkeypatch.setattr(grpcio, "Session", lambda *given: Broken(made(*given), state, problem))
 
 
-def test_a_bug_before_the_request_is_answered_is_a_500(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("problem", "status"), [(ZeroDivisionError("a bug"), 500), (MemoryError("no memory"), 429)])
+def test_a_bug_before_the_request_is_answered_is_told_to_the_client(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, problem: Exception, status: int
 ) -> None:
     @within_deadline
     async def body() -> None:
@@ -195,14 +196,14 @@ def test_a_bug_before_the_request_is_answered_is_a_500(
             stream = shell.open()
             await stream.send(m.request_headers("/v1/completions"), m.request_body(BODY))
             (reply,) = await stream.receive()
-            assert reply.immediate_response.status.code == 500
+            assert reply.immediate_response.status.code == status
             assert await stream.ended() == "OK"
             assert shell.engine.sessions == 0
 
-    broken_at(monkeypatch, grpcio.STATE_BODY)
+    broken_at(monkeypatch, grpcio.STATE_BODY, problem)
     body()
     assert [(record.name, record.levelno) for record in caplog.records] == [("picker.extproc", logging.ERROR)]
-    assert "ZeroDivisionError: a bug" in caplog.text
+    assert f"{type(problem).__name__}: {problem}" in caplog.text
 
 
 def test_a_bug_after_that_is_an_error_of_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +219,7 @@ def test_a_bug_after_that_is_an_error_of_the_stream(monkeypatch: pytest.MonkeyPa
             await shell.idle()
             assert (shell.engine.sessions, shell.engine.in_flight) == (0, 0)
 
-    broken_at(monkeypatch, grpcio.STATE_PICKED)
+    broken_at(monkeypatch, grpcio.STATE_PICKED, ZeroDivisionError("a bug"))
     body()
 
 
