@@ -336,4 +336,5 @@ def test_leaks_nothing() -> None:
         for _ in range(4):
             ask(engine)
 
+    each()  # what an engine makes once
     assert_flat(each, calls=10)

@@ -203,6 +203,7 @@ def mixed_life(engine: Engine) -> None:
 
 def test_leaks_nothing() -> None:
     engine = engine_with(2, body_bytes=4000)
+    mixed_life(engine)  # what an engine makes once
     assert_flat(lambda: mixed_life(engine), calls=20)
     assert_idle(engine)
 
@@ -233,9 +234,8 @@ def test_survives_failing_allocations() -> None:
 @debug_build_only
 def test_no_memory_for_a_pick_is_answered() -> None:
     """After a MemoryError the client can still be told."""
-    engine = engine_with(2)
-    whole_exchange(engine)
     for after in range(20):
+        engine = engine_with(2)
         stream = Session(engine, 0)
         stream.feed(messages.request_headers(), 0)
         if succeeds(lambda stream=stream: stream.feed(messages.request_body(BODY), 0), after):  # type: ignore[misc]
@@ -246,7 +246,7 @@ def test_no_memory_for_a_pick_is_answered() -> None:
         stream._check()
         stream.close(0)
         assert_idle(engine)
-    assert after > 1
+    assert after > 5
 
 
 # --- the tests themselves ---
