@@ -5,6 +5,7 @@ BIN    := $(VENV)/bin
 FUZZ_CASES ?= 1000000
 OLD_ENVOY := 1.36.4
 SHELL  := /bin/bash
+export PATH := $(abspath $(BIN)):$(PATH)
 .DEFAULT_GOAL := help
 .PHONY: help dev build check test test-debug test-asan test-wheel fuzz bench replay demo wheel docs cov clean
 
