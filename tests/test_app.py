@@ -3,9 +3,12 @@
 import asyncio
 import contextlib
 import dataclasses
+import importlib.metadata
 import json
 import logging
-from collections.abc import AsyncIterator
+import sys
+import types
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from picker import __version__, app
 from picker.app import App, serve
 from picker.config import load_config
+from picker.config.extras import GROUP, InstalledTypes
 from picker.config.settings import (
     DiscoverySettings,
     LimitSettings,
@@ -26,6 +30,7 @@ from picker.config.settings import (
     ServeSettings,
 )
 from picker.errors import ConfigError, EndpointsFileError, UsageError
+from picker.policy.api import Candidate, Request, Scorer
 from tests.support import messages as m
 from tests.support.config_samples import HEAD
 from tests.support.streams import GrpcStream, within_deadline
@@ -203,6 +208,46 @@ async def test_a_taken_port_is_an_error_that_leaves_nothing_running(given: Serve
         with pytest.raises(OSError, match=r"port taken|already in use"):
             await App(dataclasses.replace(given, listen=listen)).run(asyncio.Event())
         assert {task for task in asyncio.all_tasks() - before if task.get_name() == "endpoints file"} == set()
+
+
+class Least(Scorer):
+    """Prefers the lowest address."""
+
+    def score(self, request: Request, candidates: Sequence[Candidate]) -> Sequence[float]:
+        least = min(candidate.target for candidate in candidates)
+        return [float(candidate.target == least) for candidate in candidates]
+
+
+def test_the_policy_reaches_the_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = importlib.metadata.EntryPoint("least", "picker_least:Least", GROUP)
+    module = types.ModuleType("picker_least")
+    module.Least = Least  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr("picker.config.extras.entry_points", lambda group: [entry])
+    text = HEAD + (
+        "plugins: [{type: least}, {type: session-affinity-scorer, parameters: {headerName: x-stick}},"
+        " {type: max-score-picker, parameters: {maxNumOfEndpoints: 2}}]"
+    )
+    given = settings(tmp_path)
+    config = load_config(text, source="epp.yaml", extra_types=InstalledTypes())
+
+    @within_deadline
+    async def body() -> None:
+        async with running(dataclasses.replace(given, config=config)) as picker:
+            stream, reply = await picker.pick()
+            where = "10.0.0.1:8000,10.0.0.2:8000"
+            assert dict(reply.dynamic_metadata["envoy.lb"]) == {"x-gateway-destination-endpoint": where}
+            await stream.send(m.response_headers(end_of_stream=True))
+            (answer,) = await stream.receive()
+            headers = answer.response_headers.response.header_mutation.set_headers
+            assert [option.header.key for option in headers] == ["x-stick"]
+            await stream.finish()
+            (record,) = json.loads((await picker.get("/debug/plugins"))[1])
+            assert (record["name"], record["calls"], record["errors"]) == ("least", 1, 0)
+            labels = 'extension_point="scorer",plugin_name="least",plugin_type="least"'
+            assert f"picker_plugin_calls_total{{{labels}}} 1.0" in (await picker.get("/metrics"))[1]
+
+    body()
 
 
 # --- what stops it at the start ---

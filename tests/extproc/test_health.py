@@ -81,6 +81,7 @@ async def test_saying_the_same_again_is_no_change() -> None:
         watch = asked.Watch(health_pb2.HealthCheckRequest(service=""))
         assert (await watch.read()).status == NOT_SERVING
         health.set_ready(False)
+        assert await check(asked, "") == NOT_SERVING  # a round trip: a second message would be on its way
         health.set_ready(True)
         assert (await watch.read()).status == SERVING
 
