@@ -267,6 +267,7 @@ GARBAGE = {
     "empty": b"",
     "a body first": m.request_body(BODY),
     "trailers first": m.request_trailers(),
+    "a response's body first": m.response_body(b"x"),
 }
 
 
