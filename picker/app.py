@@ -16,7 +16,7 @@ from picker.admin.metrics import Counter, Snapshot
 from picker.admin.server import start_admin
 from picker.config.describe import describe
 from picker.config.settings import ServeSettings
-from picker.config.support import CoreMetricsExtractor
+from picker.config.support import ApproxPrefixCacheProducer, CoreMetricsExtractor, PassthroughParser
 from picker.discovery.file import EndpointsFile
 from picker.errors import ConfigError, UsageError
 from picker.extproc.grpcio import ExtProc, server_credentials, start_server
@@ -31,6 +31,8 @@ from picker.types import Endpoint
 __all__ = ["App", "serve"]
 
 _LOG = logging.getLogger("picker")
+
+MAX_ENDPOINT_BLOCKS = 1 << 24  # index blocks, 1 G tokens: more than any engine caches
 QUIET_S = 1.0
 """A picker that stops serves until its gateways have let go of it for so long."""
 
@@ -44,12 +46,19 @@ def serve(settings: ServeSettings) -> int:
         _LOG.info("%s", line)
     if not settings.discovery.endpoints_file:
         raise UsageError("picker serve: there are no endpoints to serve: pass --endpoints-file FILE")
+    say_what_has_no_effect(settings)
     app = App(settings)
     try:
         uvloop.run(app.run())
     except OSError as problem:  # a port that is taken, a certificate that cannot be read
         raise UsageError(f"picker serve: {problem}") from problem
     return 0
+
+
+def say_what_has_no_effect(settings: ServeSettings) -> None:
+    """Warn of what is accepted so that old configurations start, and changes nothing."""
+    if any(isinstance(parser.parameters, PassthroughParser) for parser in settings.config.parsers):
+        _LOG.warning("passthrough-parser has no effect: OpenAI completions are read by their path, all else passes")
 
 
 class App:
@@ -199,13 +208,22 @@ def _engines(settings: ServeSettings) -> EngineTable:
         ) from problem
 
 
+def _limits(settings: ServeSettings) -> dict[str, int]:
+    """What the engine may hold; an `approx-prefix-cache-producer` says what an endpoint is thought to cache."""
+    limits = {"body_bytes": settings.limits.body_cap_bytes, "sessions": settings.limits.max_streams}
+    producer = settings.config.parameters(ApproxPrefixCacheProducer)
+    if producer is not None and producer.lruCapacityPerServer > 0:
+        limits["endpoint_blocks"] = min(producer.lruCapacityPerServer, MAX_ENDPOINT_BLOCKS)
+    return limits
+
+
 def _engine(settings: ServeSettings, policy: Policy) -> Engine:
     """The seed is a secret of this process: no client can aim at another's prefix."""
     engine = Engine(
         hash_seed=secrets.randbits(64),
         random_seed=secrets.randbits(64),
         prior_rate=policy.prior_rate,
-        limits={"body_bytes": settings.limits.body_cap_bytes, "sessions": settings.limits.max_streams},
+        limits=_limits(settings),
     )
     engine.set_policy(
         policy.steps,

@@ -18,6 +18,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from picker import __version__, app
+from picker._core.session import Session
 from picker.app import App, serve
 from picker.config import load_config
 from picker.config.extras import GROUP, InstalledTypes
@@ -282,3 +283,25 @@ def test_a_bad_metric_of_an_engine_is_an_error_at_the_start(tmp_path: Path) -> N
     )
     with pytest.raises(ConfigError, match="correct its engineConfigs"):
         App(settings(tmp_path, text))
+
+
+# --- what the configuration says of the core's limits ---
+
+
+def test_an_index_producer_says_what_an_endpoint_caches(tmp_path: Path) -> None:
+    """Two index blocks per endpoint: of the second prompt of three blocks, only two can be known."""
+    producer = "{type: approx-prefix-cache-producer, parameters: {lruCapacityPerServer: 2}}"
+    picker = App(settings(tmp_path, HEAD + f"plugins: [{producer}, {{type: prefix-cache-scorer}}]"))
+    body = json.dumps({"model": "m", "prompt": "x" * 256 * 3}).encode()
+    for _ in range(2):
+        session = Session(picker.engine, 1)
+        session.feed(m.request_headers("/v1/completions"), 1)
+        session.feed(m.request_body(body), 1)
+        session.close(2)
+    assert [row["cached_tokens"] for row in picker.engine.decisions(2)] == [128, 0]
+
+
+def test_a_parser_without_effect_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    given = settings(tmp_path, HEAD + "plugins: [{type: passthrough-parser}]\nparser: {pluginRef: passthrough-parser}")
+    app.say_what_has_no_effect(given)
+    assert "passthrough-parser has no effect" in caplog.text
