@@ -8,15 +8,11 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.skipif(find_spec("picker.__main__") is None, reason="needs the `picker serve` command"),
-]
+pytestmark = pytest.mark.e2e
 DEADLINE_S = 90.0
 MARK = "PICKER_TEST_MARK"
 
