@@ -26,6 +26,7 @@ CFLAGS += ["-O1"] if DEBUG or SANITIZE else ["-O3"]
 CFLAGS += ["-fsanitize=address,undefined", "-fno-omit-frame-pointer"] if SANITIZE else []
 LDFLAGS = ["-fsanitize=address,undefined"] if SANITIZE else []
 MACROS = [("PICKER_DEBUG", "1" if DEBUG else "0")] + ([("CYTHON_TRACE_NOGIL", "1")] if TRACE else [])
+LIBRARIES = {"calls": ["nghttp2"], "h2": ["nghttp2"]}  # Debian: libnghttp2-dev
 DIRECTIVES = {
     "language_level": 3,
     "binding": True,
@@ -58,6 +59,7 @@ def core() -> list[Extension]:
             f"picker._core.{source.stem}",
             [str(source)],
             define_macros=MACROS,
+            libraries=LIBRARIES.get(source.stem, []),
             extra_compile_args=CFLAGS,
             extra_link_args=LDFLAGS,
         )

@@ -5,17 +5,24 @@ from libc.stdint cimport uint8_t, uint32_t
 from picker._core.codec cimport buffer_t, slice_t
 
 cdef enum:
+    PK_PREFIX_BYTES = 5        # of a gRPC message: a flag and its size
     PK_CONTROL_HEADERS = 13
     PK_DESTINATION_HEADER = 0  # the control header that is overwritten
 
 ctypedef struct out_t:
-    # Replies of one feed, one behind the other.
+    # Replies, one behind the other.
     buffer_t bytes
+    bint framed                # each as a gRPC message, behind its prefix; else `ends` tells them apart
+    bint failed                # no memory for the prefix of the reply under way
+    size_t end                 # of the last whole reply
     size_t* ends               # where each ends
     size_t capacity
     size_t count
 
 cdef void out_clear(out_t* out) noexcept nogil
+cdef void out_rewind(out_t* out, size_t end) noexcept nogil
+cdef buffer_t* out_open(out_t* out) noexcept nogil
+cdef int out_close(out_t* out, int code) noexcept nogil
 cdef void out_free(out_t* out) noexcept nogil
 cdef uint32_t out_control(slice_t key) noexcept nogil
 cdef int out_plain(out_t* out, int reply) noexcept nogil

@@ -7,14 +7,17 @@ Source: envoy external_processor.proto; the OpenAI API's error object; names of 
     Extension and llm-d.
 """
 from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport UINT32_MAX, uint8_t, uint32_t
 from libc.stdio cimport snprintf
 from libc.string cimport memset, strlen
 
-from picker._core.alloc cimport PK_E_NOMEM, PK_OK, pk_free, pk_grow
+from picker._core.alloc cimport PK_E_LIMIT, PK_E_NOMEM, PK_OK, pk_free, pk_grow
 from picker._core.codec cimport (
     PK_REPLY_REQUEST_HEADERS,
+    buffer_append,
     buffer_free,
+    buffer_reserve,
+    buffer_t,
     codec_write_common,
     codec_write_immediate,
     codec_write_streamed,
@@ -84,6 +87,9 @@ cdef extern from *:
 
 # --- C kernel: the list of replies ---
 
+cdef enum:
+    PK_FIRST_BYTES = 512       # enough for all that is said of a small request
+
 
 cdef inline slice_t _text(const char* text) noexcept nogil:
     cdef slice_t slice
@@ -95,27 +101,58 @@ cdef inline slice_t _text(const char* text) noexcept nogil:
 cdef void out_clear(out_t* out) noexcept nogil:
     """Forget the replies; keep a small buffer for the next ones."""
     out.count = 0
-    out.bytes.size = 0
+    out.end = out.bytes.size = 0
     if out.bytes.capacity > 1 << 16:
         buffer_free(&out.bytes)
 
 
+cdef void out_rewind(out_t* out, size_t end) noexcept nogil:
+    """Take framed replies back: what was written behind `end`, where some reply ended."""
+    out.end = out.bytes.size = end
+
+
 cdef void out_free(out_t* out) noexcept nogil:
+    cdef bint framed = out.framed
     buffer_free(&out.bytes)
     pk_free(out.ends)
     memset(out, 0, sizeof(out_t))
+    out.framed = framed
 
 
-cdef int _sent(out_t* out, int code) noexcept nogil:
-    """Close the reply just written, or take it back."""
-    cdef size_t start = out.ends[out.count - 1] if out.count else 0
-    if code == PK_OK and pk_grow(<void**>&out.ends, &out.capacity, out.count + 1, sizeof(size_t)) != PK_OK:
-        code = PK_E_NOMEM
+cdef buffer_t* out_open(out_t* out) noexcept nogil:
+    """Where the next reply is written, behind room for its prefix. `out_close` is due, and says if that failed."""
+    if out.framed:
+        if out.bytes.capacity == 0:
+            buffer_reserve(&out.bytes, PK_FIRST_BYTES)
+        out.failed = buffer_append(&out.bytes, <const char*>b"\0\0\0\0", PK_PREFIX_BYTES) != PK_OK
+    return &out.bytes
+
+
+cdef int _frame(out_t* out) noexcept nogil:
+    """Fill in the prefix: no compression, the size in network order."""
+    cdef uint8_t* prefix = out.bytes.data + out.end
+    cdef size_t size = out.bytes.size - out.end - PK_PREFIX_BYTES
+    cdef uint32_t i
+    if size > UINT32_MAX:
+        return PK_E_LIMIT
+    for i in range(4):
+        prefix[1 + i] = <uint8_t>(size >> (24 - 8 * i))
+    return PK_OK
+
+
+cdef int out_close(out_t* out, int code) noexcept nogil:
+    """The reply is written, or by `code` it is not: then it is taken back."""
+    if code == PK_OK and out.framed:
+        code = PK_E_NOMEM if out.failed else _frame(out)
+    elif code == PK_OK:
+        code = pk_grow(<void**>&out.ends, &out.capacity, out.count + 1, sizeof(size_t))
     if code != PK_OK:
-        out.bytes.size = start
+        out.bytes.size = out.end
         return code
-    out.ends[out.count] = out.bytes.size
-    out.count += 1
+    out.end = out.bytes.size
+    if not out.framed:
+        out.ends[out.count] = out.end
+        out.count += 1
     return PK_OK
 
 
@@ -145,7 +182,7 @@ cdef uint32_t _listed(uint32_t controls, slice_t* names) noexcept nogil:
 
 cdef int out_plain(out_t* out, int reply) noexcept nogil:
     """Headers or a body that may go on as they are."""
-    return _sent(out, codec_write_common(&out.bytes, reply, NULL))
+    return out_close(out, codec_write_common(out_open(out), reply, NULL))
 
 
 cdef int out_strip(out_t* out, uint32_t controls) noexcept nogil:
@@ -157,7 +194,7 @@ cdef int out_strip(out_t* out, uint32_t controls) noexcept nogil:
     memset(&mutation, 0, sizeof(mutation_t))
     mutation.removed = removed
     mutation.removed_count = _listed(controls, removed)
-    return _sent(out, codec_write_common(&out.bytes, PK_REPLY_REQUEST_HEADERS, &mutation))
+    return out_close(out, codec_write_common(out_open(out), PK_REPLY_REQUEST_HEADERS, &mutation))
 
 
 cdef int out_pick(out_t* out, int reply, slice_t destination, uint32_t controls) noexcept nogil:
@@ -170,7 +207,7 @@ cdef int out_pick(out_t* out, int reply, slice_t destination, uint32_t controls)
     # Gateways apply removals last: what is overwritten must not be removed.
     mutation.removed = removed
     mutation.removed_count = _listed(controls & ~(<uint32_t>1 << PK_DESTINATION_HEADER), removed)
-    return _sent(out, codec_write_common(&out.bytes, reply, &mutation))
+    return out_close(out, codec_write_common(out_open(out), reply, &mutation))
 
 
 cdef int out_header(out_t* out, int reply, slice_t key, slice_t value) noexcept nogil:
@@ -179,7 +216,7 @@ cdef int out_header(out_t* out, int reply, slice_t key, slice_t value) noexcept 
     memset(&mutation, 0, sizeof(mutation_t))
     mutation.extra.key = key
     mutation.extra.value = value
-    return _sent(out, codec_write_common(&out.bytes, reply, &mutation))
+    return out_close(out, codec_write_common(out_open(out), reply, &mutation))
 
 
 # --- C kernel: bodies and trailers ---
@@ -187,7 +224,7 @@ cdef int out_header(out_t* out, int reply, slice_t key, slice_t value) noexcept 
 
 cdef int out_chunk(out_t* out, int reply, slice_t chunk, bint end_of_stream) noexcept nogil:
     """One chunk of a body in full duplex."""
-    return _sent(out, codec_write_streamed(&out.bytes, reply, chunk.data, chunk.size, end_of_stream))
+    return out_close(out, codec_write_streamed(out_open(out), reply, chunk.data, chunk.size, end_of_stream))
 
 
 cdef int out_body(out_t* out, int reply, slice_t body, size_t chunk_bytes, bint end_of_stream) noexcept nogil:
@@ -206,7 +243,7 @@ cdef int out_body(out_t* out, int reply, slice_t body, size_t chunk_bytes, bint 
 
 cdef int out_trailers(out_t* out, int reply) noexcept nogil:
     """Trailers that may go on as they are."""
-    return _sent(out, codec_write_trailers(&out.bytes, reply))
+    return out_close(out, codec_write_trailers(out_open(out), reply))
 
 
 # --- C kernel: refusals ---
@@ -237,8 +274,8 @@ cdef int out_refusal(out_t* out, int failure, int problem, uint32_t offset) noex
         headers[1].key, headers[1].value = _text(b"retry-after"), _text(b"1")
         headers[2].key, headers[2].value = _text(b"x-llm-d-request-dropped-reason"), _text(refusal.reason)
         count = 3
-    return _sent(
-        out, codec_write_immediate(&out.bytes, refusal.status, headers, count, _text(body), _text(refusal.reason))
+    return out_close(
+        out, codec_write_immediate(out_open(out), refusal.status, headers, count, _text(body), _text(refusal.reason))
     )
 
 

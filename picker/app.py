@@ -19,8 +19,8 @@ from picker.config.settings import ServeSettings
 from picker.config.support import ApproxPrefixCacheProducer, CoreMetricsExtractor, PassthroughParser
 from picker.discovery.file import EndpointsFile
 from picker.errors import ConfigError, UsageError
-from picker.extproc.grpcio import ExtProc, server_credentials, start_server
-from picker.extproc.health import Health
+from picker.extproc.readiness import Readiness
+from picker.extproc.shell import make_shell
 from picker.logs import configure_logging
 from picker.policy.compile import Policy, compile_policy
 from picker.pool import Pool
@@ -33,6 +33,8 @@ __all__ = ["App", "serve"]
 _LOG = logging.getLogger("picker")
 
 MAX_ENDPOINT_BLOCKS = 1 << 24  # index blocks, 1 G tokens: more than any engine caches
+STOP_S = 0.5
+"""What is still open when picker has drained has so long to end."""
 QUIET_S = 1.0
 """A picker that stops serves until its gateways have let go of it for so long."""
 
@@ -75,7 +77,8 @@ class App:
         self._policy: Policy = compile_policy(settings.config)
         self.engine = _engine(settings, self._policy)
         self.pool = Pool(self.engine, self._policy)
-        self.health = Health()
+        self.health = Readiness()
+        self.shell = make_shell(self.engine, self.health, settings.listen, settings.limits)
         self.ports: dict[str, int] = {}
         """Where it listens once it does: `ext_proc`, `health`, `metrics`."""
         self._scraper = Scraper(self.pool, settings=settings.scrape, engines=_engines(settings))
@@ -85,24 +88,20 @@ class App:
         """Serve until `stop` is set or a signal comes, then drain. Raises OSError if it cannot listen."""
         stop = stop or asyncio.Event()
         _stop_on_signals(stop)
-        limits = self._settings.limits
-        extproc = ExtProc(self.engine, request_timeout_s=limits.request_timeout_s)
         async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self.shell.stop, STOP_S)
             await self._start_control_plane(stack)
-            await self._start_data_plane(stack, extproc)
+            self.ports["ext_proc"] = await self.shell.start_extproc()
             self.health.set_ready(True)
-            port, shell = self.ports["ext_proc"], self._settings.listen.shell
-            _LOG.info("serving ext_proc on port %d: %d endpoints, shell %s", port, len(self.pool.endpoints), shell)
+            port, name = self.ports["ext_proc"], self.shell.name
+            _LOG.info("serving ext_proc on port %d: %d endpoints, shell %s", port, len(self.pool.endpoints), name)
             await stop.wait()
-            await self._drain(extproc, limits.drain_timeout_s)
+            await self._drain(self._settings.limits.drain_timeout_s)
         _LOG.info("stopped")
 
     async def _start_control_plane(self, stack: contextlib.AsyncExitStack) -> None:
         listen = self._settings.listen
-        health_server, self.ports["health"] = await start_server(
-            [self.health.handler()], address=listen.bind_address or "::", port=listen.grpc_health_port
-        )
-        stack.push_async_callback(health_server.stop, 0)
+        self.ports["health"] = await self.shell.start_health()
         admin, self.ports["metrics"] = await start_admin(
             take=self.snapshot,
             decisions=self.decisions,
@@ -118,29 +117,17 @@ class App:
         self._discovery.start()
         stack.push_async_callback(self._discovery.stop)
 
-    async def _start_data_plane(self, stack: contextlib.AsyncExitStack, extproc: ExtProc) -> None:
-        listen = self._settings.listen
-        server, self.ports["ext_proc"] = await start_server(
-            [extproc.handler(), *([self.health.handler()] if listen.health_checking else [])],
-            address=listen.bind_address or "::",
-            port=listen.grpc_port,
-            credentials=server_credentials(listen.cert_path) if listen.secure_serving else None,
-            max_receive_bytes=listen.grpc_max_recv_msg_bytes,
-            max_send_bytes=listen.grpc_max_send_msg_bytes,
-        )
-        stack.push_async_callback(server.stop, 0.5)
-
     def _set_endpoints(self, endpoints: tuple[Endpoint, ...]) -> None:
         self.pool.set_endpoints(endpoints)
         self._scraper.set_endpoints(self.pool.endpoints)
 
-    async def _drain(self, extproc: ExtProc, limit_s: float) -> None:
+    async def _drain(self, limit_s: float) -> None:
         """Ask for no more traffic, serve what still comes and let it end, but not for ever."""
         self.health.set_ready(False)
         _LOG.info("draining %d streams", self.engine.sessions)
         try:
             async with asyncio.timeout(limit_s):
-                await extproc.wait_idle(QUIET_S)
+                await self.shell.wait_idle(QUIET_S)
         except TimeoutError:
             _LOG.warning("cutting %d streams after %g s", self.engine.sessions, limit_s)
 
@@ -151,6 +138,7 @@ class App:
         now_ns = time.monotonic_ns()
         return Snapshot(
             version=__version__,
+            shell=self.shell.name,
             pool=self._settings.routing.pool_name or self._discovery.path.stem,
             now_ns=now_ns,
             stale_after_s=self._settings.scrape.staleness_threshold_s,

@@ -62,6 +62,7 @@ class Snapshot:
     """
 
     version: str
+    shell: str
     pool: str
     now_ns: int
     stale_after_s: float
@@ -194,6 +195,9 @@ def _scheduler(snapshot: Snapshot) -> Iterator[Metric]:
     info = GaugeMetricFamily("inference_extension_info", "The build.", labels=("commit", "build_ref"))
     info.add_metric(("", snapshot.version), 1)
     yield info
+    shell = GaugeMetricFamily("picker_shell_info", "Which server moves the bytes.", labels=("shell",))
+    shell.add_metric((snapshot.shell,), 1)
+    yield shell
     yield GaugeMetricFamily("picker_prefix_index_bytes", "Memory of the prefix index.", value=snapshot.index_bytes)
     yield GaugeMetricFamily("picker_open_streams", "Open ext_proc streams.", value=snapshot.sessions)
     about = "Request bodies that wait to be complete, in bytes."

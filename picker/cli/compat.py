@@ -33,7 +33,6 @@ IGNORED = (
         "metrics-endpoint-auth", None, False, "/metrics is served without authentication; restrict it by network policy"
     ),
     _Flag("enable-grpc-stream-metrics", None, False, f"there are no such metrics: {_LATER}"),
-    _Flag("enable-cert-reload", None, False, "certificates are read at the start; restart picker to renew them"),
     _Flag("ha-enable-leader-election", None, False, "every replica serves; there is no leader"),
     _Flag("refresh-prometheus-metrics-interval", flags.duration, None, "pool metrics are computed when they are read"),
     _Flag("pool-group", flags.text, "inference.networking.k8s.io", f"Kubernetes discovery: {_LATER}"),

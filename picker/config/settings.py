@@ -49,17 +49,20 @@ class ListenSettings:
     cert_path: str = option("", "cert-path", "text")
     """Directory that holds `tls.crt` and `tls.key`."""
 
+    enable_cert_reload: bool = option(False, "enable-cert-reload", "boolean")
+    """Whether a certificate that changes on disk is taken for new connections. By the wire shell."""
+
     health_checking: bool = option(False, "health-checking", "boolean")
     """Whether the ext_proc port answers health checks too."""
 
-    shell: str = option("grpcio", "shell", "choice", "grpcio")
-    """Which server moves the bytes: `grpcio`, the reference."""
+    shell: str = option("auto", "shell", "choice", "wire", "grpcio", "auto")
+    """Which server moves the bytes: `wire`, or `grpcio`, the slower reference. `auto` is `wire`."""
 
     grpc_max_recv_msg_bytes: int = option(0, "grpc-max-recv-msg-size", "bytes")
     """Largest gRPC message taken. 0: twice the body cap, at least 16 MiB."""
 
     grpc_max_send_msg_bytes: int = option(0, "grpc-max-send-msg-size", "bytes")
-    """Largest gRPC message sent. 0: twice the body cap, at least 16 MiB."""
+    """Largest gRPC message sent, by the grpcio shell. 0: twice the body cap, at least 16 MiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

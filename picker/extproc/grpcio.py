@@ -26,10 +26,13 @@ from picker._core.session import (
     Session,
     SessionError,
 )
+from picker.config.settings import LimitSettings, ListenSettings
+from picker.extproc.health import Health
+from picker.extproc.readiness import Readiness
+from picker.extproc.shell import SERVICE
 
-__all__ = ["METHOD", "SERVICE", "ExtProc", "server_credentials", "start_server"]
+__all__ = ["METHOD", "ExtProc", "GrpcioShell", "server_credentials", "start_server"]
 
-SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 METHOD = "Process"
 
 _LOG = logging.getLogger("picker.extproc")
@@ -173,3 +176,43 @@ async def start_server(
         raise OSError(f"cannot listen on {where}: {cause} ({problem})") from problem
     await server.start()
     return server, bound
+
+
+class GrpcioShell:
+    """The reference as a `Shell`."""
+
+    name = "grpcio"
+
+    def __init__(self, engine: Engine, readiness: Readiness, listen: ListenSettings, limits: LimitSettings) -> None:
+        self._listen = listen
+        self._extproc = ExtProc(engine, request_timeout_s=limits.request_timeout_s)
+        self._health = Health(readiness)
+        self._servers: list[grpc.aio.Server] = []
+
+    async def start_health(self) -> int:
+        listen = self._listen
+        server, port = await start_server(
+            [self._health.handler()], address=listen.bind_address or "::", port=listen.grpc_health_port
+        )
+        self._servers.append(server)
+        return port
+
+    async def start_extproc(self) -> int:
+        listen = self._listen
+        server, port = await start_server(
+            [self._extproc.handler(), *([self._health.handler()] if listen.health_checking else [])],
+            address=listen.bind_address or "::",
+            port=listen.grpc_port,
+            credentials=server_credentials(listen.cert_path) if listen.secure_serving else None,
+            max_receive_bytes=listen.grpc_max_recv_msg_bytes,
+            max_send_bytes=listen.grpc_max_send_msg_bytes,
+        )
+        self._servers.append(server)
+        return port
+
+    async def wait_idle(self, quiet_s: float = 0.0) -> None:
+        await self._extproc.wait_idle(quiet_s)
+
+    async def stop(self, grace_s: float) -> None:
+        await asyncio.gather(*(server.stop(grace_s) for server in self._servers))
+        self._servers.clear()

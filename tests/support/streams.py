@@ -16,8 +16,13 @@ import pytest
 
 from picker._core.engine import Engine
 from picker._core.session import STATE_ENDED, Session, SessionError
-from picker.extproc.grpcio import METHOD, SERVICE, ExtProc, start_server
+from picker.config.settings import LimitSettings, ListenSettings
+from picker.extproc.grpcio import METHOD, ExtProc, start_server
+from picker.extproc.readiness import Readiness
+from picker.extproc.shell import SERVICE
+from picker.extproc.wire import WireShell
 from tests.support import messages
+from tests.support.h2client import H2Client, H2Stream
 
 PATH = f"/{SERVICE}/{METHOD}"
 DEADLINE_S = 30.0
@@ -202,7 +207,37 @@ class GrpcShell(Shell):
         await self.extproc.wait_idle()
 
 
-SHELLS: list[type[Shell]] = [CoreShell, GrpcShell]
+class WireStream(H2Stream, Stream):
+    """A client that takes an early end as it is meant: grpc.aio calls it INTERNAL when it is about to write."""
+
+
+class WireShellUnderTest(Shell):
+    """The production shell behind a real port, and a real client that is not ours."""
+
+    def __init__(self, engine: Engine, **limits: Any) -> None:
+        super().__init__(engine)
+        listen = ListenSettings(
+            bind_address="127.0.0.1", grpc_port=0, secure_serving=False, grpc_max_recv_msg_bytes=LARGEST
+        )
+        self.wire = WireShell(engine, Readiness(), listen, LimitSettings(**limits))
+
+    async def __aenter__(self) -> "WireShellUnderTest":
+        self.port = await self.wire.start_extproc()
+        self.client = await H2Client(self.port).__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.client.__aexit__()
+        await self.wire.stop(0)
+
+    def open(self) -> Stream:
+        return WireStream(self.client, PATH)
+
+    async def idle(self) -> None:
+        await self.wire.wait_idle()
+
+
+SHELLS: list[type[Shell]] = [CoreShell, GrpcShell, WireShellUnderTest]
 TARGETS = ("10.0.0.1:8000", "10.0.0.2:8000")
 
 
@@ -236,7 +271,7 @@ def on_every_shell(**limits: int) -> Callable[[Callable[..., Coroutine[Any, Any,
                 await running.idle()
                 assert (running.engine.sessions, running.engine.in_flight) == (0, 0)
 
-        marked: Callable[..., None] = pytest.mark.parametrize("shell", SHELLS, ids=["core", "grpcio"])(run)
+        marked: Callable[..., None] = pytest.mark.parametrize("shell", SHELLS, ids=["core", "grpcio", "wire"])(run)
         return marked
 
     return decorate

@@ -1,0 +1,212 @@
+"""grpc.health.v1.Health as methods of gRPC connections: Check, List and Watch, driven by one flag.
+
+`liveness` always serves; every other name follows readiness, as gateways and manifests ask for several
+(`inference-extension`, the ext_proc service, `readiness`, the empty name).
+
+Invariants: a watcher is told of each change once.   Cost: O(1) each.   Memory: none.   Threads: that of the connection.
+Source: grpc.health.v1 health.proto; Gateway API Inference Extension, health of an endpoint picker.
+"""
+cimport cython
+from libc.stddef cimport size_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport strlen
+
+from picker._core.alloc cimport PK_OK
+from picker._core.calls cimport (
+    PK_GRPC_INTERNAL,
+    PK_GRPC_INVALID_ARGUMENT,
+    PK_GRPC_OK,
+    PK_GRPC_RESOURCE_EXHAUSTED,
+    Methods,
+    call_end,
+    call_t,
+    method_t,
+)
+from picker._core.codec cimport buffer_append, buffer_t, slice_is, slice_t
+from picker._core.replies cimport out_close, out_open, out_t
+
+cdef extern from *:
+    """
+    static const char *const PK_HEALTH_NAMES[] = {
+        "", "liveness", "readiness", "inference-extension", "envoy.service.ext_proc.v3.ExternalProcessor"};
+    """
+    const char* PK_HEALTH_NAMES[]
+
+cdef enum:
+    LISTED = 5
+    SERVING = 1                # HealthCheckResponse.ServingStatus
+    NOT_SERVING = 2
+
+ctypedef struct watch_t:
+    bint is_asked
+    bint is_live               # `liveness`: never changes
+    int told                   # the status
+
+# --- C kernel: messages ---
+
+
+cdef bint _service_name(slice_t message, slice_t* name) noexcept nogil:
+    """HealthCheckRequest.service; False if it is no such message. Names up to 127 bytes: longer ones are not ours."""
+    name.data = message.data
+    name.size = 0
+    if message.size == 0:
+        return True
+    if message.size < 2 or message.data[0] != 0x0A or message.data[1] != message.size - 2:
+        return False
+    name.data = message.data + 2
+    name.size = message.size - 2
+    return True
+
+
+cdef int _status(const call_t* call, bint is_live) noexcept nogil:
+    return SERVING if is_live or (<health_t*>call.method.service).is_ready else NOT_SERVING
+
+
+cdef int _write_status(out_t* out, int status) noexcept nogil:
+    """A HealthCheckResponse."""
+    cdef uint8_t message[2]
+    message[0], message[1] = 0x08, <uint8_t>status
+    return out_close(out, buffer_append(out_open(out), message, sizeof(message)))
+
+
+cdef int _write_entry(buffer_t* out, const char* name, int status) noexcept nogil:
+    """An entry of HealthListResponse.statuses: { key: name, value: { status } }."""
+    cdef uint8_t head[4]
+    cdef uint8_t tail[4]
+    cdef size_t size = strlen(name)
+    head[0], head[1], head[2], head[3] = 0x0A, <uint8_t>(size + 6), 0x0A, <uint8_t>size
+    tail[0], tail[1], tail[2], tail[3] = 0x12, 2, 0x08, <uint8_t>status
+    cdef int code = buffer_append(out, head, sizeof(head))
+    code = buffer_append(out, name, size) if code == PK_OK else code
+    return buffer_append(out, tail, sizeof(tail)) if code == PK_OK else code
+
+
+cdef int _write_list(call_t* call) noexcept nogil:
+    cdef buffer_t* out = out_open(&call.out)
+    cdef int code = PK_OK
+    cdef uint32_t i
+    for i in range(LISTED):
+        if code == PK_OK:
+            code = _write_entry(out, PK_HEALTH_NAMES[i], _status(call, slice_is_text(PK_HEALTH_NAMES[i])))
+    return out_close(&call.out, code)
+
+
+cdef bint slice_is_text(const char* name) noexcept nogil:
+    """Is it the name that always serves?"""
+    cdef slice_t text
+    text.data = <const uint8_t*>name
+    text.size = strlen(name)
+    return slice_is(text, b"liveness", 8)
+
+
+# --- C kernel: methods ---
+
+
+cdef void _open(call_t* call, int64_t now_ns) noexcept nogil:
+    cdef watch_t* watch = <watch_t*>call.state
+    watch.is_asked = watch.is_live = False
+    watch.told = 0
+
+
+cdef void _answered(call_t* call, int code) noexcept nogil:
+    """The one answer of a unary call."""
+    if code == PK_OK:
+        call_end(call, PK_GRPC_OK, b"")
+    else:
+        call_end(call, PK_GRPC_RESOURCE_EXHAUSTED, b"no memory for an answer")
+
+
+cdef int _check(call_t* call, slice_t message, int64_t now_ns) noexcept nogil:
+    cdef slice_t name
+    if _service_name(message, &name):
+        _answered(call, _write_status(&call.out, _status(call, slice_is(name, b"liveness", 8))))
+    else:
+        call_end(call, PK_GRPC_INVALID_ARGUMENT, b"not a HealthCheckRequest")
+    return PK_OK
+
+
+cdef int _list(call_t* call, slice_t message, int64_t now_ns) noexcept nogil:
+    _answered(call, _write_list(call))
+    return PK_OK
+
+
+cdef void _tell(call_t* call) noexcept nogil:
+    cdef watch_t* watch = <watch_t*>call.state
+    cdef int status = _status(call, watch.is_live)
+    if watch.is_asked and watch.told != status:
+        watch.told = status
+        if _write_status(&call.out, status) != PK_OK:
+            call_end(call, PK_GRPC_RESOURCE_EXHAUSTED, b"no memory for an answer")
+
+
+cdef int _watch(call_t* call, slice_t message, int64_t now_ns) noexcept nogil:
+    cdef watch_t* watch = <watch_t*>call.state
+    cdef slice_t name
+    if watch.is_asked or not _service_name(message, &name):
+        call_end(call, PK_GRPC_INVALID_ARGUMENT, b"not one HealthCheckRequest")
+        return PK_OK
+    watch.is_asked = True
+    watch.is_live = slice_is(name, b"liveness", 8)
+    _tell(call)
+    return PK_OK
+
+
+cdef void _half_close(call_t* call, int64_t now_ns) noexcept nogil:
+    if not (<watch_t*>call.state).is_asked:
+        call_end(call, PK_GRPC_INTERNAL, b"a request without a message")
+
+
+cdef void _ignore(call_t* call, int64_t now_ns) noexcept nogil:
+    pass
+
+
+cdef void _ignore_change(call_t* call) noexcept nogil:
+    pass
+
+
+cdef void _fill(
+    method_t* method, const char* path, int (*message)(call_t*, slice_t, int64_t) noexcept nogil, void* service
+) noexcept nogil:
+    method.path = path
+    method.state_size = sizeof(watch_t)
+    method.service = service
+    method.open = _open
+    method.message = message
+    method.half_close = _half_close
+    method.expire = _ignore
+    method.changed = _tell if message == _watch else _ignore_change
+    method.fail = _ignore_change
+    method.close = _ignore
+
+
+# --- Python face ---
+
+NAMES = tuple([PK_HEALTH_NAMES[i].decode() for i in range(LISTED)])
+
+
+@cython.final
+@cython.auto_pickle(False)
+cdef class Health:
+    """The health service; not ready until told. Give its `methods()` to a server, and `wake` its connections on change."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether picker asks for traffic."""
+        return bool(self._service.is_ready)
+
+    @is_ready.setter
+    def is_ready(self, bint ready):
+        self._service.is_ready = ready
+
+    def methods(self) -> Methods:
+        """Check, List and Watch."""
+        cdef Methods made = Methods(self)
+        _fill(&made.table[0], b"/grpc.health.v1.Health/Check", _check, &self._service)
+        _fill(&made.table[1], b"/grpc.health.v1.Health/List", _list, &self._service)
+        _fill(&made.table[2], b"/grpc.health.v1.Health/Watch", _watch, &self._service)
+        made.count = 3
+        return made
+
+    def _check(self) -> None:
+        """Assert the invariants."""
+        assert len(NAMES) == LISTED
