@@ -127,7 +127,9 @@ def test_a_server_that_hangs_gets_no_more_than_its_share(tmp_path: Path) -> None
         swallowed = [threading.Thread(target=_abandoned, args=(stack,), daemon=True) for _ in range(4)]
         for thread in swallowed:
             thread.start()
-        stack.wait_until(lambda: stack.endpoints()[hung]["requests"] >= 1)
+        stack.wait_until(lambda: len(stack.decisions()) == len(swallowed))
+        stack.wait_until(lambda: stack.endpoints()[well]["requests"] == 0)
+        assert stack.endpoints()[hung]["requests"] >= 1
         assert served_by(stack, 8) == [well] * 8
         for thread in swallowed:
             thread.join()
