@@ -7,7 +7,7 @@ OLD_ENVOY := 1.36.4
 SHELL  := /bin/bash
 export PATH := $(abspath $(BIN)):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help dev build check test test-debug test-asan test-wheel fuzz bench replay demo wheel docs cov clean
+.PHONY: help dev build check test test-debug test-asan test-wheel fuzz bench bench-load load-tools replay demo wheel docs cov clean
 
 CORE := $(wildcard _core/*.pyx _core/*.pxd)
 TEST := $(BIN)/python -m pytest
@@ -89,6 +89,20 @@ fuzz: $(VENV)/dev.stamp  ## A million cases for each parser (FUZZ_CASES=n for an
 
 bench: $(VENV)/dev.stamp  ## Every target beside what was measured
 	$(TEST) benchmarks --benchmark-disable-gc --benchmark-columns=min,median,rounds --benchmark-sort=name $(ARGS)
+
+# The load tools: native, so that what is measured is picker. Part of no package.
+LOAD_CC := gcc -std=gnu11 -O2 -g1 -Wall -Wextra -Werror
+LOAD_SOURCES := $(wildcard benchmarks/load/*.c benchmarks/load/*.h)
+load_objects = $(addprefix benchmarks/load/,$(addsuffix .c,$(1)))
+
+build/load/extproc: $(LOAD_SOURCES)
+	@mkdir -p build/load
+	$(LOAD_CC) -o $@ $(call load_objects,extproc connection stream script link common) -lnghttp2 -lssl -lcrypto
+
+load-tools: build/load/extproc
+
+bench-load: $(VENV)/dev.stamp load-tools  ## picker under load, every target beside what was measured (12 minutes; ARGS="direct --quick")
+	$(BIN)/python -m benchmarks.load $(ARGS)
 
 replay: $(VENV)/dev.stamp  ## The Mooncake trace in virtual time: hit rate, balance, TTFT by policy
 	$(BIN)/python -m benchmarks.replay $(ARGS)

@@ -1,0 +1,161 @@
+"""The processes that are measured, and what /proc says of them."""
+
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from benchmarks.load.options import BUILD, FLOOR, ROOT, Variant
+from picker.demo.processes import Child, free_port, picker_command, split_address
+
+READY_S = 30.0
+LISTENING = "listening on "
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+def family(pid: int) -> list[int]:
+    """The process and all below it."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue  # gone meanwhile
+    found = [pid]
+    for member in found:
+        found += [child for child, parent in parents.items() if parent == member]
+    return found
+
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds of all threads of the process and of those below it, to the nanosecond."""
+    total_ns = 0
+    for member in family(pid):
+        for task in Path(f"/proc/{member}/task").glob("*/schedstat"):
+            try:
+                total_ns += int(task.read_text().split()[0])
+            except OSError:
+                continue
+    return total_ns * 1e-9
+
+
+def rss_bytes(pid: int) -> int:
+    """Resident memory of the process and of those below it."""
+    pages = (int(Path(f"/proc/{member}/statm").read_text().split()[1]) for member in family(pid))
+    return sum(pages) * _PAGE_BYTES
+
+
+class Server(ABC):
+    """A server of ext_proc streams in a process of its own."""
+
+    variant: Variant
+    address: str
+    child: Child
+
+    @abstractmethod
+    def wait_ready(self) -> None:
+        """Until it serves. RuntimeError with the end of its log if it does not."""
+
+    def cpu_s(self) -> float:
+        return cpu_s(self.child.pid)
+
+    def rss_bytes(self) -> int:
+        return rss_bytes(self.child.pid)
+
+
+class Picker(Server):
+    """`picker serve` over a static endpoints file."""
+
+    def __init__(self, variant: Variant, endpoints: Path, *flags: str, name: str = "picker") -> None:
+        self.variant = variant
+        ports = {flag: free_port() for flag in ("grpc-port", "grpc-health-port", "metrics-port")}
+        self.address = f"127.0.0.1:{ports['grpc-port']}"
+        self.admin = f"http://127.0.0.1:{ports['metrics-port']}"
+        given = [f"--{flag}={port}" for flag, port in ports.items()]
+        given += [f"--shell={variant.shell}", "--bind-address=127.0.0.1", f"--endpoints-file={endpoints}"]
+        given += [f"--secure-serving={str(variant.tls).lower()}"]
+        given += [f"--cert-path={certificates()}"] if variant.tls else []
+        log = BUILD / f"{name}-{variant.shell}{'-tls' if variant.tls else ''}.log"
+        self.child = Child(str(variant), picker_command("serve", *given, *flags), log, _here())
+
+    def wait_ready(self) -> None:
+        self.child.wait_until(self._ready, READY_S)
+
+    def _ready(self) -> bool:
+        try:
+            return self.get("/readyz") == "ready\n"
+        except OSError:
+            return False
+
+    def get(self, path: str) -> str:
+        """A page of its admin server."""
+        with urllib.request.urlopen(f"{self.admin}{path}", timeout=10) as response:
+            return str(response.read().decode())
+
+
+class Floor(Server):
+    """The wire connection object answering canned bytes: what the transport alone costs."""
+
+    def __init__(self, variant: Variant) -> None:
+        self.variant = variant
+        command = [sys.executable, "-m", "benchmarks.load.floor", "--port", "0"]
+        command += ["--cert-path", str(certificates())] if variant.tls else []
+        self.child = Child("floor", command, BUILD / f"floor{'-tls' if variant.tls else ''}.log", _here())
+
+    def wait_ready(self) -> None:
+        self.address = listening(self.child)[0]
+
+
+def start(variant: Variant, endpoints: Path, *flags: str, name: str = "picker") -> Server:
+    """Started, perhaps not ready yet."""
+    return Floor(variant) if variant.shell == FLOOR else Picker(variant, endpoints, *flags, name=name)
+
+
+def listening(child: Child) -> list[str]:
+    """The addresses that a server says it listens on, once it does."""
+
+    def lines() -> list[str]:
+        return [line for line in child.log_text().splitlines() if line.startswith(LISTENING)]
+
+    child.wait_until(lambda: bool(lines()), READY_S)
+    said = [line.removeprefix(LISTENING).strip() for line in lines()]
+    return [where if ":" in where else f"127.0.0.1:{where}" for where in said]
+
+
+def _here() -> dict[str, str]:
+    """So that what is measured is this checkout, wherever the measuring was started."""
+    return {"PYTHONPATH": str(ROOT)}
+
+
+def certificates() -> Path:
+    """A directory with a self-signed `tls.crt` and `tls.key`, made once."""
+    directory = BUILD / "certificates"
+    if not (directory / "tls.crt").exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        key, certificate = str(directory / "tls.key"), str(directory / "tls.crt")
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        command += ["-keyout", key, "-out", certificate, "-days", "3650", "-subj", "/CN=picker"]
+        subprocess.run([*command, "-addext", "subjectAltName=DNS:picker"], check=True, capture_output=True)
+    return directory
+
+
+def write_endpoints(path: Path, addresses: Sequence[str]) -> Path:
+    """A static endpoints file."""
+    entries = []
+    for address in addresses:
+        host, port = split_address(address)
+        entries.append({"name": f"server-{port}", "address": host, "port": port})
+    path.write_text(yaml.safe_dump({"endpoints": entries}))
+    return path
+
+
+def settle(seconds: float = 0.3) -> None:
+    """Lets what the last measurement left behind (closing connections, garbage) pass before the next."""
+    time.sleep(seconds)
