@@ -93,13 +93,16 @@ bench: $(VENV)/dev.stamp  ## Every target beside what was measured
 # The load tools: native, so that what is measured is picker. Part of no package.
 LOAD_CC := gcc -std=gnu11 -O2 -g1 -Wall -Wextra -Werror
 LOAD_SOURCES := $(wildcard benchmarks/load/*.c benchmarks/load/*.h)
-load_objects = $(addprefix benchmarks/load/,$(addsuffix .c,$(1)))
+LOAD_TOOLS := build/load/extproc build/load/http build/load/upstream
+build/load/extproc: PARTS := extproc connection stream script link loop common
+build/load/http: PARTS := http framing link loop common
+build/load/upstream: PARTS := upstream framing link loop common
 
-build/load/extproc: $(LOAD_SOURCES)
+$(LOAD_TOOLS): $(LOAD_SOURCES)
 	@mkdir -p build/load
-	$(LOAD_CC) -o $@ $(call load_objects,extproc connection stream script link common) -lnghttp2 -lssl -lcrypto
+	$(LOAD_CC) -o $@ $(PARTS:%=benchmarks/load/%.c) -lnghttp2 -lssl -lcrypto
 
-load-tools: build/load/extproc
+load-tools: $(LOAD_TOOLS)
 
 bench-load: $(VENV)/dev.stamp load-tools  ## picker under load, every target beside what was measured (12 minutes; ARGS="direct --quick")
 	$(BIN)/python -m benchmarks.load $(ARGS)

@@ -3,8 +3,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <unistd.h>
 
 #define MIB (1 << 20)
 #define STREAM_WINDOW (16 * MIB)     /* as Envoy's */
@@ -88,31 +86,30 @@ void connections_prepare(struct load *load) {
 /* --- its life --- */
 
 static void watch(struct connection *connection, uint32_t events) {
-    if (connection->watched == events)
-        return;
-    struct epoll_event event = {.events = events, .data.ptr = connection};
-    int how = connection->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
-    epoll_ctl(connection->load->epoll, how, connection->link.fd, &event);
-    connection->watched = events;
+    loop_watch(&connection->load->loop, connection->link.fd, events, &connection->watched, connection);
 }
 
 static void submit_preface(struct connection *connection) {
     const nghttp2_settings_entry settings[] = {
         {NGHTTP2_SETTINGS_ENABLE_PUSH, 0},
         {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, STREAM_WINDOW},
-        {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, 100},
+        {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, 1024},
     };
     nghttp2_submit_settings(connection->session, NGHTTP2_FLAG_NONE, settings, COUNT_OF(settings));
     nghttp2_session_set_local_window_size(connection->session, NGHTTP2_FLAG_NONE, 0, CONNECTION_WINDOW);
 }
 
-void connection_open(struct connection *connection, const struct sockaddr_in *address) {
-    struct load *load = connection->load;
+void connection_open(struct load *load) {
+    struct connection *connection = must_alloc(sizeof(*connection));
+    load->connections = must_grow(load->connections, (load->connection_count + 1) * sizeof(connection));
+    load->connections[load->connection_count++] = connection;
+    connection->load = load;
     connection->out = must_alloc(OUT_SIZE);
     if (nghttp2_session_client_new(&connection->session, load->callbacks, connection))
         die("no memory");
     submit_preface(connection);
-    if (!link_open(&connection->link, address, load->tls, load->options.never_read ? DEAF_RECEIVE_BYTES : 0)) {
+    int receive_bytes = load->options.never_read ? DEAF_RECEIVE_BYTES : 0;
+    if (!link_open(&connection->link, &load->address, load->tls, receive_bytes)) {
         load->errors[ERROR_CONNECT]++;
         connection->dead = true;
         return;

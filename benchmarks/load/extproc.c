@@ -5,28 +5,14 @@
 #define _GNU_SOURCE
 #include "extproc.h"
 
-#include <errno.h>
 #include <getopt.h>
-#include <signal.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/epoll.h>
-#include <sys/timerfd.h>
-#include <unistd.h>
 
 #define CONNECT_NS (10 * SECOND)
-#define EVENTS 256
-
-static volatile sig_atomic_t stopped;
-
-static void stop(int number) {
-    (void)number;
-    stopped = 1;
-}
+#define RECONNECT_NS (SECOND / 100)
 
 /* --- options --- */
 
-enum { RESETS = 1000, TLS, NEVER_READ };
+enum { TLS = 1000, NEVER_READ, RECONNECT };
 
 static const struct option NAMES[] = {
     {"target", required_argument, NULL, 't'},    {"script", required_argument, NULL, 's'},
@@ -36,7 +22,7 @@ static const struct option NAMES[] = {
     {"grace", required_argument, NULL, 'g'},     {"reset-code", required_argument, NULL, 'e'},
     {"pings-per-second", required_argument, NULL, 'p'},
     {"tls", no_argument, NULL, TLS},             {"never-read", no_argument, NULL, NEVER_READ},
-    {NULL, 0, NULL, 0},
+    {"reconnect", no_argument, NULL, RECONNECT}, {NULL, 0, NULL, 0},
 };
 
 static void usage(void) {
@@ -48,9 +34,10 @@ static void usage(void) {
         "  --count N              streams in all\n"
         "  --grace S              how long the last streams may take (10)\n"
         "  --hold S               streams stay at HOLD until all are there and S seconds have passed\n"
-        "  --reset-code N         of the RST_STREAM that ends a stream (0, as Envoy's)\n"
+        "  --reset-code N         of the RST_STREAM that ends a stream (2, as Envoy's)\n"
         "  --pings-per-second R   on each connection\n"
         "  --never-read           read nothing after the connections stand\n"
+        "  --reconnect            open another connection for one that was ended, by GOAWAY or otherwise\n"
         "  --tls                  ALPN h2, certificate unchecked");
 }
 
@@ -69,12 +56,13 @@ static void read_option(struct options *options, int option, const char *name, c
     case 'p': options->pings = number_of(name, text); break;
     case TLS: options->tls = true; break;
     case NEVER_READ: options->never_read = true; break;
+    case RECONNECT: options->reconnect = true; break;
     default: usage();
     }
 }
 
 static struct options read_options(int argc, char **argv) {
-    struct options options = {.connections = 1, .streams = 1, .grace_ns = 10 * SECOND};
+    struct options options = {.connections = 1, .streams = 1, .grace_ns = 10 * SECOND, .reset_code = 2};
     int option, index = 0;
     while ((option = getopt_long(argc, argv, "", NAMES, &index)) != -1)
         read_option(&options, option, option == '?' ? "" : NAMES[index].name, optarg);
@@ -87,24 +75,14 @@ static struct options read_options(int argc, char **argv) {
 
 /* --- the loop --- */
 
-static void wake_at(struct load *load, int64_t due_ns) {
-    if (due_ns == load->armed_ns)
-        return;
-    load->armed_ns = due_ns;
-    struct itimerspec when = {.it_value = {.tv_sec = due_ns / SECOND, .tv_nsec = due_ns % SECOND}};
-    timerfd_settime(load->timer, TFD_TIMER_ABSTIME, &when, NULL);
+static int64_t least(int64_t one, int64_t other) {
+    return one < other ? one : other;
 }
 
 static void wait_events(struct load *load, int64_t until_ns) {
-    struct epoll_event events[EVENTS];
-    wake_at(load, until_ns);
-    int count = epoll_wait(load->epoll, events, EVENTS, -1);
-    for (int at = 0; at < count; at++) {
-        if (events[at].data.ptr)
-            connection_event(events[at].data.ptr, events[at].events);
-        else
-            load->armed_ns = 0; /* the timer: setting it anew clears it */
-    }
+    int count = loop_wait(&load->loop, until_ns);
+    for (int at = 0; at < count; at++)
+        connection_event(load->loop.events[at].data.ptr, load->loop.events[at].events);
 }
 
 static int64_t end_ns(const struct load *load) {
@@ -121,9 +99,9 @@ static int64_t due_ns(const struct load *load) {
     return load->begun_ns + (int64_t)((double)load->started / load->options.rate * (double)SECOND);
 }
 
-static struct connection *usable_connection(struct load *load) {
-    for (uint32_t at = 0; at < load->options.connections; at++) {
-        struct connection *connection = &load->connections[(load->started + at) % load->options.connections];
+static struct connection *usable_connection(const struct load *load) {
+    for (uint32_t at = 0; at < load->connection_count; at++) {
+        struct connection *connection = load->connections[(load->started + at) % load->connection_count];
         if (connection_usable(connection))
             return connection;
     }
@@ -143,109 +121,138 @@ static void start_due(struct load *load) {
 }
 
 static void fill_up(struct load *load) {
-    for (uint32_t at = 0; at < load->options.connections; at++) {
-        struct connection *connection = &load->connections[at];
+    for (uint32_t at = 0; at < load->connection_count; at++) {
+        struct connection *connection = load->connections[at];
         while (connection_usable(connection) && connection->active < load->options.streams && may_start(load))
             stream_start(connection, now_ns());
     }
 }
 
 static void flush_all(struct load *load) {
-    for (uint32_t at = 0; at < load->options.connections; at++)
-        if (!load->connections[at].dead)
-            connection_flush(&load->connections[at]);
+    for (uint32_t at = 0; at < load->connection_count; at++)
+        if (!load->connections[at]->dead)
+            connection_flush(load->connections[at]);
 }
 
 static bool any_alive(const struct load *load) {
-    for (uint32_t at = 0; at < load->options.connections; at++)
-        if (!load->connections[at].dead)
+    for (uint32_t at = 0; at < load->connection_count; at++)
+        if (!load->connections[at]->dead)
             return true;
     return false;
 }
 
-static void ping(struct load *load, int64_t *next_ns) {
-    if (load->options.pings <= 0 || now_ns() < *next_ns)
-        return;
-    for (uint32_t at = 0; at < load->options.connections; at++)
-        if (!load->connections[at].dead)
-            nghttp2_submit_ping(load->connections[at].session, NGHTTP2_FLAG_NONE, NULL);
-    *next_ns += (int64_t)((double)SECOND / load->options.pings);
+static bool all_stand(const struct load *load) {
+    for (uint32_t at = 0; at < load->connection_count; at++)
+        if (!load->connections[at]->ready && !load->connections[at]->dead)
+            return false;
+    return true;
 }
 
-/* Streams stay at their HOLD until every one is there (or gone) and --hold has passed. */
-static int64_t hold(struct load *load, int64_t *until_ns) {
-    if (!load->options.hold_ns || load->released)
-        return NEVER;
-    if (*until_ns == NEVER && load->held && load->held == load->active && load->started == load->options.count) {
-        *until_ns = now_ns() + load->options.hold_ns;
-        double seconds = (double)(now_ns() - load->begun_ns) / (double)SECOND;
-        printf("{\"held\": %llu, \"seconds\": %.3f}\n", (unsigned long long)load->held, seconds);
-        fflush(stdout);
+static void connect_all(struct load *load) {
+    address_of(load->options.target, &load->address);
+    for (uint32_t at = 0; at < load->options.connections; at++)
+        connection_open(load);
+    int64_t limit_ns = now_ns() + CONNECT_NS;
+    while (!all_stand(load) && now_ns() < limit_ns)
+        wait_events(load, limit_ns);
+    for (uint32_t at = 0; at < load->connection_count; at++)
+        if (!load->connections[at]->ready && !load->connections[at]->dead) {
+            load->errors[ERROR_CONNECT]++;
+            load->connections[at]->dead = true;
+        }
+}
+
+/* A gateway opens the next connection as soon as one was said goodbye to. When to look again, NEVER if not at all. */
+static int64_t reconnect(struct load *load) {
+    bool wanted = false;
+    for (uint32_t at = 0; at < load->connection_count; at++) {
+        struct connection *connection = load->connections[at];
+        if (connection->replaced || !(connection->dead || connection->draining))
+            continue;
+        wanted = true;
+        if (now_ns() < load->reconnect_ns)
+            break;
+        load->reconnect_ns = now_ns() + RECONNECT_NS;
+        connection->replaced = true;
+        connection_open(load);
+        break;
     }
-    if (now_ns() < *until_ns && !stopped)
-        return *until_ns;
+    return wanted ? load->reconnect_ns : NEVER;
+}
+
+static int64_t ping(struct load *load) {
+    if (now_ns() >= load->ping_ns) {
+        for (uint32_t at = 0; at < load->connection_count; at++)
+            if (!load->connections[at]->dead)
+                nghttp2_submit_ping(load->connections[at]->session, NGHTTP2_FLAG_NONE, NULL);
+        load->ping_ns += (int64_t)((double)SECOND / load->options.pings);
+    }
+    return load->ping_ns;
+}
+
+static void release(struct load *load) {
     load->released = true;
     for (struct stream *stream = load->open, *next; stream; stream = next) {
         next = stream->next;
         if (stream->held)
             stream_advance(stream);
     }
-    return NEVER;
 }
 
-static bool all_stand(const struct load *load) {
-    for (uint32_t at = 0; at < load->options.connections; at++)
-        if (!load->connections[at].ready && !load->connections[at].dead)
-            return false;
-    return true;
-}
-
-static void connect_all(struct load *load) {
-    struct sockaddr_in address;
-    address_of(load->options.target, &address);
-    for (uint32_t at = 0; at < load->options.connections; at++) {
-        load->connections[at].load = load;
-        connection_open(&load->connections[at], &address);
+/* Streams stay at their HOLD until every one is there (those that take too long are not waited for) and --hold has
+ * passed since. When to look again. */
+static int64_t hold(struct load *load) {
+    if (may_start(load))
+        return NEVER;
+    if (load->full_ns == 0)
+        load->full_ns = now_ns();
+    int64_t patience_ns = load->full_ns + load->options.grace_ns;
+    if (load->hold_until_ns == NEVER && (load->held == load->active || now_ns() >= patience_ns)) {
+        load->hold_until_ns = now_ns() + load->options.hold_ns;
+        double seconds = (double)(now_ns() - load->begun_ns) / (double)SECOND;
+        printf("{\"held\": %llu, \"seconds\": %.3f}\n", (unsigned long long)load->held, seconds);
+        fflush(stdout);
     }
-    int64_t limit_ns = now_ns() + CONNECT_NS;
-    while (!all_stand(load) && now_ns() < limit_ns)
-        wait_events(load, limit_ns);
-    for (uint32_t at = 0; at < load->options.connections; at++)
-        if (!load->connections[at].ready && !load->connections[at].dead) {
-            load->errors[ERROR_CONNECT]++;
-            load->connections[at].dead = true;
-        }
+    if (now_ns() >= load->hold_until_ns || stopped)
+        release(load);
+    return least(load->hold_until_ns, patience_ns > now_ns() ? patience_ns : NEVER);
 }
 
-static int64_t least(int64_t one, int64_t other) {
-    return one < other ? one : other;
-}
-
-/* When the loop must look again although nothing came. */
-static int64_t next_ns(const struct load *load, int64_t ping_ns, int64_t held_ns, int64_t limit_ns) {
-    int64_t next = least(held_ns, load->options.pings > 0 ? ping_ns : NEVER);
-    if (!may_start(load))
-        return least(next, limit_ns);
-    return least(next, least(end_ns(load), load->options.rate > 0 ? due_ns(load) : NEVER));
+/* All was started and has ended, or had its time. Else when to look again. */
+static bool is_over(struct load *load, int64_t *next_ns) {
+    bool holding = load->options.hold_ns && !load->released;
+    if (may_start(load)) {
+        int64_t due = load->options.rate > 0 ? due_ns(load) : NEVER;
+        *next_ns = least(*next_ns, least(end_ns(load), due));
+        return false;
+    }
+    if (holding)
+        return false;
+    if (load->limit_ns == NEVER)
+        load->limit_ns = now_ns() + (load->options.never_read ? 0 : load->options.grace_ns);
+    *next_ns = least(*next_ns, load->limit_ns);
+    return load->active == 0 || now_ns() >= load->limit_ns;
 }
 
 static void run(struct load *load) {
-    int64_t ping_ns = now_ns(), until_ns = NEVER, limit_ns = NEVER;
-    load->begun_ns = load->ended_ns = now_ns();
-    while (any_alive(load) || (load->options.rate > 0 && may_start(load))) {
+    load->begun_ns = load->ended_ns = load->ping_ns = now_ns();
+    load->hold_until_ns = load->limit_ns = NEVER;
+    while (any_alive(load) || (may_start(load) && (load->options.rate > 0 || load->options.reconnect))) {
+        int64_t next_ns = NEVER;
         if (load->options.rate > 0)
             start_due(load);
         else
             fill_up(load);
-        ping(load, &ping_ns);
-        int64_t held_ns = hold(load, &until_ns);
+        if (load->options.reconnect && may_start(load))
+            next_ns = least(next_ns, reconnect(load));
+        if (load->options.pings > 0)
+            next_ns = least(next_ns, ping(load));
+        if (load->options.hold_ns && !load->released)
+            next_ns = least(next_ns, hold(load));
         flush_all(load);
-        bool over = !may_start(load) && held_ns == NEVER && (!load->options.hold_ns || load->released || !load->held);
-        if (over && limit_ns == NEVER)
-            limit_ns = now_ns() + (load->options.never_read ? 0 : load->options.grace_ns);
-        if (over && (load->active == 0 || now_ns() >= limit_ns))
+        if (is_over(load, &next_ns))
             break;
-        wait_events(load, next_ns(load, ping_ns, held_ns, limit_ns));
+        wait_events(load, next_ns);
     }
     if (load->options.never_read)
         load->ended_ns = now_ns(); /* its streams cannot end */
@@ -297,15 +304,7 @@ int main(int argc, char **argv) {
     load->options = read_options(argc, argv);
     load->scripts = scripts_read(load->options.script);
     load->tls = load->options.tls ? tls_client() : NULL;
-    load->connections = must_alloc(load->options.connections * sizeof(*load->connections));
-    load->epoll = epoll_create1(EPOLL_CLOEXEC);
-    load->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
-    epoll_ctl(load->epoll, EPOLL_CTL_ADD, load->timer, &event);
-    signal(SIGPIPE, SIG_IGN);
-    signal(SIGTERM, stop);
-    signal(SIGINT, stop);
-    raise_file_limit();
+    loop_init(&load->loop);
     connections_prepare(load);
     connect_all(load);
     run(load);

@@ -4,6 +4,7 @@
 
 #include "common.h"
 #include "link.h"
+#include "loop.h"
 #include "script.h"
 
 #include <nghttp2/nghttp2.h>
@@ -31,7 +32,7 @@ struct options {
     uint64_t count;                /* streams in all; 0: as many as `duration` allows */
     int64_t duration_ns, hold_ns, grace_ns;
     double pings; /* per second, on each connection */
-    bool tls, never_read;
+    bool tls, never_read, reconnect;
     uint32_t reset_code;
 };
 
@@ -45,6 +46,7 @@ struct connection {
     bool ready;       /* the server's SETTINGS are here */
     bool draining;    /* GOAWAY came */
     bool dead;
+    bool replaced;    /* another was opened instead */
     uint32_t watched; /* epoll events asked for */
     int32_t last_id;  /* of GOAWAY */
     int64_t read_ns;  /* when the bytes being handled were read */
@@ -70,15 +72,17 @@ struct stream {
 struct load {
     struct options options;
     struct scripts scripts;
-    struct connection *connections;
+    struct connection **connections;
+    uint32_t connection_count;
+    struct sockaddr_in address;
     struct stream *open;      /* list of all open streams */
     struct stream *spare;     /* freed ones */
     nghttp2_session_callbacks *callbacks;
     SSL_CTX *tls;
-    int epoll, timer;
-    int64_t armed_ns; /* what the timer is set to */
-    bool released;                               /* the hold is over */
+    struct loop loop;
+    bool released; /* the hold is over */
     int64_t begun_ns, ended_ns;
+    int64_t full_ns, hold_until_ns, ping_ns, reconnect_ns, limit_ns; /* full: when the last stream was started */
     uint64_t started, done, replies, goaways, active, held;
     uint64_t bytes_out, bytes_in, lost_connections;
     uint64_t errors[ERROR_KINDS];
@@ -87,7 +91,7 @@ struct load {
 
 /* connection.c */
 void connections_prepare(struct load *load);
-void connection_open(struct connection *connection, const struct sockaddr_in *address);
+void connection_open(struct load *load);
 void connection_event(struct connection *connection, uint32_t events);
 void connection_flush(struct connection *connection);
 bool connection_usable(const struct connection *connection);

@@ -35,12 +35,16 @@ static void set(int fd, int level, int option, int value) {
     setsockopt(fd, level, option, &value, sizeof(value));
 }
 
+void link_no_delay(int fd) {
+    set(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+}
+
 bool link_open(struct link *link, const struct sockaddr_in *address, SSL_CTX *tls, int receive_bytes) {
     memset(link, 0, sizeof(*link));
     link->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (link->fd < 0)
         return false;
-    set(link->fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    link_no_delay(link->fd);
     if (receive_bytes)
         set(link->fd, SOL_SOCKET, SO_RCVBUF, receive_bytes);
     if (connect(link->fd, (const struct sockaddr *)address, sizeof(*address)) && errno != EINPROGRESS) {
@@ -53,13 +57,6 @@ bool link_open(struct link *link, const struct sockaddr_in *address, SSL_CTX *tl
     SSL_set_fd(link->tls, link->fd);
     SSL_set_connect_state(link->tls); /* the handshake happens in the first reads and writes */
     return true;
-}
-
-int link_error(const struct link *link) {
-    int error = 0;
-    socklen_t size = sizeof(error);
-    getsockopt(link->fd, SOL_SOCKET, SO_ERROR, &error, &size);
-    return error;
 }
 
 static ssize_t tls_outcome(struct link *link, int result) {

@@ -20,12 +20,12 @@ SSL_CTX *tls_client(void);
 
 /* Starts connecting. `receive_bytes`: SO_RCVBUF, 0 leaves it. False when no socket is to be had. */
 bool link_open(struct link *link, const struct sockaddr_in *address, SSL_CTX *tls, int receive_bytes);
-int link_error(const struct link *link); /* errno of a failed connect, 0 if it stands */
 /* Bytes moved, 0 (read only) at the peer's end, LINK_WAIT, or LINK_LOST. */
 ssize_t link_read(struct link *link, void *buffer, size_t size);
 ssize_t link_write(struct link *link, const void *bytes, size_t size);
 void link_close(struct link *link);
 
+void link_no_delay(int fd); /* TCP_NODELAY */
 int listen_on(const char *host, int port, int *bound); /* a listening non-blocking socket; die if it cannot be */
 
 #endif
