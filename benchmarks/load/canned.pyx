@@ -14,10 +14,12 @@ from picker._core.replies cimport out_close, out_open
 
 cdef enum:
     PICK_BYTES = 260
+    BODY_BYTES = 1040          # the request body, given back
     ECHO_BYTES = 100
+    END_BYTES = 16             # a message up to here is an end of body
 
-cdef uint8_t[PICK_BYTES] zeros
-memset(zeros, 0, PICK_BYTES)
+cdef uint8_t[BODY_BYTES] zeros
+memset(zeros, 0, BODY_BYTES)
 
 
 cdef void _say(call_t* call, size_t size) noexcept nogil:
@@ -31,11 +33,11 @@ cdef void _open(call_t* call, int64_t now_ns) noexcept nogil:
 cdef int _message(call_t* call, slice_t message, int64_t now_ns) noexcept nogil:
     """Tell messages apart by the number of their first field."""
     cdef int kind = message.data[0] >> 3 if message.size else 0
-    if kind == PK_REQUEST_HEADERS:
-        return 0
-    if kind == PK_REQUEST_BODY:
+    if kind == PK_REQUEST_BODY and message.size <= END_BYTES:
         _say(call, PICK_BYTES)
-    _say(call, ECHO_BYTES)
+        _say(call, BODY_BYTES)
+    elif kind != PK_REQUEST_HEADERS and kind != PK_REQUEST_BODY:
+        _say(call, ECHO_BYTES)
     return 0
 
 
