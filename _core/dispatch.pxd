@@ -106,6 +106,7 @@ ctypedef struct engine_t:
     uint8_t session_header[PK_HEADER_BYTES]   # lower-case
     bint ignores_subset
     bint keeps_headers         # a Python plugin may want to see them
+    bint lets_go               # sessions end when the request is answered: responses are not looked at
 
 ctypedef struct scratch_t:
     # What parsing one body needs; one per thread.

@@ -32,13 +32,15 @@ class Engine:
         plugins: _Plugins | None = None,
         ignore_subset: bool = False,
         session_header: str = "x-session-token",
+        lets_go: bool = False,
     ) -> None:
         """Replace the pipeline: see `score.pipeline_fill`. In force from the next pick on; past decisions are dropped.
 
         `plugins(step, request, endpoints)` runs Python steps: `request` and `endpoints` are dicts; it returns what
         `score.frame_answer` takes (filters: slots to keep, scorers: scores in order, pickers: slots in order of
         preference), or None to be skipped. What it raises comes out of `Session.feed`. `session_header` holds a
-        session's token, and responses carry it when a session scorer runs. ValueError or OverflowError for what no
+        session's token, and responses carry it when a session scorer runs. With `lets_go` sessions end when the request
+        is answered, so that responses cost nothing and teach nothing. ValueError or OverflowError for what no
         policy can be; the old one then stays.
         """
 

@@ -233,13 +233,14 @@ cdef class Engine:
             scratch_free(&self._scratch)
 
     def set_policy(self, steps, *, uint32_t wanted=1, plugins=None, bint ignore_subset=False,
-                   str session_header not None="x-session-token") -> None:
+                   str session_header not None="x-session-token", bint lets_go=False) -> None:
         """Replace the pipeline: see `score.pipeline_fill`. In force from the next pick on; past decisions are dropped.
 
         `plugins(step, request, endpoints)` runs Python steps: `request` and `endpoints` are dicts; it returns what
         `score.frame_answer` takes (filters: slots to keep, scorers: scores in order, pickers: slots in order of
         preference), or None to be skipped. What it raises comes out of `Session.feed`. `session_header` holds a
-        session's token, and responses carry it when a session scorer runs. ValueError or OverflowError for what no
+        session's token, and responses carry it when a session scorer runs. With `lets_go` sessions end when the request
+        is answered, so that responses cost nothing and teach nothing. ValueError or OverflowError for what no
         policy can be; the old one then stays.
         """
         cdef pipeline_t pipeline
@@ -260,6 +261,7 @@ cdef class Engine:
         self._engine.ignores_subset = ignore_subset
         self._engine.keeps_headers = plugins is not None
         self._engine.hands_out_tokens = hands_out_tokens
+        self._engine.lets_go = lets_go
         self._engine.frames += 1
         decisions_clear(&self._engine.decisions)
         pthread_mutex_unlock(&self._engine.lock)

@@ -29,6 +29,7 @@ ctypedef struct session_t:
     bint is_started            # a message was seen
     bint is_picked
     bint is_refused            # answered by picker itself: nothing more is said
+    bint is_let_go             # answered, and the response is not looked at: nothing more is said
     bint is_counted            # closed: stats and bookings are settled
     bint passes                # the body is not read and, in full duplex, goes back chunk by chunk
     bint has_body              # a body message was gathered

@@ -64,11 +64,11 @@ cdef int _after(call_t* call, int code) noexcept nogil:
         call_end(call, PK_GRPC_INVALID_ARGUMENT, b"not a ProcessingRequest, or out of order")
     elif code != PK_OK:
         _refuse(call, PK_FAIL_EXHAUSTED)
-    elif session.is_refused:
-        call_end(call, PK_GRPC_OK, b"")
     elif session.state > PK_STATE_BODY and call.waits_ns != INT64_MAX:
         _service(call).picked += session.is_picked
         call_wait_until(call, INT64_MAX)
+    if code == PK_OK and (session.is_refused or session.is_let_go):
+        call_end(call, PK_GRPC_OK, b"")
     return PK_OK
 
 

@@ -300,7 +300,9 @@ cdef int request_resume(session_t* session, out_t* out) noexcept nogil:
     """Go on after PK_NEED_PLUGIN; a session that has moved on meanwhile says nothing."""
     if session.state != PK_STATE_WAITING or session.is_counted:
         return PK_OK
-    return _picked(session, engine_resume(session.engine, &session.request, &session.booking, &session.pick), out)
+    return _let_go(
+        session, _picked(session, engine_resume(session.engine, &session.request, &session.booking, &session.pick), out)
+    )
 
 
 cdef int _picked(session_t* session, int code, out_t* out) noexcept nogil:
@@ -338,6 +340,14 @@ cdef int _write_pick(session_t* session, out_t* out) noexcept nogil:
 # --- C kernel: the direction ---
 
 
+cdef int _let_go(session_t* session, int code) noexcept nogil:
+    """The request is answered: if nobody asks for the response, that was all."""
+    if code == PK_OK and session.engine.lets_go and session.state == PK_STATE_PICKED and session.request_done:
+        session.is_let_go = True
+        session.state = PK_STATE_ENDED
+    return code
+
+
 cdef int request_feed(session_t* session, const message_t* message, int64_t now_ns, out_t* out) noexcept nogil:
     cdef int code = PK_OK
     if session.state < PK_STATE_WAITING and not session.engine.ignores_subset:
@@ -345,7 +355,9 @@ cdef int request_feed(session_t* session, const message_t* message, int64_t now_
     if code != PK_OK:
         return code
     if message.kind == PK_REQUEST_HEADERS:
-        return _request_headers(session, message, now_ns, out)
-    if message.kind == PK_REQUEST_BODY:
-        return _request_body(session, message, now_ns, out)
-    return _request_trailers(session, now_ns, out)
+        code = _request_headers(session, message, now_ns, out)
+    elif message.kind == PK_REQUEST_BODY:
+        code = _request_body(session, message, now_ns, out)
+    else:
+        code = _request_trailers(session, now_ns, out)
+    return _let_go(session, code)

@@ -50,6 +50,10 @@ class Session:
         """Where it stands: STATE_NEW, STATE_BODY, STATE_WAITING, STATE_PICKED, STATE_RESPONSE or STATE_ENDED."""
 
     @property
+    def is_over(self) -> bool:
+        """Has picker no more to say? Then the stream must be ended, without an error."""
+
+    @property
     def destination(self) -> str:
         """The endpoint(s) picked, "" when none was."""
 

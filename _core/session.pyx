@@ -113,8 +113,8 @@ cdef int session_feed(
     cdef int code = codec_decode(&message, data, size)
     if code != PK_OK or session.is_counted:
         return PK_E_FORMAT
-    if session.is_refused:
-        return PK_OK                        # the gateway is about to close
+    if session.is_refused or session.is_let_go:
+        return PK_OK                        # the stream is about to close
     if not session.is_started and _start(session, &message) != PK_OK:
         return PK_E_FORMAT
     if message.kind == PK_REQUEST_HEADERS or message.kind == PK_REQUEST_BODY or message.kind == PK_REQUEST_TRAILERS:
@@ -136,6 +136,8 @@ cdef int _outcome(session_t* session, int64_t now_ns) noexcept nogil:
     """PK_FAIL_* of a session that is over."""
     if session.failure != PK_FAIL_NONE:
         return session.failure
+    if session.is_let_go:
+        return PK_FAIL_NONE
     if not session.is_picked or not (session.request_done or session.has_response):
         return PK_FAIL_CANCELED
     if not session.has_response:
@@ -282,6 +284,11 @@ cdef class Session:
         return self._session.state
 
     @property
+    def is_over(self) -> bool:
+        """Has picker no more to say? Then the stream must be ended, without an error."""
+        return bool(self._session.is_refused or self._session.is_let_go)
+
+    @property
     def destination(self) -> str:
         """The endpoint(s) picked, "" when none was."""
         if not self._session.is_picked:
@@ -294,7 +301,8 @@ cdef class Session:
         assert session.is_picked or session.booking.generation == 0
         assert session.state < PK_STATE_PICKED or session.body.data == NULL
         assert session.held >= session.body.size
-        assert session.is_refused <= (session.state == PK_STATE_ENDED)
+        assert max(session.is_refused, session.is_let_go) <= (session.state == PK_STATE_ENDED)
+        assert not (session.is_refused and session.is_let_go)
         assert session.response_done <= session.has_response <= (session.state >= PK_STATE_RESPONSE)
         assert session.state < PK_STATE_PICKED or session.is_picked or session.is_refused or session.has_response
         assert session.is_counted or self._is_open

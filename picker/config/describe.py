@@ -29,6 +29,8 @@ def _lines(config: PickerConfig) -> Iterator[str]:
     if others:
         yield "beside it"
         yield from (f"  {_plugin(spec)}" for spec in others)
+    if config.response_tracking == "off":
+        yield "responses are not looked at: load is what metrics say"
     if not config.scraping:
         yield "metrics are not scraped"
     if config.warnings:

@@ -80,10 +80,16 @@ class _Loader:
             discovery=discovery,
             scraping=file.dataLayer is None or file.dataLayer.injectDefaults or bool(file.dataLayer.sources),
             flow_control=file.flowControl,
+            response_tracking=self._response_tracking(file.responseTracking),
             warnings=tuple(self._warnings),
             source=source,
             text=text,
         )
+
+    def _response_tracking(self, given: schema.ResponseTracking | bool) -> schema.ResponseTracking:
+        if given is True:
+            raise self._fail("true is not a way to track responses", ("responseTracking",), "use one of: full, off")
+        return "off" if given is False else given
 
     # --- helpers ---
 

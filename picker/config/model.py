@@ -7,7 +7,7 @@ import msgspec
 
 from picker.config.catalogue import Role
 from picker.config.parameters import MaxScorePicker, TtftScorer
-from picker.config.schema import FlowControl
+from picker.config.schema import FlowControl, ResponseTracking
 
 __all__ = ["DEFAULT_CONFIG", "PickerConfig", "PluginSpec", "Profile", "WeightedPlugin"]
 
@@ -62,6 +62,7 @@ class PickerConfig:
     discovery: PluginSpec | None = None
     scraping: bool = True
     flow_control: FlowControl | None = None
+    response_tracking: ResponseTracking = "full"
     warnings: tuple[str, ...] = ()
     source: str = "built-in default"
     text: str = field(default="", repr=False)

@@ -3,7 +3,7 @@
 Only shape and types; what refers to what is settled in `load.py`.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -109,6 +109,11 @@ class RequestHandler(_Section, frozen=True):
     parsers: tuple[PluginRef, ...] = ()
 
 
+ResponseTracking = Literal["full", "off"]
+"""`off`: the stream ends when the request is answered, so that responses cost picker nothing. Then nothing is known of
+them: load is what metrics say, there is no TTFT, no usage, no learned rate, no status, and no circuit breaker."""
+
+
 class EndpointPickerConfig(_Section, frozen=True):
     """The whole file."""
 
@@ -122,3 +127,4 @@ class EndpointPickerConfig(_Section, frozen=True):
     requestHandler: RequestHandler | None = None
     saturationDetector: SaturationDetector | None = None
     parser: PluginRef | None = None
+    responseTracking: ResponseTracking | bool = "full"  # YAML takes a bare `off` for false

@@ -21,7 +21,6 @@ from picker._core.session import (
     FAIL_INTERNAL,
     FAIL_TIMEOUT,
     STATE_BODY,
-    STATE_ENDED,
     STATE_PICKED,
     Session,
     SessionError,
@@ -105,7 +104,7 @@ class ExtProc:
     async def _serve(self, session: Session, context: Any) -> None:
         """Until the gateway has no more to say, or the client was answered in picker's own name."""
         deadline = asyncio.get_running_loop().time() + self._request_timeout_s
-        while not _is_refused(session):
+        while not session.is_over:
             message = await self._read(session, context, deadline)
             if message is grpc.aio.EOF:
                 return
@@ -139,11 +138,6 @@ class ExtProc:
         if not was_answered and session.state == STATE_PICKED:
             self._engine.count_scheduling((self._clock_ns() - started_ns) * 1e-9)
         return replies
-
-
-def _is_refused(session: Session) -> bool:
-    """Nothing the gateway could still say would matter."""
-    return session.state == STATE_ENDED and not session.destination
 
 
 def server_credentials(cert_path: str) -> grpc.ServerCredentials:

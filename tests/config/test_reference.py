@@ -34,7 +34,7 @@ def test_the_table_has_a_row_per_flag() -> None:
 
 def test_defaults_are_shown_as_one_writes_them() -> None:
     shown = {field.name: shown_default(field) for field in options(ListenSettings)}
-    assert (shown["secure_serving"], shown["shell"], shown["cert_path"]) == ("true", "grpcio", "")
+    assert (shown["secure_serving"], shown["shell"], shown["cert_path"]) == ("true", "auto", "")
 
 
 def test_the_default_configuration_in_words() -> None:

@@ -365,3 +365,57 @@ async def test_streams_do_not_mix(shell: Shell) -> None:
         assert streamed(echoed) == (body, True)
     assert shell.engine.in_flight == 50
     assert set(await asyncio.gather(*(stream.finish() for stream in streams))) == {"OK"}
+
+
+# --- responses that nobody looks at ---
+
+LET_GO = {
+    "a header-only request": ([m.request_headers(end_of_stream=True)], 1),
+    "a body in full duplex": ([m.request_headers(), m.request_body(BODY, end_of_stream=False), m.request_body(b"")], 2),
+    "request trailers": ([m.request_headers(), m.request_body(BODY, end_of_stream=False), m.request_trailers()], 3),
+    "an API that is not read": (
+        [m.request_headers("/x"), m.request_body(b"1", end_of_stream=False), m.request_body(b"")],
+        3,
+    ),
+    "a buffered body": ([m.request_headers(modes=(m.BUFFERED, m.BUFFERED)), m.request_body(BODY)], 2),
+}
+
+
+@pytest.mark.parametrize("case", LET_GO)
+@on_every_shell()
+async def test_a_stream_is_let_go_when_its_request_is_answered(shell: Shell, case: str) -> None:
+    shell.engine.set_policy([(30, 1.0, (), 0)], lets_go=True)
+    requests, replies = LET_GO[case]
+    stream = shell.open()
+    await stream.send(*requests)
+    received = await stream.receive(replies)
+    assert any(DESTINATION in str(reply) for reply in received)
+    assert await stream.ended() == "OK"
+    await shell.idle()
+    assert (shell.engine.sessions, shell.engine.in_flight) == (0, 0)
+
+
+@on_every_shell()
+async def test_a_stream_is_not_let_go_before_its_body_is_given_back(shell: Shell) -> None:
+    shell.engine.set_policy([(30, 1.0, (), 0)], lets_go=True)
+    stream = shell.open()
+    await stream.send(m.request_headers("/x"))
+    picked((await stream.receive())[0])
+    for piece in (b"a", b"b"):
+        await stream.send(m.request_body(piece, end_of_stream=False))
+        assert streamed((await stream.receive())[0]) == (piece, False)
+    assert shell.engine.in_flight == 1
+    await stream.send(m.request_body(b"c"))
+    assert streamed((await stream.receive())[0]) == (b"c", True)
+    assert await stream.ended() == "OK"
+
+
+@on_every_shell()
+async def test_what_is_let_go_counts_as_served(shell: Shell) -> None:
+    shell.engine.set_policy([(30, 1.0, (), 0)], lets_go=True)
+    stream = shell.open()
+    await request(stream)
+    assert await stream.ended() == "OK"
+    await shell.idle()
+    (series,) = shell.engine.stats()["series"]
+    assert (series["requests"], sum(series["failures"].values())) == (1, 0)

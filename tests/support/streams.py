@@ -15,7 +15,7 @@ import grpc.aio
 import pytest
 
 from picker._core.engine import Engine
-from picker._core.session import STATE_ENDED, Session, SessionError
+from picker._core.session import Session, SessionError
 from picker.config.settings import LimitSettings, ListenSettings
 from picker.extproc.grpcio import METHOD, ExtProc, start_server
 from picker.extproc.readiness import Readiness
@@ -101,7 +101,7 @@ class CoreStream(Stream):
             except SessionError:
                 self._end("INVALID_ARGUMENT")
             else:
-                if self._session.state == STATE_ENDED and not self._session.destination:
+                if self._session.is_over:
                     self._end("OK")
 
     def _end(self, status: str) -> None:
