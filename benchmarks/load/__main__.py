@@ -28,7 +28,7 @@ def measure(names: list[str], options: Options) -> tuple[list[Row], dict[str, st
     failures: dict[str, str] = {}
     for name in names:
         begun_s = time.monotonic()
-        bench.console.print(f"[bold]{name}[/]: {registry.about(name)}")
+        bench.console.print(f"[bold]{name}[/]: {registry.about(name)}", soft_wrap=True)
         try:
             rows += registry.group(name)(options)
         except (RuntimeError, OSError) as failure:

@@ -1,7 +1,11 @@
 /* extproc: loads an ext_proc server as a gateway does, verifies what comes back, and prints one JSON object.
  *
  * Closed loop (--streams in flight on each connection) or open loop (--rate; latency counts from the intended start).
- * See usage() for the options, README of this directory for the JSON. */
+ * See usage() for the options. The JSON: started, done, errors (by kind: extproc.h says which), goaways,
+ * lost_connections, replies, seconds, rate (done per second), bytes_out, bytes_in, cpu_seconds (its own), and
+ * latencies in microseconds {count, mean, p50, p95, p99, max}: pick_us (last message of the request sent, to the first
+ * reply), request_us (start, to the last reply to the request), whole_us (start, to the end of the stream), lag_us (how
+ * late streams were started). With --hold a line {held, seconds} comes before it. */
 #define _GNU_SOURCE
 #include "extproc.h"
 

@@ -1,7 +1,10 @@
 /* http: an HTTP/1.1 load client over keep-alive connections; prints one JSON object.
  *
  * Closed loop (one request at a time on each connection) or open loop (--rate over at most --connections; latency
- * counts from the intended start, so a request that had to wait for a connection is as late as it was). */
+ * counts from the intended start, so a request that had to wait for a connection is as late as it was).
+ * The JSON: started, done, errors by kind (http_N: a status that is not 200), seconds, rate, bytes_in, chunks,
+ * cpu_seconds, and in microseconds first_us (start, to the first byte of the body), whole_us, gap_us (between chunks),
+ * lag_us (how late requests were started). */
 #define _GNU_SOURCE
 #include "common.h"
 #include "framing.h"

@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "load"
 FLOOR = "floor"
 KNOWN = ("wire", "grpcio", FLOOR)
+QUICK_S = 0.5
 
 
 def available() -> tuple[str, ...]:
@@ -41,9 +42,15 @@ class Options:
 
     def seconds(self, full: float) -> float:
         """How long to load for a figure that takes `full` seconds in a full run."""
-        return min(full, 0.5) if self.quick else full
+        return min(full, QUICK_S) if self.quick else full
 
     def variants(self, *, floor: bool = False) -> tuple[Variant, ...]:
         """The pickers to compare, in the order they take turns; with `floor`, what they are measured against too."""
         shells = [shell for shell in self.shells if floor or shell != FLOOR]
         return tuple(Variant(shell, tls) for tls in self.tls for shell in shells)
+
+    def few_variants(self) -> tuple[Variant, ...]:
+        """The same for what takes long: TLS for the first shell only."""
+        variants = self.variants()
+        plain = tuple(variant for variant in variants if not variant.tls)
+        return plain + tuple(variant for variant in variants if variant.tls)[:1]

@@ -3,10 +3,11 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import yaml
@@ -48,8 +49,13 @@ def cpu_s(pid: int) -> float:
 
 def rss_bytes(pid: int) -> int:
     """Resident memory of the process and of those below it."""
-    pages = (int(Path(f"/proc/{member}/statm").read_text().split()[1]) for member in family(pid))
-    return sum(pages) * _PAGE_BYTES
+    pages = 0
+    for member in family(pid):
+        try:
+            pages += int(Path(f"/proc/{member}/statm").read_text().split()[1])
+        except OSError:
+            continue
+    return pages * _PAGE_BYTES
 
 
 class Server(ABC):
@@ -154,6 +160,39 @@ def write_endpoints(path: Path, addresses: Sequence[str]) -> Path:
         entries.append({"name": f"server-{port}", "address": host, "port": port})
     path.write_text(yaml.safe_dump({"endpoints": entries}))
     return path
+
+
+def wait_end(child: Child, limit_s: float) -> float:
+    """Seconds until the process has ended, at most `limit_s`. RuntimeError if it has not, or not with status 0."""
+    begun_s = time.monotonic()
+    while child.alive and time.monotonic() - begun_s < limit_s:
+        time.sleep(0.02)
+    if child.returncode != 0:
+        raise RuntimeError(f"{child.name} ended with status {child.returncode} (None: not at all):\n{child.log_tail()}")
+    return time.monotonic() - begun_s
+
+
+class Watch:
+    """Takes a figure again and again, from now on, beside what its maker does."""
+
+    def __init__(self, figure: Callable[[], float], interval_s: float = 0.5) -> None:
+        self._figure, self._interval_s = figure, interval_s
+        self._samples: list[tuple[float, float]] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            self._samples.append((time.monotonic(), self._figure()))
+            if self._over.wait(self._interval_s):
+                return
+
+    def stop(self) -> list[tuple[float, float]]:
+        """Pairs of a time (monotonic, seconds) and the figure then; at least one."""
+        self._over.set()
+        self._thread.join()
+        return self._samples
 
 
 def settle(seconds: float = 0.3) -> None:

@@ -4,12 +4,14 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.load.options import ROOT
@@ -41,21 +43,27 @@ def _lines(path: str) -> list[str]:
 
 def show(rows: Sequence[Row], around: Mapping[str, Any], failures: Mapping[str, str]) -> None:
     """One table of everything that was measured; what could not be is said below it."""
-    table = Table(title="load", title_justify="left", caption=_caption(around), caption_justify="left")
-    for name, justify in (("figure", "left"), ("median", "right"), ("min – max", "right"), ("target", "right")):
-        table.add_column(name, justify="right" if justify == "right" else "left", overflow="fold")
+    table = Table(title="picker under load", title_justify="left", caption=_caption(around), caption_justify="left")
+    for name in ("figure", "picker"):
+        table.add_column(name, overflow="fold")
+    for name in ("median", "min – max", "target"):
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    for index, row in enumerate(rows):
-        style = {None: "", True: "green", False: "bold red"}[row.met]
-        spread = f"{shown(min(row.samples))} – {shown(max(row.samples))}"
-        last_of_group = index + 1 == len(rows) or rows[index + 1].group != row.group
-        what = f"{row.group}: {row.what}" + (f" ({row.note})" if row.note else "")
-        verdict = f"[{style}]{row.verdict}[/]" if style else ""
-        table.add_row(what, f"{shown(row.median)} {row.unit}", spread, row.target, verdict, end_section=last_of_group)
-    console = Console(width=None if Console().is_terminal else 160)
+    table.add_column("how", style="dim", overflow="fold", max_width=44)
+    for row, following in zip(rows, [*rows[1:], None], strict=True):
+        table.add_row(*_cells(row), end_section=following is None or following.group != row.group)
+    console = Console(highlight=False) if sys.stdout.isatty() else Console(width=170, highlight=False)
     console.print(table)
     for name, failure in failures.items():
-        console.print(f"[bold red]{name}: not measured:[/] {failure}", highlight=False)
+        console.print(f"[bold red]{name}: not measured:[/] {escape(failure)}")
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    style = {None: "", True: "green", False: "bold red"}[row.met]
+    spread = f"{shown(min(row.samples))} – {shown(max(row.samples))}" if len(row.samples) > 1 else ""
+    verdict = f"[{style}]{row.verdict}[/]" if style else ""
+    what = f"[bold]{row.group}[/] {row.what}"
+    return what, row.variant, f"{shown(row.median)} {row.unit}".strip(), spread, row.target, verdict, row.note
 
 
 def _caption(around: Mapping[str, Any]) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.load.options import BUILD, ROOT
-from benchmarks.load.processes import Child, listening
+from benchmarks.load.processes import listening
+from picker.demo.processes import Child
 
 Report = dict[str, Any]
 SLACK_S = 120.0
@@ -35,6 +36,7 @@ class Client:
     """A load client that runs beside what its caller does; `report` waits for its end."""
 
     def __init__(self, tool: str, **options: object) -> None:
+        self._tool = tool
         self._process = subprocess.Popen(command(tool, **options), stdout=subprocess.PIPE, text=True)
 
     def event(self) -> Report:
@@ -46,11 +48,16 @@ class Client:
         """Ask it to start nothing more."""
         self._process.terminate()
 
-    def report(self) -> Report:
-        """What it measured. RuntimeError if it failed."""
-        out, _ = self._process.communicate(timeout=SLACK_S)
+    def kill(self) -> None:
+        """Make an end of it. Harmless when it has ended."""
+        self._process.kill()
+        self._process.wait()
+
+    def report(self, limit_s: float = SLACK_S) -> Report:
+        """What it measured, once it has ended. RuntimeError if it failed."""
+        out, _ = self._process.communicate(timeout=limit_s)
         if self._process.returncode:
-            raise RuntimeError(f"{self._process.args} ended with {self._process.returncode}")
+            raise RuntimeError(f"{self._tool} ended with {self._process.returncode}")
         return dict(json.loads(out.splitlines()[-1]))
 
 
