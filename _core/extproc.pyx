@@ -134,7 +134,7 @@ cdef void _fill(method_t* method, void* service) noexcept nogil:
 cdef class ExtProc:
     """The ExternalProcessor service over `engine`; give its `methods()` to a server.
 
-    `timeout_ns`: how long a request body may take to arrive before the client is answered 408. ValueError if not above 0.
+    `timeout_ns`, above 0: how long a request body may take to arrive before the client is answered 408. ValueError.
     """
 
     def __cinit__(self, Engine engine not None, *, int64_t timeout_ns):

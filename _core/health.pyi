@@ -6,7 +6,7 @@ NAMES: Final[tuple[str, ...]]
 
 @final
 class Health:
-    """The health service; not ready until told. Give its `methods()` to a server, and `wake` its connections on change."""
+    """The health service; not ready until told. A server takes its `methods()`; `wake` connections on a change."""
 
     def __new__(cls) -> Health: ...
     @property

@@ -187,7 +187,7 @@ NAMES = tuple([PK_HEALTH_NAMES[i].decode() for i in range(LISTED)])
 @cython.final
 @cython.auto_pickle(False)
 cdef class Health:
-    """The health service; not ready until told. Give its `methods()` to a server, and `wake` its connections on change."""
+    """The health service; not ready until told. A server takes its `methods()`; `wake` connections on a change."""
 
     @property
     def is_ready(self) -> bool:

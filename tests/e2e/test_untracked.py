@@ -1,4 +1,4 @@
-"""`responseTracking: off` through a real Envoy: picker leaves when it has picked, and nothing of the response is lost."""
+"""`responseTracking: off` through a real Envoy: picker leaves when it has picked, and no response is the poorer."""
 
 import hashlib
 from collections.abc import Iterator
