@@ -92,7 +92,7 @@ bench: $(VENV)/dev.stamp  ## Every target beside what was measured
 
 # The load tools: native, so that what is measured is picker. Part of no package.
 LOAD_CC := gcc -std=gnu11 -O2 -g1 -Wall -Wextra -Werror
-LOAD_SOURCES := $(wildcard benchmarks/load/*.c benchmarks/load/*.h)
+LOAD_SOURCES := $(filter-out %/canned.c,$(wildcard benchmarks/load/*.c benchmarks/load/*.h))
 LOAD_TOOLS := build/load/extproc build/load/http build/load/upstream
 build/load/extproc: PARTS := extproc connection stream script link loop common
 build/load/http: PARTS := http framing link loop common

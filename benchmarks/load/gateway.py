@@ -1,13 +1,15 @@
-"""Through a real Envoy (one worker): what picker adds to a streaming chat of 20 chunks, at half of what Envoy carries.
+"""Through a real Envoy (one worker): what picker adds to a streaming chat of 20 chunks.
 
-The same Envoy, model servers and client with and without ext_proc, in turns; the added latency is the difference of
-percentiles. Twice: the model servers write all chunks at once, or one every two milliseconds as a model talks. In the
-second case each chunk is an ext_proc message of its own, and Envoy may not carry half of its bare rate at all.
+The same Envoy, model servers and client with and without ext_proc, in turns; what is added is the difference of
+percentiles. Two paces: the model servers write all chunks at once, or one every two milliseconds as a model talks, so
+that each is an ext_proc message of its own. Two rates: half of what Envoy carries without ext_proc, which may be more
+than it carries with it (its own cost per request grows several times, whatever the picker does), and half of what it
+carries with the first shell.
 """
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.load import bench, exchanges, tools
 from benchmarks.load.options import BUILD, Options, Variant
@@ -17,12 +19,13 @@ from picker.demo.envoy import EnvoyProcess, Gateway, envoy_config
 
 GROUP = "gateway"
 CHUNKS, BODY_BYTES = 20, 1024
-PACES_MS = {"at once": 0.0, "2 ms apart": 2.0}
+PACES_MS = {"chunks at once": 0.0, "chunks 2 ms apart": 2.0}
 SECONDS = 2.0
 CLOSED, OPEN = 128, 1024  # connections
 GRACE_S = 3
 P95_US = 1500.0
-WHICH = ("p50", "p95", "p99")
+ADDED = ("first p50", "first p95", "first p99", "whole p95")
+SAID = {"first": "first byte", "whole": "whole answer"}
 BARE, WITH = "round_robin", "picker"  # the listeners
 
 
@@ -35,29 +38,34 @@ class Measured:
     body: str
     seconds: float
 
-    def run(self, listener: str, **options: object) -> tools.Report:
-        """Reports errors rather than fail for them: more than Envoy carries is a finding."""
+    def run(self, listener: str, **options: object) -> tuple[tools.Report, float, float]:
+        """What the client says, CPU seconds of picker and of Envoy. Errors are reported: overload is a finding."""
+        before = self.server.cpu_s(), cpu_s(self.envoy.child.pid)
         target = self.envoy.addresses[listener]
         report = tools.run("http", target=target, body=self.body, duration=self.seconds, grace=GRACE_S, **options)
+        after = self.server.cpu_s(), cpu_s(self.envoy.child.pid)
         settle(0.1)
-        return report
+        return report, after[0] - before[0], after[1] - before[1]
 
-    def measure(self, rate: float) -> bench.Figures:
-        """Both listeners at the same rate, the difference of their percentiles, and CPU per request."""
-        bare = self.run(BARE, connections=OPEN, rate=rate)
-        before = self.server.cpu_s(), cpu_s(self.envoy.child.pid)
-        full = self.run(WITH, connections=OPEN, rate=rate)
-        used = self.server.cpu_s() - before[0], cpu_s(self.envoy.child.pid) - before[1]
-        figures = {"errors": float(tools.errors(bare) + tools.errors(full)), "carried": full["rate"]}
-        done = max(1, full["done"])
-        figures |= {"picker µs": used[0] / done * 1e6, "envoy µs": used[1] / done * 1e6}
-        for name in ("first", "whole"):
-            figures |= {f"{name} {key}": full[f"{name}_us"][key] - bare[f"{name}_us"][key] for key in WHICH}
-        return figures
+    def carried(self, listener: str) -> float:
+        """Requests per second in a closed loop."""
+        return float(self.run(listener, connections=CLOSED)[0]["rate"])
+
+    def added(self, rate: float) -> bench.Figures:
+        """At the same rate with and without: the difference of percentiles, and CPU per request."""
+        bare, _, envoy_bare = self.run(BARE, connections=OPEN, rate=rate)
+        full, picker, envoy = self.run(WITH, connections=OPEN, rate=rate)
+        done, done_bare = max(1, full["done"]), max(1, bare["done"])
+        figures = {}
+        for name in ADDED:
+            latency, key = name.split()
+            figures[name] = full[f"{latency}_us"][key] - bare[f"{latency}_us"][key]
+        figures |= {"picker µs": picker / done * 1e6, "Envoy µs": envoy / done * 1e6}
+        return {**figures, "bare Envoy µs": envoy_bare / done_bare * 1e6, "errors": float(tools.errors(full))}
 
 
 def rows(options: Options) -> list[Row]:
-    """Added time to the first byte and to the whole answer, by pace and variant; what Envoy carries; CPU."""
+    """What Envoy carries; added time to the first byte and to the end; CPU of picker and of Envoy."""
     (BUILD / "chat.json").write_bytes(exchanges.chat_body(BODY_BYTES))
     made: list[Row] = []
     for pace, delay_ms in PACES_MS.items():
@@ -71,18 +79,37 @@ def _pace(options: Options, pace: str, delay_ms: float) -> list[Row]:
         bench.servers(options.few_variants(), endpoints=upstream.addresses) as running,
         _behind_envoys(running, upstream.addresses, options) as measured,
     ):
-        carried = [entry.run(BARE, connections=CLOSED)["rate"] for entry in measured.values()]
-        with_picker = {variant: entry.run(WITH, connections=CLOSED)["rate"] for variant, entry in measured.items()}
-        rate = max(carried) / 2
-        bench.tell(f"chunks {pace}: Envoy carries {max(carried):,.0f} req/s without ext_proc; at half of that")
+        without = [entry.carried(BARE) for entry in measured.values()]
+        within = {variant: entry.carried(WITH) for variant, entry in measured.items()}
+        bench.tell(f"{pace}: req/s without ext_proc {max(without):,.0f}, with it", _named(within))
+        made = [Row(GROUP, f"{pace}: Envoy without ext_proc", "req/s", tuple(without), note="closed loop")]
+        made += [_row(variant, pace, "Envoy", "req/s", (rate,), "closed loop") for variant, rate in within.items()]
+        for said, rate in (("bare", max(without) / 2), ("", next(iter(within.values())) / 2)):
+            made += _at(options, measured, within, pace, rate, f"at {rate:,.0f} req/s, half of its {said} rate")
+        return made
 
-        def measure(server: Server) -> bench.Figures:
-            return measured[server.variant].measure(rate)
 
-        taken = bench.in_turns(options, f"chunks {pace}", running, measure)
-    made = [Row(GROUP, f"chunks {pace}: Envoy without ext_proc", "req/s", tuple(carried), note="closed loop")]
-    for variant, figures in taken.items():
-        made += _rows(f"chunks {pace}", variant, figures, rate, with_picker[variant])
+def _named(figures: dict[Variant, float]) -> dict[str, float]:
+    return {str(variant): value for variant, value in figures.items()}
+
+
+def _at(
+    options: Options, measured: dict[Variant, Measured], most: dict[Variant, float], pace: str, rate: float, note: str
+) -> list[Row]:
+    """Rows at one rate; of the variants for which it is too much only how late they are, taken once."""
+    note = " ".join(note.split())
+    able = {variant: entry.server for variant, entry in measured.items() if most[variant] > rate}
+    unable = {variant: entry.server for variant, entry in measured.items() if most[variant] <= rate}
+
+    def measure(server: Server) -> bench.Figures:
+        return measured[server.variant].added(rate)
+
+    made: list[Row] = []
+    for variant, figures in bench.in_turns(options, f"{pace}, {rate:,.0f} req/s", able, measure).items():
+        made += _rows(variant, pace, figures, note)
+    once = bench.in_turns(replace(options, rounds=1), f"{pace}, {rate:,.0f} req/s, overload", unable, measure)
+    for variant, figures in once.items():
+        made.append(_latency(variant, pace, "first p95", figures, f"{note}: more than it carries"))
     return made
 
 
@@ -104,18 +131,20 @@ def _behind_envoys(
         yield made
 
 
-def _rows(what: str, variant: Variant, figures: dict[str, tuple[float, ...]], rate: float, most: float) -> list[Row]:
-    note = f"at {rate:,.0f} req/s" + (": overload" if most < rate else "")
+def _row(variant: Variant, pace: str, what: str, unit: str, samples: tuple[float, ...], note: str) -> Row:
+    return Row(GROUP, f"{pace}: {what}", unit, samples, note=note, variant=str(variant))
 
-    def row(said: str, unit: str, samples: tuple[float, ...], limit: float | None = None, how: str = note) -> Row:
-        return Row(GROUP, f"{what}: {said}", unit, samples, limit, note=how, variant=str(variant))
 
-    made = [row("Envoy with ext_proc", "req/s", (most,), how="closed loop")]
-    for name, said in (("first", "first byte"), ("whole", "whole answer")):
-        for key in WHICH:
-            limit = P95_US if key == "p95" and variant == Variant("wire") else None
-            made.append(row(f"added {key}, {said}", "µs", figures[f"{name} {key}"], limit))
-    made.append(row("CPU of picker per request", "µs", figures["picker µs"]))
-    made.append(row("CPU of Envoy per request", "µs", figures["envoy µs"]))
-    made.append(row("errors", "", (sum(figures["errors"]),), None if most < rate else 0.0))
-    return made
+def _latency(variant: Variant, pace: str, name: str, figures: dict[str, tuple[float, ...]], note: str) -> Row:
+    latency, key = name.split()
+    row = _row(variant, pace, f"added {key}, {SAID[latency]}", "µs", figures[name], note)
+    return replace(row, limit=P95_US) if key == "p95" and variant == Variant("wire") else row
+
+
+def _rows(variant: Variant, pace: str, figures: dict[str, tuple[float, ...]], note: str) -> list[Row]:
+    made = [_latency(variant, pace, name, figures, note) for name in ADDED]
+    bare = f"{min(figures['bare Envoy µs']):,.0f} to {max(figures['bare Envoy µs']):,.0f} µs without ext_proc"
+    made.append(_row(variant, pace, "CPU of picker per request", "µs", figures["picker µs"], note))
+    made.append(_row(variant, pace, "CPU of Envoy per request", "µs", figures["Envoy µs"], bare))
+    errors = _row(variant, pace, "errors", "", (sum(figures["errors"]),), note)
+    return [*made, replace(errors, limit=0.0)]

@@ -16,7 +16,7 @@ QUICK_S = 0.5
 def available() -> tuple[str, ...]:
     """The shells that this checkout can start; `floor` is the wire connection answering canned bytes."""
     serves = ListenSettings.__dataclass_fields__["shell"].metadata["choices"]
-    has_floor = importlib.util.find_spec("benchmarks.load.floor") is not None
+    has_floor = importlib.util.find_spec("benchmarks.load.canned") is not None  # compiled: `make load-floor`
     return tuple(name for name in KNOWN if name in serves or (name == FLOOR and has_floor))
 
 
