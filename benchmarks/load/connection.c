@@ -39,7 +39,12 @@ static int on_data(nghttp2_session *session, uint8_t flags, int32_t id, const ui
 
 static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *user) {
     struct connection *connection = user;
-    (void)session;
+    bool carries = frame->hd.type == NGHTTP2_HEADERS || frame->hd.type == NGHTTP2_DATA;
+    if (carries && frame->hd.flags & NGHTTP2_FLAG_END_STREAM) {
+        struct stream *stream = nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
+        if (stream)
+            stream_ended(stream);
+    }
     if (frame->hd.type == NGHTTP2_SETTINGS && !(frame->hd.flags & NGHTTP2_FLAG_ACK))
         connection->ready = true;
     if (frame->hd.type == NGHTTP2_GOAWAY) {

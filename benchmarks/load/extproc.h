@@ -101,6 +101,7 @@ void stream_start(struct connection *connection, int64_t intended_ns);
 void stream_advance(struct stream *stream);
 ssize_t stream_read(struct stream *stream, uint8_t *into, size_t size, uint32_t *flags); /* nghttp2's data source */
 void stream_receive(struct stream *stream, const uint8_t *data, size_t size);
+void stream_ended(struct stream *stream); /* by the server's last frame; our side may still be open */
 void stream_closed(struct stream *stream, uint32_t error_code); /* by the server, or with the connection */
 void stream_fail(struct stream *stream, enum error_kind kind);
 

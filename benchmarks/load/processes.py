@@ -79,7 +79,7 @@ class Server(ABC):
 class Picker(Server):
     """`picker serve` over a static endpoints file."""
 
-    def __init__(self, variant: Variant, endpoints: Path, *flags: str, name: str = "picker") -> None:
+    def __init__(self, variant: Variant, endpoints: Path, *flags: str, log: Path | None = None) -> None:
         self.variant = variant
         ports = {flag: free_port() for flag in ("grpc-port", "grpc-health-port", "metrics-port")}
         self.address = f"127.0.0.1:{ports['grpc-port']}"
@@ -88,7 +88,7 @@ class Picker(Server):
         given += [f"--shell={variant.shell}", "--bind-address=127.0.0.1", f"--endpoints-file={endpoints}"]
         given += [f"--secure-serving={str(variant.tls).lower()}"]
         given += [f"--cert-path={certificates()}"] if variant.tls else []
-        log = BUILD / f"{name}-{variant.shell}{'-tls' if variant.tls else ''}.log"
+        log = log or BUILD / f"picker-{variant.shell}{'-tls' if variant.tls else ''}.log"
         self.child = Child(str(variant), picker_command("serve", *given, *flags), log, _here())
 
     def wait_ready(self) -> None:
@@ -119,9 +119,9 @@ class Floor(Server):
         self.address = listening(self.child)[0]
 
 
-def start(variant: Variant, endpoints: Path, *flags: str, name: str = "picker") -> Server:
+def start(variant: Variant, endpoints: Path, *flags: str) -> Server:
     """Started, perhaps not ready yet."""
-    return Floor(variant) if variant.shell == FLOOR else Picker(variant, endpoints, *flags, name=name)
+    return Floor(variant) if variant.shell == FLOOR else Picker(variant, endpoints, *flags)
 
 
 def listening(child: Child) -> list[str]:

@@ -222,6 +222,14 @@ static enum error_kind fault_of(const struct stream *stream, uint32_t error_code
     return stream->replies ? ERROR_SURPLUS : ERROR_KINDS;
 }
 
+void stream_ended(struct stream *stream) {
+    nghttp2_session *session = stream->connection->session;
+    int32_t id = stream->id;
+    stream_closed(stream, NGHTTP2_NO_ERROR);
+    if (nghttp2_session_get_stream_local_close(session, id) == 0)
+        nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, id, NGHTTP2_CANCEL);
+}
+
 void stream_closed(struct stream *stream, uint32_t error_code) {
     enum error_kind fault = fault_of(stream, error_code);
     if (fault == ERROR_KINDS)

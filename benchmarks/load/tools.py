@@ -51,7 +51,7 @@ class Client:
     def kill(self) -> None:
         """Make an end of it. Harmless when it has ended."""
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()
 
     def report(self, limit_s: float = SLACK_S) -> Report:
         """What it measured, once it has ended. RuntimeError if it failed."""
