@@ -6,6 +6,7 @@ import dataclasses
 import importlib.metadata
 import json
 import logging
+import subprocess
 import sys
 import types
 from collections.abc import AsyncIterator, Sequence
@@ -40,7 +41,7 @@ CONFIG = HEAD + "plugins: [{type: kv-cache-utilization-scorer, name: kv}, {type:
 MIB = 1 << 20
 
 
-def settings(folder: Path, config: str = CONFIG, **limits: Any) -> ServeSettings:
+def settings(folder: Path, config: str = CONFIG, shell: str = "auto", **limits: Any) -> ServeSettings:
     """Everything on free loopback ports, two endpoints in a file, nothing scraped."""
     file = folder / "endpoints.yaml"
     file.write_text(
@@ -56,6 +57,7 @@ def settings(folder: Path, config: str = CONFIG, **limits: Any) -> ServeSettings
             metrics_port=0,
             secure_serving=False,
             health_checking=True,
+            shell=shell,
             grpc_max_recv_msg_bytes=16 * MIB,
             grpc_max_send_msg_bytes=16 * MIB,
         ),
@@ -113,9 +115,14 @@ async def running(given: ServeSettings) -> AsyncIterator[Running]:
         await made.task
 
 
+@pytest.fixture(params=["wire", "grpcio"])
+def shell(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def given(tmp_path: Path) -> ServeSettings:
-    return settings(tmp_path)
+def given(tmp_path: Path, shell: str) -> ServeSettings:
+    return settings(tmp_path, shell=shell)
 
 
 @within_deadline
@@ -136,6 +143,7 @@ async def test_it_serves_and_shows_what_it_did(given: ServeSettings) -> None:
         assert f'inference_extension_info{{build_ref="{__version__}",commit=""}} 1.0' in page
         assert "inference_objective_request_duration_seconds_count{" in page
         assert "picker_endpoints_file_errors_total 0.0" in page
+        assert f'picker_shell_info{{shell="{given.listen.shell}"}} 1.0' in page
         assert await picker.get("/readyz") == (200, "ready\n")
         assert await picker.get("/debug/plugins") == (200, "[]\n")
 
@@ -175,8 +183,8 @@ async def test_draining_says_so_first_and_lets_streams_end(given: ServeSettings)
 
 
 @within_deadline
-async def test_draining_has_an_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    async with running(settings(tmp_path, drain_timeout_s=0.02)) as picker:
+async def test_draining_has_an_end(tmp_path: Path, shell: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with running(settings(tmp_path, shell=shell, drain_timeout_s=0.02)) as picker:
         stream, _ = await picker.pick()
         picker.stop.set()
         await picker.task
@@ -186,15 +194,15 @@ async def test_draining_has_an_end(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 
 @within_deadline
-async def test_limits_reach_the_core(tmp_path: Path) -> None:
-    async with running(settings(tmp_path, max_streams=1, body_cap_bytes=100, request_timeout_s=3600)) as picker:
+async def test_limits_reach_the_core(tmp_path: Path, shell: str) -> None:
+    limits = {"max_streams": 1, "body_cap_bytes": 100, "request_timeout_s": 3600}
+    async with running(settings(tmp_path, shell=shell, **limits)) as picker:
         first = picker.stream()
         await first.send(m.request_headers(), m.request_body(b"x" * 101, end_of_stream=False))
         assert (await first.receive())[0].immediate_response.status.code == 413
         assert await first.ended() == "OK"
         second, _ = await picker.pick()
-        third = picker.stream()
-        await third.send(m.request_headers())
+        third = picker.stream()  # that says nothing: grpc.aio forgets the status if it fails to send
         assert await third.ended() == "RESOURCE_EXHAUSTED"
         await second.finish()
 
@@ -249,6 +257,32 @@ def test_the_policy_reaches_the_core(tmp_path: Path, monkeypatch: pytest.MonkeyP
             assert f"picker_plugin_calls_total{{{labels}}} 1.0" in (await picker.get("/metrics"))[1]
 
     body()
+
+
+# --- the shell ---
+
+
+@pytest.mark.parametrize(("asked", "made"), [("auto", "wire"), ("wire", "wire"), ("grpcio", "grpcio")])
+def test_the_shell_is_the_one_asked_for_and_auto_is_wire(tmp_path: Path, asked: str, made: str) -> None:
+    assert App(settings(tmp_path, shell=asked)).shell.name == made
+
+
+@pytest.mark.parametrize(("shell", "loaded"), [("wire", False), ("grpcio", True)])
+def test_only_the_reference_shell_loads_grpcio(tmp_path: Path, shell: str, loaded: bool) -> None:
+    """In a process of its own: this one has long loaded it."""
+    settings(tmp_path)
+    code = (
+        "import sys\n"
+        "import picker.cli.main, picker.cli.serve, picker.demo.run, picker.sim.model_server\n"
+        "from picker.app import App\n"
+        "from picker.config.settings import DiscoverySettings, ListenSettings, ServeSettings\n"
+        f"discovery = DiscoverySettings(endpoints_file={str(tmp_path / 'endpoints.yaml')!r})\n"
+        f"App(ServeSettings(discovery=discovery, listen=ListenSettings(shell={shell!r})))\n"
+        "print(sorted({name.partition('.')[0] for name in sys.modules} & {'google', 'grpc', 'grpc_health'}))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert ("grpc" in ended.stdout) == loaded, ended.stdout
+    assert loaded or ended.stdout == "[]\n"
 
 
 # --- what stops it at the start ---

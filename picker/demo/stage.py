@@ -6,9 +6,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
 import yaml
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
 from picker.demo.envoy import EnvoyProcess, envoy_config
@@ -19,7 +17,6 @@ READY_S = 30.0
 IDLE_S = 30.0
 CACHE_BLOCKS = 2810  # of 16 tokens: one A100-40GB (PROTOCOL.md 9.1)
 LISTENING = "listening on "
-HEALTH_SERVICE = "inference-extension"
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ class Stage:
         self.server_addresses: list[str] = []
         self.picker: Child | None = None
         self.envoy: EnvoyProcess | None = None
-        self._health_port = 0
+        self._metrics_port = 0
 
     def start_servers(self, count: int) -> None:
         command = picker_command("model-server", "--port", "0", "--model", MODEL, "--num-blocks", str(CACHE_BLOCKS))
@@ -74,12 +71,12 @@ class Stage:
         """Starts picker and Envoy for the servers that are up. Raises FileNotFoundError without an Envoy."""
         endpoints = self.directory / "endpoints.yaml"
         endpoints.write_text(yaml.safe_dump({"endpoints": [self._entry(a) for a in self.server_addresses]}))
-        grpc_port, self._health_port, metrics_port = free_port(), free_port(), free_port()
+        grpc_port, health_port, self._metrics_port = free_port(), free_port(), free_port()
         flags = [
             "--secure-serving=false",
             f"--grpc-port={grpc_port}",
-            f"--grpc-health-port={self._health_port}",
-            f"--metrics-port={metrics_port}",
+            f"--grpc-health-port={health_port}",
+            f"--metrics-port={self._metrics_port}",
             f"--endpoints-file={endpoints}",
         ]
         self.picker = Child("picker", picker_command("serve", *flags), self.directory / "picker.log")
@@ -95,9 +92,7 @@ class Stage:
         if self.picker is None or self.envoy is None:
             raise RuntimeError("the gateway was not started")
         self.envoy.wait_ready()
-        with grpc.insecure_channel(f"127.0.0.1:{self._health_port}") as channel:
-            stub = health_pb2_grpc.HealthStub(channel)
-            self.picker.wait_until(lambda: _serving(stub), READY_S)
+        self.picker.wait_until(lambda: _is_ready(self._metrics_port), READY_S)
 
     def counters(self) -> list[Counters]:
         return [_counters(address) for address in self.server_addresses]
@@ -118,11 +113,11 @@ class Stage:
         stop_all(children)
 
 
-def _serving(stub: health_pb2_grpc.HealthStub) -> bool:
-    request = health_pb2.HealthCheckRequest(service=HEALTH_SERVICE)
+def _is_ready(metrics_port: int) -> bool:
     try:
-        return bool(stub.Check(request, timeout=2).status == health_pb2.HealthCheckResponse.SERVING)
-    except grpc.RpcError:
+        with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/readyz", timeout=2):
+            return True
+    except OSError:  # it does not listen yet, or answers 503
         return False
 
 

@@ -21,6 +21,7 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 def snapshot(rig: Rig, **more: Any) -> Snapshot:
     return Snapshot(
         version="1.2.3",
+        shell="wire",
         pool="pool-a",
         now_ns=rig.now_ns,
         stale_after_s=5.0,
@@ -137,6 +138,11 @@ def test_the_pool_is_told_by_its_name(busy: Rig) -> None:
     assert value(shown, "inference_pool_per_pod_queue_size", model_server_pod=target(1)) == 3
     assert value(shown, "inference_pool_per_pod_queue_size", model_server_pod=target(2)) == 0
     assert value(shown, "inference_extension_info", build_ref="1.2.3") == 1
+
+
+def test_the_shell_is_told_by_its_name(busy: Rig) -> None:
+    (sample,) = samples(snapshot(busy), "picker_shell_info")
+    assert (sample.labels, sample.value) == ({"shell": "wire"}, 1)
 
 
 def test_the_age_of_what_was_scraped_is_shown(busy: Rig) -> None:

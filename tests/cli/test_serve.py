@@ -80,6 +80,11 @@ def test_flags_reach_their_settings() -> None:
     assert (found.discovery.endpoints_interval_s, found.routing.pool_namespace) == (1.0, "prod")
 
 
+@pytest.mark.parametrize("shell", ["wire", "grpcio", "auto"])
+def test_the_shell_can_be_chosen(shell: str) -> None:
+    assert settings(f"--shell={shell}").listen.shell == shell
+
+
 def test_the_manifest_of_a_chart_starts() -> None:
     """The arguments existing deployments pass, apart from discovery and TLS."""
     found = settings(
@@ -103,7 +108,6 @@ def test_the_manifest_of_a_chart_starts() -> None:
             "--metrics-endpoint-auth has no effect: /metrics is served without authentication",
         ),
         (("--ha-enable-leader-election",), "--ha-enable-leader-election has no effect: every replica serves"),
-        (("--enable-cert-reload",), "--enable-cert-reload has no effect"),
         (("--refresh-prometheus-metrics-interval", "5s"), "--refresh-prometheus-metrics-interval has no effect"),
         (
             ("--endpoint-selector", "app=vllm"),
@@ -154,7 +158,9 @@ def test_tls_needs_a_certificate(tmp_path: Path) -> None:
     )
     (tmp_path / "tls.key").write_text("x")
     listen = settings(f"--cert-path={tmp_path}", base=base).listen
-    assert (listen.secure_serving, listen.cert_path) == (True, str(tmp_path))
+    assert (listen.secure_serving, listen.cert_path, listen.enable_cert_reload) == (True, str(tmp_path), False)
+    renewed = settings(f"--cert-path={tmp_path}", "--enable-cert-reload", base=base)
+    assert (renewed.listen.enable_cert_reload, renewed.warnings) == (True, ())
 
 
 def test_discovery_through_kubernetes_is_not_there_yet() -> None:
@@ -221,7 +227,7 @@ def test_it_serves_what_the_flags_say(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["--grpc-prot=1"], ["--shell=wire"], [], ["--secure-serving", "false", "--endpoints-file=e"]]
+    "words", [["--grpc-prot=1"], ["--shell=wires"], [], ["--secure-serving", "false", "--endpoints-file=e"]]
 )
 def test_wrong_flags_end_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", *words]) == 2
