@@ -23,9 +23,13 @@ $(VENV)/pip.stamp:
 	$(BIN)/python -m pip install -q --disable-pip-version-check 'pip==26.3'
 	@touch $@
 
+# What the core is compiled against: silent where it is there, installed where that may be done, said otherwise.
+LIBRARIES := @sh tools/libraries.sh --install nghttp2
+
 # The product alone, with what the demo needs.
 $(VENV)/demo.stamp: $(VENV)/pip.stamp pyproject.toml setup.py $(CORE)
-	@echo "installing picker and what the demo needs into $(VENV) (a minute or two, once)"
+	$(LIBRARIES)
+	@echo "installing picker and what the demo needs into $(VENV) (a few minutes, once)"
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[demo]'
 	@touch $@
 
@@ -48,6 +52,7 @@ dev: $(VENV)/check.stamp  ## Set up .venv with everything, and the pre-commit ho
 	@if [ -d .git ]; then $(BIN)/pre-commit install -f >/dev/null; fi
 
 build: $(VENV)/dev.stamp  ## Compile the core in place
+	$(LIBRARIES)
 	$(BIN)/python setup.py -q build_ext --inplace
 
 demo: $(VENV)/demo.stamp  ## Six model servers, a real Envoy, round robin against picker: a table and a plot, in about a minute
@@ -67,8 +72,9 @@ check: $(VENV)/check.stamp  ## Formats, lints, types, stubs, floors, house rules
 
 # Special builds live in copies, so that the one in place stays what it is.
 define build_variant
+	$(LIBRARIES)
 	rm -rf build/$(1) && mkdir -p build/$(1)
-	cp -a pyproject.toml setup.py README.md LICENSE picker _core tests proto build/$(1)/
+	cp -a pyproject.toml setup.py README.md LICENSE* tools picker _core tests proto build/$(1)/
 	rm -f build/$(1)/_core/*.c build/$(1)/_core/*.so
 	cd build/$(1) && $(2) $(abspath $(BIN))/python setup.py -q build_ext --inplace
 endef
@@ -99,6 +105,7 @@ build/load/http: PARTS := http framing link loop common
 build/load/upstream: PARTS := upstream framing link loop common
 
 $(LOAD_TOOLS): $(LOAD_SOURCES)
+	@sh tools/libraries.sh --install nghttp2 openssl
 	@mkdir -p build/load
 	$(LOAD_CC) -o $@ $(PARTS:%=benchmarks/load/%.c) -lnghttp2 -lssl -lcrypto
 
@@ -114,15 +121,19 @@ bench-load: $(VENV)/dev.stamp load-tools load-floor  ## picker under load, every
 replay: $(VENV)/dev.stamp  ## The Mooncake trace in virtual time: hit rate, balance, TTFT by policy
 	$(BIN)/python -m benchmarks.replay $(ARGS)
 
-wheel: $(VENV)/dev.stamp  ## Source distribution and wheel in dist/
-	rm -rf dist && $(BIN)/python -m build -q
+wheel: $(VENV)/dev.stamp  ## Source distribution and wheel in dist/; the wheel bundles libnghttp2
+	$(LIBRARIES)
+	rm -rf dist build/dist && $(BIN)/python -m build -q -o build/dist
+	mkdir dist && mv build/dist/*.tar.gz dist/
+	$(BIN)/auditwheel repair -w dist build/dist/*.whl
 
-test-wheel: wheel  ## The core's tests against the built wheel, not the checkout
+test-wheel: wheel  ## The core's tests against the built wheel with the library it bundles, not the checkout
 	rm -rf build/wheel && $(PYTHON) -m venv build/wheel
 	build/wheel/bin/python -m pip install -q --disable-pip-version-check 'pip==26.3'
 	build/wheel/bin/python -m pip install -q --disable-pip-version-check dist/*.whl --group test
 	mkdir build/wheel/run && cp -a tests proto build/wheel/run/ && cp pyproject.toml build/wheel/run/
 	cp -a --parents _core/*.pxd build/wheel/run/
+	cd build/wheel/run && ../bin/python -m tests.support.bundled
 	cd build/wheel/run && PICKER_SHARED=$${PICKER_SHARED:-$(abspath ../shared)} ../bin/python -m pytest -q tests/core
 
 docs: $(VENV)/check.stamp  ## Regenerate the configuration table of the README

@@ -7,7 +7,9 @@ PICKER_SANITIZE ASAN + UBSAN; PICKER_TRACE line tracing for coverage.
 import contextlib
 import io
 import os
+import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -26,7 +28,7 @@ CFLAGS += ["-O1"] if DEBUG or SANITIZE else ["-O3"]
 CFLAGS += ["-fsanitize=address,undefined", "-fno-omit-frame-pointer"] if SANITIZE else []
 LDFLAGS = ["-fsanitize=address,undefined"] if SANITIZE else []
 MACROS = [("PICKER_DEBUG", "1" if DEBUG else "0")] + ([("CYTHON_TRACE_NOGIL", "1")] if TRACE else [])
-LIBRARIES = {"calls": ["nghttp2"], "h2": ["nghttp2"]}  # Debian: libnghttp2-dev
+LIBRARIES = {"calls": ["nghttp2"], "h2": ["nghttp2"]}
 DIRECTIVES = {
     "language_level": 3,
     "binding": True,
@@ -37,6 +39,14 @@ DIRECTIVES = {
     "initializedcheck": DEBUG,
     "linetrace": TRACE,
 }
+
+
+def require_libraries() -> None:
+    """Ends with the one line that installs what is missing, rather than with a compiler's hundred."""
+    compiler = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
+    probe = ["sh", "tools/libraries.sh", *sorted({name for names in LIBRARIES.values() for name in names})]
+    if subprocess.run(probe, env={**os.environ, "CC": compiler}, check=False).returncode:
+        raise SystemExit(1)
 
 
 class Tee(io.TextIOBase):
@@ -52,6 +62,7 @@ class Tee(io.TextIOBase):
 
 def core() -> list[Extension]:
     """A hint means a `nogil` function takes the GIL back at each call: `noexcept` was forgotten."""
+    require_libraries()
     Options.warning_errors = True
     sources = sorted(Path("picker/_core").glob("*.pyx"))
     extensions = [

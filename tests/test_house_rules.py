@@ -162,7 +162,7 @@ def test_the_version_stands_in_one_place() -> None:
 
 
 def test_the_build_script_stays_small() -> None:
-    assert len((ROOT / "setup.py").read_text().splitlines()) <= 80
+    assert len((ROOT / "setup.py").read_text().splitlines()) < 100
 
 
 def test_every_make_target_has_a_help_text() -> None:

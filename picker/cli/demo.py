@@ -17,6 +17,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--endpoints", type=int, default=6, help="model servers")
     parser.add_argument("--output", type=Path, default=Path("demo-picker.png"), help="where the plot goes (PNG)")
     parser.add_argument("--seed", type=int, default=0, help="of the load")
+    parser.add_argument(
+        "--shell", choices=("wire", "grpcio", "auto"), default="auto", help="picker's, as of `picker serve`"
+    )
     parser.add_argument("--keep", action="store_true", help="stay up afterwards and print a curl line")
 
 
@@ -26,4 +29,5 @@ def run(args: argparse.Namespace) -> int:
     if args.duration <= 0 or not 1 <= args.endpoints <= 64:
         console.print("picker demo: --duration must be positive and --endpoints from 1 to 64")
         return USAGE_ERROR
-    return run_demo(Settings(args.duration, args.endpoints, args.output, args.seed, args.keep), console)
+    settings = Settings(args.duration, args.endpoints, args.output, args.seed, args.keep, args.shell)
+    return run_demo(settings, console)

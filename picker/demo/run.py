@@ -36,6 +36,7 @@ class Settings:
     output: Path
     seed: int = 0
     keep: bool = False
+    shell: str = "auto"
 
 
 def missing() -> str | None:
@@ -53,7 +54,7 @@ def run(settings: Settings, console: Console) -> int:
         console.print(f"The demo needs {lacking}: {EXTRA}", markup=False)
         return 1
     with tempfile.TemporaryDirectory(prefix="picker-demo-") as directory:
-        stage = Stage(Path(directory))
+        stage = Stage(Path(directory), settings.shell)
         try:
             return uvloop.run(_interruptible(_Demo(settings, console, stage)))
         except (asyncio.CancelledError, KeyboardInterrupt):

@@ -47,8 +47,9 @@ class Counters:
 class Stage:
     """The `start_*` methods must run on the main thread (see `Child`), the `wait_*` methods may block for seconds."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, shell: str = "auto") -> None:
         self.directory = directory
+        self._shell = shell
         self.servers: list[Child] = []
         self.server_addresses: list[str] = []
         self.picker: Child | None = None
@@ -78,6 +79,7 @@ class Stage:
             f"--grpc-health-port={health_port}",
             f"--metrics-port={self._metrics_port}",
             f"--endpoints-file={endpoints}",
+            f"--shell={self._shell}",
         ]
         self.picker = Child("picker", picker_command("serve", *flags), self.directory / "picker.log")
         config = envoy_config(self.server_addresses, f"127.0.0.1:{grpc_port}")

@@ -20,6 +20,7 @@ from picker.demo.processes import Child, free_port, picker_command, split_addres
 READY_S = 30.0
 LISTENING = "listening on "
 OLD_ENVOY = "1.36.4"
+SHELLS = ("wire", "grpcio")
 
 
 def old_envoy() -> Path | None:
@@ -33,6 +34,7 @@ class Stack:
     """Everything one test talks to. Addresses are `ip:port`."""
 
     directory: Path
+    shell: str
     servers: list[Child] = field(default_factory=list)
     upstreams: list[str] = field(default_factory=list)
     picker: Child | None = None
@@ -80,7 +82,7 @@ class Stack:
         names = ("grpc-port", "grpc-health-port", "metrics-port")
         flags = [f"--{name}={port}" for name, port in zip(names, self.ports, strict=True)]
         flags += ["--secure-serving=false", f"--endpoints-file={self.endpoints_file}", "--endpoints-interval=100ms"]
-        command = picker_command("serve", *flags, *self.flags)
+        command = picker_command("serve", f"--shell={self.shell}", *flags, *self.flags)
         self.picker = Child("picker", command, self.directory / "picker.log", self.environment)
         self.picker.wait_until(self._is_ready, READY_S)
 
@@ -148,6 +150,7 @@ class Stack:
 def running(
     directory: Path,
     *,
+    shell: str,
     servers: int = 2,
     server_flags: Sequence[str] = (),
     flags: Sequence[str] = (),
@@ -156,7 +159,7 @@ def running(
     environment: dict[str, str] | None = None,
 ) -> Iterator[Stack]:
     """A stack that is ready, and gone afterwards."""
-    stack = Stack(directory, flags=tuple(flags), environment=environment or {})
+    stack = Stack(directory, shell, flags=tuple(flags), environment=environment or {})
     try:
         stack.start_servers(servers, *server_flags)
         stack.write_endpoints(stack.upstreams)

@@ -57,8 +57,8 @@ def wait_until_none(mark: str) -> None:
         os.sched_yield()
 
 
-def test_ends_with_a_table_a_plot_and_nothing_running(tmp_path: Path) -> None:
-    with demo(tmp_path, "--duration", "4") as (process, mark):
+def test_ends_with_a_table_a_plot_and_nothing_running(tmp_path: Path, shell: str) -> None:
+    with demo(tmp_path, f"--shell={shell}", "--duration", "4") as (process, mark):
         output, _ = process.communicate(timeout=DEADLINE_S)
         assert process.returncode == 0, output
         assert marked(mark) == []
@@ -67,8 +67,8 @@ def test_ends_with_a_table_a_plot_and_nothing_running(tmp_path: Path) -> None:
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_stays_up_when_asked_to(tmp_path: Path) -> None:
-    with demo(tmp_path, "--duration", "2", "--keep") as (process, mark):
+def test_stays_up_when_asked_to(tmp_path: Path, shell: str) -> None:
+    with demo(tmp_path, f"--shell={shell}", "--duration", "2", "--keep") as (process, mark):
         wait_for(process, "curl -N http://127.0.0.1:")
         running = marked(mark)
         assert len(running) == 5, running  # the demo, two model servers, picker, Envoy
@@ -78,8 +78,8 @@ def test_stays_up_when_asked_to(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_everything(signum: signal.Signals, tmp_path: Path) -> None:
-    with demo(tmp_path, "--duration", "600") as (process, mark):
+def test_a_signal_ends_everything(signum: signal.Signals, tmp_path: Path, shell: str) -> None:
+    with demo(tmp_path, f"--shell={shell}", "--duration", "600") as (process, mark):
         wait_for(process, "tenants")
         assert len(marked(mark)) == 5
         process.send_signal(signum)
@@ -87,8 +87,8 @@ def test_a_signal_ends_everything(signum: signal.Signals, tmp_path: Path) -> Non
         assert marked(mark) == []
 
 
-def test_a_killed_demo_leaves_nothing(tmp_path: Path) -> None:
-    with demo(tmp_path, "--duration", "600") as (process, mark):
+def test_a_killed_demo_leaves_nothing(tmp_path: Path, shell: str) -> None:
+    with demo(tmp_path, f"--shell={shell}", "--duration", "600") as (process, mark):
         wait_for(process, "tenants")
         process.kill()
         process.wait(DEADLINE_S)

@@ -51,8 +51,8 @@ def served_by(stack: Stack, count: int) -> list[str]:
     return names
 
 
-def test_a_killed_picker_fails_requests_until_it_is_back(tmp_path: Path) -> None:
-    with running(tmp_path) as stack:
+def test_a_killed_picker_fails_requests_until_it_is_back(tmp_path: Path, shell: str) -> None:
+    with running(tmp_path, shell=shell) as stack:
         assert completion(stack)[0] == 200
         assert stack.picker is not None
         stack.picker.kill()
@@ -85,8 +85,8 @@ def test_a_broken_file_at_the_start_says_where_and_exits_2(
     assert "Traceback" not in ended.stderr
 
 
-def test_a_bad_edit_of_the_endpoints_file_keeps_the_last_good_pool(tmp_path: Path) -> None:
-    with running(tmp_path) as stack:
+def test_a_bad_edit_of_the_endpoints_file_keeps_the_last_good_pool(tmp_path: Path, shell: str) -> None:
+    with running(tmp_path, shell=shell) as stack:
         good = stack.endpoints_file.read_text()
         stack.endpoints_file.write_text(good + "- {name: x, address: not an address, port: 1}\n")
         stack.wait_until(lambda: stack.metric("picker_endpoints_file_errors_total") == 1)
@@ -98,8 +98,8 @@ def test_a_bad_edit_of_the_endpoints_file_keeps_the_last_good_pool(tmp_path: Pat
         assert set(served_by(stack, 4)) == {stack.upstreams[0]}
 
 
-def test_a_server_that_answers_500_is_ejected_and_comes_back(tmp_path: Path) -> None:
-    with running(tmp_path) as stack:
+def test_a_server_that_answers_500_is_ejected_and_comes_back(tmp_path: Path, shell: str) -> None:
+    with running(tmp_path, shell=shell) as stack:
         sick, well = stack.upstreams
         faults(sick, error_status=500, error_rate=1.0)
         stack.wait_until(lambda: completion(stack)[0] >= 0 and stack.endpoints()[sick]["ejected"])
@@ -110,8 +110,8 @@ def test_a_server_that_answers_500_is_ejected_and_comes_back(tmp_path: Path) -> 
         assert well in stack.endpoints()
 
 
-def test_a_server_that_refuses_connections_is_ejected(tmp_path: Path) -> None:
-    with running(tmp_path) as stack:
+def test_a_server_that_refuses_connections_is_ejected(tmp_path: Path, shell: str) -> None:
+    with running(tmp_path, shell=shell) as stack:
         gone, well = stack.upstreams
         stack.servers[0].kill()
         stack.wait_until(lambda: completion(stack)[0] >= 0 and stack.endpoints()[gone]["ejected"])
@@ -119,9 +119,9 @@ def test_a_server_that_refuses_connections_is_ejected(tmp_path: Path) -> None:
         assert (status, headers["x-served-by"]) == (200, well)
 
 
-def test_a_server_that_hangs_gets_no_more_than_its_share(tmp_path: Path) -> None:
+def test_a_server_that_hangs_gets_no_more_than_its_share(tmp_path: Path, shell: str) -> None:
     """Requests it swallowed stay booked on it, so that new ones go elsewhere; metrics that hang stop nothing."""
-    with running(tmp_path) as stack:
+    with running(tmp_path, shell=shell) as stack:
         hung, well = stack.upstreams
         faults(hung, hang=True, slow_metrics_s=30)
         swallowed = [threading.Thread(target=_abandoned, args=(stack,), daemon=True) for _ in range(4)]
@@ -143,8 +143,8 @@ def _abandoned(stack: Stack) -> None:
         return
 
 
-def test_stale_metrics_are_shown_and_stop_nothing(tmp_path: Path) -> None:
-    with running(tmp_path, flags=["--metrics-staleness-threshold=300ms"]) as stack:
+def test_stale_metrics_are_shown_and_stop_nothing(tmp_path: Path, shell: str) -> None:
+    with running(tmp_path, shell=shell, flags=["--metrics-staleness-threshold=300ms"]) as stack:
         blind = stack.upstreams[0]
         faults(blind, refuse_metrics=True)
         line = f'picker_endpoint_metrics_stale{{endpoint="{blind}"}}'
@@ -171,7 +171,7 @@ def test_a_core_that_does_not_load_is_an_error_at_the_start(tmp_path: Path) -> N
     assert "Traceback" not in ended.stderr
 
 
-def test_python_plugins_that_fail_cost_no_request(tmp_path: Path) -> None:
+def test_python_plugins_that_fail_cost_no_request(tmp_path: Path, shell: str) -> None:
     """A scorer that raises and one that overruns, found by entry point, in the process itself."""
     package = tmp_path / "site"
     (package / "broken_plugins-1.0.dist-info").mkdir(parents=True)
@@ -189,7 +189,9 @@ def test_python_plugins_that_fail_cost_no_request(tmp_path: Path) -> None:
     )
     config = tmp_path / "config.yaml"
     config.write_text(CONFIG.replace("- type: queue-scorer", "- type: raising-scorer\n- type: slow-scorer"))
-    with running(tmp_path, flags=[f"--config-file={config}"], environment={"PYTHONPATH": str(package)}) as stack:
+    with running(
+        tmp_path, shell=shell, flags=[f"--config-file={config}"], environment={"PYTHONPATH": str(package)}
+    ) as stack:
         assert len(served_by(stack, 6)) == 6
         assert stack.plugin_failures("raising-scorer", "error") == 5  # then it is left alone for a while
         assert stack.plugin_failures("raising-scorer", "resting") == 1

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from picker.demo.envoy import Gateway
-from tests.e2e.stack import OLD_ENVOY, Stack, old_envoy, running
+from tests.e2e.stack import OLD_ENVOY, SHELLS, Stack, old_envoy, running
 
 pytestmark = pytest.mark.e2e
 
@@ -27,18 +27,21 @@ MODES = {"full duplex": FULL_DUPLEX, "buffered": BUFFERED, "response none": REQU
 
 
 def envoys() -> list[Any]:
-    """The newest Envoy with every mode, the oldest too."""
+    """Each shell behind the newest Envoy with every mode, and the oldest."""
     gone = pytest.mark.skipif(old_envoy() is None, reason=f"Envoy {OLD_ENVOY} is not installed: `make test` does that")
-    newest = [pytest.param((None, gateway), id=f"newest-{name}") for name, gateway in MODES.items()]
-    return newest + [
-        pytest.param((old_envoy(), gateway), id=f"{OLD_ENVOY}-{name}", marks=gone) for name, gateway in MODES.items()
+    binaries = [("newest", None, ()), (OLD_ENVOY, old_envoy(), (gone,))]
+    return [
+        pytest.param((shell, binary, gateway), id=f"{shell}-{envoy}-{name}", marks=marks)
+        for shell in SHELLS
+        for envoy, binary, marks in binaries
+        for name, gateway in MODES.items()
     ]
 
 
 @pytest.fixture(scope="module", params=envoys())
 def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    binary, gateway = request.param
-    with running(tmp_path_factory.mktemp("stack"), gateway=gateway, binary=binary) as made:
+    shell, binary, gateway = request.param
+    with running(tmp_path_factory.mktemp("stack"), shell=shell, gateway=gateway, binary=binary) as made:
         yield made
 
 
@@ -77,6 +80,10 @@ def test_bodies_arrive_byte_for_byte_at_the_picked_server(stack: Stack, size: in
 def get(url: str, **headers: str) -> tuple[int, bytes]:
     with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as response:
         return response.status, response.read()
+
+
+def test_the_shell_asked_for_serves(stack: Stack) -> None:
+    assert stack.metric(f'picker_shell_info{{shell="{stack.shell}"}}') == 1
 
 
 def test_a_get_is_picked_too(stack: Stack) -> None:
@@ -179,10 +186,12 @@ STREAMING = [
 
 
 @pytest.mark.parametrize(("binary", "gateway"), STREAMING)
-def test_chunks_arrive_one_for_one_as_they_are_sent(tmp_path: Path, binary: Path | None, gateway: Gateway) -> None:
+def test_chunks_arrive_one_for_one_as_they_are_sent(
+    tmp_path: Path, shell: str, binary: Path | None, gateway: Gateway
+) -> None:
     async def body() -> None:
         async with Lockstep() as upstream:
-            with running(tmp_path, servers=0, gateway=gateway, binary=binary, flags=NO_SCRAPING) as stack:
+            with running(tmp_path, shell=shell, servers=0, gateway=gateway, binary=binary, flags=NO_SCRAPING) as stack:
                 await _lockstep(stack, upstream)
                 stats = await asyncio.to_thread(stack.ext_proc_stats)
                 assert (stats["spurious_msgs_received"], stats["streams_failed"]) == (0, 0)
@@ -214,12 +223,12 @@ async def _lockstep(stack: Stack, upstream: Lockstep) -> None:
             assert await response.content.read() == b"data: [DONE]\n\n"
 
 
-def test_a_client_that_leaves_is_left_by_everyone(tmp_path: Path) -> None:
+def test_a_client_that_leaves_is_left_by_everyone(tmp_path: Path, shell: str) -> None:
     """Closing the client's connection ends the upstream request and releases what was booked."""
 
     async def body() -> None:
         async with Lockstep() as upstream:
-            with running(tmp_path, servers=0, flags=NO_SCRAPING) as stack:
+            with running(tmp_path, shell=shell, servers=0, flags=NO_SCRAPING) as stack:
                 await _admit(stack, upstream)
                 async with aiohttp.ClientSession() as client:
                     response = await client.post(f"{stack.url}/v1/chat/completions", data=chat(KIB, stream=True))
@@ -236,12 +245,12 @@ def test_a_client_that_leaves_is_left_by_everyone(tmp_path: Path) -> None:
     asyncio.run(asyncio.wait_for(body(), 60))
 
 
-def test_a_stream_under_way_survives_sigterm(tmp_path: Path) -> None:
+def test_a_stream_under_way_survives_sigterm(tmp_path: Path, shell: str) -> None:
     """Readiness goes first; the stream ends in its own time; then picker is gone, with exit code 0."""
 
     async def body() -> None:
         async with Lockstep() as upstream:
-            with running(tmp_path, servers=0, flags=NO_SCRAPING) as stack:
+            with running(tmp_path, shell=shell, servers=0, flags=NO_SCRAPING) as stack:
                 await _admit(stack, upstream)
                 assert stack.picker is not None
                 async with (
@@ -261,28 +270,28 @@ def test_a_stream_under_way_survives_sigterm(tmp_path: Path) -> None:
     asyncio.run(asyncio.wait_for(body(), 60))
 
 
-def test_a_body_over_the_cap_is_413(tmp_path: Path) -> None:
-    with running(tmp_path, servers=1, flags=["--body-cap=100KiB"]) as stack:
+def test_a_body_over_the_cap_is_413(tmp_path: Path, shell: str) -> None:
+    with running(tmp_path, shell=shell, servers=1, flags=["--body-cap=100KiB"]) as stack:
         status, _, answer = post(f"{stack.url}/v1/chat/completions", chat(200 * KIB))
         assert (status, json.loads(answer)["error"]["code"]) == (413, "request_too_large")
         assert post(f"{stack.url}/v1/chat/completions", chat(99 * KIB))[0] == 200
 
 
-def test_no_endpoint_is_503_with_retry_after(tmp_path: Path) -> None:
-    with running(tmp_path, servers=0) as stack:
+def test_no_endpoint_is_503_with_retry_after(tmp_path: Path, shell: str) -> None:
+    with running(tmp_path, shell=shell, servers=0) as stack:
         status, headers, answer = post(f"{stack.url}/v1/chat/completions", chat(KIB))
         assert (status, headers["retry-after"]) == (503, "1")
         assert headers["x-llm-d-request-dropped-reason"] == "rejected-no-endpoints"
         assert json.loads(answer)["error"]["code"] == "no_endpoint"
 
 
-def test_ipv6_endpoints_are_reached(tmp_path: Path) -> None:
+def test_ipv6_endpoints_are_reached(tmp_path: Path, shell: str) -> None:
     if (
         not os.path.exists("/proc/net/if_inet6")
         or "00000000000000000000000000000001" not in Path("/proc/net/if_inet6").read_text()
     ):
         pytest.skip("this machine has no IPv6 loopback")
-    with running(tmp_path, servers=1, server_flags=["--host", "::1"]) as stack:
+    with running(tmp_path, shell=shell, servers=1, server_flags=["--host", "::1"]) as stack:
         status, headers, _ = post(f"{stack.url}/v1/chat/completions", chat(KIB))
         assert (status, headers["x-served-by"]) == (200, stack.upstreams[0])
         assert headers["x-served-by"].startswith("[::1]:")
