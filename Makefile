@@ -109,10 +109,10 @@ $(LOAD_TOOLS): $(LOAD_SOURCES)
 	@mkdir -p build/load
 	$(LOAD_CC) -o $@ $(PARTS:%=benchmarks/load/%.c) -lnghttp2 -lssl -lcrypto
 
-load-tools: $(LOAD_TOOLS)
+load-tools: $(LOAD_TOOLS)  ## The load generators of bench-load, compiled
 
 # The floor's service stands on the core's declarations, so it is built where they are found.
-load-floor: $(VENV)/dev.stamp benchmarks/load/canned.pyx
+load-floor: $(VENV)/dev.stamp benchmarks/load/canned.pyx  ## The floor that bench-load compares with, compiled
 	$(BIN)/cythonize -q -i -3 benchmarks/load/canned.pyx
 
 bench-load: $(VENV)/dev.stamp load-tools load-floor  ## picker under load, every target beside what was measured (12 minutes; ARGS="direct --quick")
@@ -145,4 +145,4 @@ cov: $(VENV)/check.stamp  ## Coverage of Python and of the core's lines
 	cd build/cov && $(abspath $(BIN))/python -m coverage run --source=picker -m pytest -q tests/core && $(abspath $(BIN))/python -m coverage report
 
 clean:  ## Remove what was built, the .venv too
-	rm -rf build dist *.egg-info $(VENV) _core/*.c _core/*.so .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist *.egg-info $(VENV) _core/*.c _core/*.so .mypy_cache .ruff_cache .hypothesis benchmarks/load/canned.c benchmarks/load/*.so
