@@ -1,4 +1,4 @@
-"""Which libnghttp2 an installed wheel loads: `python -m tests.support.bundled`, in a process that has loaded no other."""
+"""Which libnghttp2 an installed wheel loads: `python -m tests.support.bundled`."""
 
 import sys
 from pathlib import Path
