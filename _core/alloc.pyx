@@ -90,9 +90,14 @@ def live_blocks() -> int:
     return live
 
 
-def fail_allocation(int64_t after) -> None:
-    """Make the allocation after `after` further ones fail once; -1 switches it off. Debug build only."""
+def fail_allocation(int64_t after) -> bool:
+    """Make the allocation after `after` further ones fail once; -1 switches it off. Debug build only.
+
+    Whether one that was told to fail before has not come yet.
+    """
     global fail_after
+    waits = fail_after >= 0
     if not PICKER_DEBUG:
         raise RuntimeError("allocations fail on demand only in the debug build: build with PICKER_DEBUG=1")
     fail_after = after
+    return waits

@@ -11,7 +11,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from picker.extproc.grpcio import start_server
 from picker.extproc.health import Health
-from picker.extproc.readiness import Readiness
 from tests.support.streams import within_deadline
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING

@@ -2,66 +2,27 @@
 
 import asyncio
 import contextlib
-from collections import deque
 from typing import Any
 
-import h2.config
-import h2.connection
 import h2.errors
-import h2.events
-import h2.settings
 
 from tests.support import messages
+from tests.support.h2peer import Call, Peer, framed
 
-STATUS = (
-    *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS"),
-    *("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED"),
-    *("INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"),
-)
+__all__ = ["H2Call", "H2Client", "H2Stream", "framed"]
 
 
-def framed(message: bytes, flag: int = 0) -> bytes:
-    """A gRPC message behind its prefix."""
-    return bytes([flag]) + len(message).to_bytes(4, "big") + message
-
-
-class H2Call:
-    """One stream. `headers` and `trailers` are of the response; `status` is gRPC's name, or what else ended it."""
+class H2Call(Call):
+    """One stream of an `H2Client`."""
 
     def __init__(self, client: "H2Client", stream_id: int) -> None:
+        super().__init__(stream_id)
         self.client = client
-        self.id = stream_id
-        self.headers: dict[str, str] = {}
-        self.status = ""
-        self.text = ""
-        self.messages: deque[bytes] = deque()
-        self._bytes = b""
-
-    @property
-    def is_over(self) -> bool:
-        return bool(self.status)
-
-    def take(self, data: bytes) -> None:
-        self._bytes += data
-        while len(self._bytes) >= 5 and len(self._bytes) >= 5 + int.from_bytes(self._bytes[1:5], "big"):
-            size = int.from_bytes(self._bytes[1:5], "big")
-            assert self._bytes[0] == 0
-            self.messages.append(self._bytes[5 : 5 + size])
-            self._bytes = self._bytes[5 + size :]
-
-    def end(self, headers: dict[str, str]) -> None:
-        assert not self._bytes, "the end came within a message"
-        if "grpc-status" in headers:
-            self.status, self.text = STATUS[int(headers["grpc-status"])], headers.get("grpc-message", "")
-        else:
-            self.status = f"HTTP {headers[':status']}"
 
     async def send(self, data: bytes, *, end_stream: bool = False) -> None:
         """Bytes of the stream, in frames and windows as they must be."""
         while data or end_stream:
-            room = min(
-                self.client.protocol.local_flow_control_window(self.id), self.client.protocol.max_outbound_frame_size
-            )
+            room = self.client.room(self)
             part, rest = data[:room], data[room:]
             if part or (end_stream and not data):
                 self.client.protocol.send_data(self.id, part, end_stream=end_stream and not rest)
@@ -89,25 +50,26 @@ class H2Call:
         await self.client.flush()
 
 
-class H2Client:
+class H2Client(Peer[H2Call]):
     """A connection. Use it as a context manager; `initial_window` is what streams may be sent before they are read."""
 
-    def __init__(self, port: int, *, initial_window: int = 1 << 20, tls: Any = None) -> None:
-        self._port = port
+    def __init__(
+        self, port: int, *, address: str = "127.0.0.1", initial_window: int = 1 << 20, tls: Any = None
+    ) -> None:
+        super().__init__(initial_window=initial_window)
+        self._address, self._port = address, port
         self._tls = tls
-        self.protocol = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
-        self.protocol.local_settings = h2.settings.Settings(
-            client=True, initial_values={h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: initial_window}
-        )
-        self.calls: dict[int, H2Call] = {}
-        self.goaways: list[h2.events.ConnectionTerminated] = []
         self.is_closed = False
-        self.reads = True
-        """Whether what was received is given back to the server as window."""
         self._changed = asyncio.Event()
 
+    def make_call(self, stream_id: int) -> H2Call:
+        return H2Call(self, stream_id)
+
     async def __aenter__(self) -> "H2Client":
-        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self._port, ssl=self._tls)
+        named = "localhost" if self._tls else None
+        self.reader, self.writer = await asyncio.open_connection(
+            self._address, self._port, ssl=self._tls, server_hostname=named
+        )
         self.protocol.initiate_connection()
         self._task = asyncio.create_task(self._read())
         await self.flush()
@@ -120,14 +82,6 @@ class H2Client:
         self.writer.close()
         with contextlib.suppress(OSError):
             await self.writer.wait_closed()
-
-    def open(self, path: str, *extra: tuple[str, str], method: str = "POST", kind: str = "application/grpc") -> H2Call:
-        """A stream whose headers are sent with the next flush."""
-        call = H2Call(self, self.protocol.get_next_available_stream_id())
-        self.calls[call.id] = call
-        headers = [(":method", method), (":scheme", "http"), (":path", path), (":authority", "test")]
-        self.protocol.send_headers(call.id, [*headers, ("content-type", kind), ("te", "trailers"), *extra])
-        return call
 
     async def flush(self) -> None:
         with contextlib.suppress(OSError):
@@ -144,10 +98,14 @@ class H2Client:
             assert not self.is_closed, f"the connection was closed: {self.goaways}"
             await self.something()
 
+    async def closed(self) -> None:
+        """Until the server has closed it."""
+        while not self.is_closed:
+            await self.something()
+
     async def _read(self) -> None:
         while data := await self._chunk():
-            for event in self.protocol.receive_data(data):
-                self._take(event)
+            self.receive(data)
             await self.flush()
             self._changed.set()
         self.is_closed = True
@@ -158,27 +116,6 @@ class H2Client:
             return await self.reader.read(1 << 16)
         except OSError:
             return b""
-
-    def _take(self, event: Any) -> None:
-        if isinstance(event, h2.events.ConnectionTerminated):
-            self.goaways.append(event)
-            self.protocol.state_machine.state = h2.connection.ConnectionState.CLIENT_OPEN  # its streams go on
-            return
-        call = self.calls.get(getattr(event, "stream_id", 0) or 0)
-        if call is None:
-            return
-        if isinstance(event, h2.events.ResponseReceived):
-            call.headers = dict(event.headers)
-            if event.stream_ended is not None:
-                call.end(call.headers)
-        elif isinstance(event, h2.events.DataReceived):
-            call.take(event.data)
-            if self.reads:
-                self.protocol.acknowledge_received_data(event.flow_controlled_length, call.id)
-        elif isinstance(event, h2.events.TrailersReceived):
-            call.end(dict(event.headers))
-        elif isinstance(event, h2.events.StreamReset) and not call.is_over:
-            call.status = f"RESET {event.error_code}"
 
 
 class H2Stream:

@@ -1,5 +1,6 @@
 """Exact leak checks: after warm-up, traced bytes must not move at all."""
 
+import contextlib
 import gc
 import tracemalloc
 from array import array
@@ -62,3 +63,21 @@ def succeeds(action: Callable[[], object], after: int) -> bool:
     finally:
         alloc.fail_allocation(-1)
     return True
+
+
+def each_allocation_failing(action: Callable[[], object], most: int = 2000) -> int:
+    """As `failing_allocations`, for what may go on without the memory: how many allocations `action` makes."""
+    for after in range(most):
+        gc.collect()
+        live_before = alloc.live_blocks()
+        alloc.fail_allocation(after)
+        try:
+            with contextlib.suppress(MemoryError):
+                action()
+        finally:
+            has_failed = not alloc.fail_allocation(-1)
+        gc.collect()
+        assert alloc.live_blocks() == live_before, f"allocation {after} failing left blocks behind"
+        if not has_failed:
+            return after
+    raise AssertionError(f"more than {most} allocations")
