@@ -97,6 +97,10 @@ class MemoryClient(Peer[MemoryCall]):
         self.connection.feed(data, self.now_ns)
         self.exchange()
 
+    def frames(self) -> list[tuple[int, int, int, bytes]]:
+        """(kind, flags, stream, payload) of all that the server has sent."""
+        return frames(b"".join(self.received))
+
     def pass_time(self, nanoseconds: int) -> None:
         """Time passes at once, as far as the connection can tell."""
         self.now_ns += nanoseconds
@@ -134,3 +138,31 @@ def frames(data: bytes) -> list[tuple[int, int, int, bytes]]:
         found.append((*head, data[at + 9 : at + 9 + size]))
         at += 9 + size
     return found
+
+
+class RawClient:
+    """A client that sends the frames it is told to, and takes every frame for what it is."""
+
+    def __init__(self, server: Server) -> None:
+        self.connection = Connection(server, START_NS)
+
+    def feed(self, *sent: bytes) -> list[tuple[int, int, int, bytes]]:
+        """What the server answers to these bytes."""
+        self.connection.feed(b"".join(sent), START_NS)
+        self.connection._check()
+        written = []
+        while (part := self.connection.take()) is not None:
+            written.append(bytes(part))
+        self.connection._check()
+        return frames(b"".join(written))
+
+    def begin(self) -> None:
+        """As every client must."""
+        self.feed(PREFACE, frame(SETTINGS, 0, 0), frame(SETTINGS, ACK, 0))
+
+
+def plain_headers(pairs: Mapping[str, str]) -> bytes:
+    """A header block that nothing is compressed in; names and values of up to 126 bytes."""
+    return b"".join(
+        b"\0" + bytes([len(key)]) + key.encode() + bytes([len(value)]) + value.encode() for key, value in pairs.items()
+    )
