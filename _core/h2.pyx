@@ -123,8 +123,12 @@ cdef inline bint _is(const uint8_t* text, size_t size, const char* other) noexce
     return size == strlen(other) and memcmp(text, other, size) == 0
 
 
-cdef inline bint _starts(const uint8_t* text, size_t size, const char* other) noexcept nogil:
-    return size >= strlen(other) and memcmp(text, other, strlen(other)) == 0
+cdef bint _is_grpc(const uint8_t* text, size_t size) noexcept nogil:
+    """application/grpc, of any format or with parameters; not another type that begins so, as application/grpc-web."""
+    cdef const char* kind = b"application/grpc"
+    if size < strlen(kind) or memcmp(text, kind, strlen(kind)) != 0:
+        return False
+    return size == strlen(kind) or text[strlen(kind)] == c"+" or text[strlen(kind)] == c";"
 
 
 cdef int64_t _unit_ns(uint8_t unit) noexcept nogil:
@@ -175,7 +179,7 @@ cdef void _read_header(
     elif _is(name, name_size, b":method"):
         call.is_post = _is(value, size, b"POST")
     elif _is(name, name_size, b"content-type"):
-        call.is_grpc = _starts(value, size, b"application/grpc")
+        call.is_grpc = _is_grpc(value, size)
     elif _is(name, name_size, b"grpc-encoding"):
         call.is_compressed = not _is(value, size, b"identity")
     elif _is(name, name_size, b"grpc-timeout"):
