@@ -75,11 +75,12 @@ ctypedef struct connection_t:
     call_t* paused             # its plugin is to be run
     slice_t rest               # what came behind the message that needs it
     int64_t heard_ns
-    int64_t pinged_ns          # 0 = no ping under way
-    int64_t notice_ns          # the first GOAWAY was sent then; 0 = it was not
+    int64_t pinged_ns
+    int64_t notice_ns          # the first GOAWAY was sent then
+    bint is_pinged             # and has not answered
+    bint is_draining           # the first GOAWAY was sent
     bint is_last_called        # the last GOAWAY was sent
     bint is_dead               # nothing more is to be said
-    bint is_writing            # inside nghttp2_session_send
 
 ctypedef struct call_t:
     deadline_t deadline        # first: a deadline is its call

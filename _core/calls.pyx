@@ -9,7 +9,7 @@ Source: gRPC over HTTP/2; RFC 9113, 5.2 (flow control) and 8.1 (an answer before
 """
 cimport cython
 from libc.stddef cimport size_t
-from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t
 from libc.stdio cimport snprintf
 from libc.string cimport memmove, memset, strlen
 
@@ -27,7 +27,6 @@ from picker._core.nghttp2 cimport (
     NGHTTP2_FLAG_NONE,
     NGHTTP2_INTERNAL_ERROR,
     NGHTTP2_NV_FLAG_NO_COPY_NAME,
-    NGHTTP2_NV_FLAG_NO_COPY_VALUE,
     nghttp2_data_provider,
     nghttp2_data_source,
     nghttp2_frame,
@@ -122,7 +121,7 @@ cdef void call_wait_until(call_t* call, int64_t at_ns) noexcept nogil:
 
 
 cdef void call_end(call_t* call, int status, const char* text) noexcept nogil:
-    """No more will be answered: `status` (PK_GRPC_*) follows the replies. `text` is static, printable ASCII without %."""
+    """No more will be answered: `status` (PK_GRPC_*) follows the replies. `text` is static printable ASCII without %."""
     if call.is_ended:
         return
     call.is_ended = True
@@ -275,6 +274,7 @@ cdef int call_send(
 
 @cython.final
 @cython.auto_pickle(False)
+@cython.no_gc_clear          # calls that go with it still need the service
 cdef class Methods:
     """What a server answers, by path. Made by the modules whose methods they are; `service` lives as long as this."""
 

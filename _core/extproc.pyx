@@ -1,7 +1,7 @@
 """ext_proc's Process as a method of gRPC connections: each message goes to the call's session, replies go back.
 
-Invariants: a session that was opened is closed once. A stream that cannot go on ends with an error, never as if all were
-    well; before the request is answered, the client is told in picker's own name.
+Invariants: a session that was opened is closed once. A stream that cannot go on ends with an error, never as if all
+    were well; before the request is answered, the client is told in picker's own name.
 Cost: that of the session.   Memory: the session is the call's state.   Threads: that of the connection.
 """
 cimport cython
@@ -131,10 +131,11 @@ cdef void _fill(method_t* method, void* service) noexcept nogil:
 
 @cython.final
 @cython.auto_pickle(False)
+@cython.no_gc_clear          # calls that go with it still need the engine
 cdef class ExtProc:
     """The ExternalProcessor service over `engine`; give its `methods()` to a server.
 
-    `timeout_ns`, above 0: how long a request body may take to arrive before the client is answered 408. ValueError.
+    `timeout_ns`: how long a request body may take to arrive, else the client is answered 408. ValueError if not above 0.
     """
 
     def __cinit__(self, Engine engine not None, *, int64_t timeout_ns):

@@ -49,4 +49,5 @@ cdef class Connection:
     cdef bint _is_ready
 
     cdef int _receive(self, const uint8_t* data, size_t size, int64_t now_ns) except -1
+    cdef int _answer(self, call_t* call) except -1
     cdef int _run(self) except -1

@@ -6,9 +6,9 @@ Cost: O(bytes); see `calls`.   Memory: the connection owns its calls and what th
 Threads: one at a time per server.
 Source: RFC 9113 by libnghttp2; gRPC over HTTP/2.
 
-Envoy ends each ext_proc stream by RST_STREAM, and more streams than a fixed number per second are its trade, so resets are
-not limited by rate. A reset frees all that its stream held there and then, and reads are of bounded size, so a peer that
-does nothing but open and reset streams gets no more than its turns of the loop.
+Envoy ends each ext_proc stream by RST_STREAM, and more streams than a fixed number per second are its trade, so resets
+are not limited by rate. A reset frees all that its stream held there and then, and reads are of bounded size, so a peer
+that does nothing but open and reset streams gets no more than its turns of the loop.
 """
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
@@ -56,6 +56,7 @@ from picker._core.nghttp2 cimport (
     NGHTTP2_FLAG_ACK,
     NGHTTP2_FLAG_END_STREAM,
     NGHTTP2_FLAG_NONE,
+    NGHTTP2_GOAWAY,
     NGHTTP2_HCAT_REQUEST,
     NGHTTP2_HEADERS,
     NGHTTP2_INTERNAL_ERROR,
@@ -85,7 +86,6 @@ from picker._core.nghttp2 cimport (
     nghttp2_session_callbacks_set_on_frame_recv_callback,
     nghttp2_session_callbacks_set_on_frame_send_callback,
     nghttp2_session_callbacks_set_on_header_callback,
-    nghttp2_session_callbacks_set_on_invalid_frame_recv_callback,
     nghttp2_session_callbacks_set_on_stream_close_callback,
     nghttp2_session_callbacks_set_send_callback,
     nghttp2_session_callbacks_set_send_data_callback,
@@ -239,7 +239,8 @@ cdef int _on_header(
     cdef call_t* call = _call(session, frame.hd.stream_id)
     if call == NULL or call.is_open or call.is_ended:
         return 0                        # trailers say nothing
-    call.header_bytes += <uint32_t>(name_size + size + HEADER_COST)
+    if call.header_bytes <= call.connection.rules.header_bytes:
+        call.header_bytes += <uint32_t>(name_size + size + HEADER_COST)
     if call.header_bytes <= call.connection.rules.header_bytes:
         _read_header(call, name, name_size, value, size)
     return 0
@@ -260,7 +261,7 @@ cdef int _on_frame(nghttp2_session* session, const nghttp2_frame* frame, void* u
     cdef connection_t* connection = <connection_t*>user
     cdef call_t* call
     if frame.hd.type == NGHTTP2_PING and frame.hd.flags & NGHTTP2_FLAG_ACK:
-        connection.pinged_ns = 0
+        connection.is_pinged = False
     if frame.hd.type != NGHTTP2_HEADERS and frame.hd.type != NGHTTP2_DATA:
         return 0
     call = _call(session, frame.hd.stream_id)
@@ -338,11 +339,6 @@ cdef int _on_close(nghttp2_session* session, int32_t id, uint32_t error, void* u
     return 0
 
 
-cdef int _on_invalid(nghttp2_session* session, const nghttp2_frame* frame, int code, void* user) noexcept nogil:
-    (<connection_t*>user).tally.faults += 1
-    return 0
-
-
 # --- C kernel: what libnghttp2 calls on the way out ---
 
 
@@ -362,6 +358,8 @@ cdef int _on_sent(nghttp2_session* session, const nghttp2_frame* frame, void* us
     """
     cdef connection_t* connection = <connection_t*>user
     cdef call_t* call
+    if frame.hd.type == NGHTTP2_GOAWAY and frame.goaway.error_code != NGHTTP2_NO_ERROR:
+        connection.tally.faults += 1
     if frame.hd.type == NGHTTP2_HEADERS and frame.hd.flags & NGHTTP2_FLAG_END_STREAM:
         call = _call(session, frame.hd.stream_id)
         if call != NULL and not call.is_half_closed:
@@ -403,7 +401,6 @@ cdef void _set_callbacks(nghttp2_session_callbacks* callbacks) noexcept nogil:
     nghttp2_session_callbacks_set_on_header_callback(callbacks, _on_header)
     nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, _on_frame)
     nghttp2_session_callbacks_set_on_frame_send_callback(callbacks, _on_sent)
-    nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(callbacks, _on_invalid)
     nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, _on_data)
     nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, _on_close)
 
@@ -484,7 +481,6 @@ cdef Py_ssize_t connection_receive(connection_t* connection, const uint8_t* data
     taken = nghttp2_session_mem_recv(connection.session, data, size)
     if taken >= 0:
         return taken
-    connection.tally.faults += 1
     connection.is_dead = True
     nghttp2_session_terminate_session(
         connection.session, NGHTTP2_INTERNAL_ERROR if taken == NGHTTP2_ERR_NOMEM else NGHTTP2_PROTOCOL_ERROR
@@ -541,10 +537,14 @@ cdef void _expire_calls(connection_t* connection) noexcept nogil:
 
 cdef void _ping(connection_t* connection) noexcept nogil:
     """Is there anybody? A peer that went without a word would hold its streams for ever."""
-    if connection.pinged_ns:
-        if connection.now_ns - connection.pinged_ns > connection.rules.ping_timeout_ns:
+    cdef int64_t silent_ns = connection.now_ns - connection.heard_ns
+    if connection.is_pinged:
+        if silent_ns > connection.rules.ping_timeout_ns and (
+            connection.now_ns - connection.pinged_ns > connection.rules.ping_timeout_ns
+        ):
             connection.is_dead = True
-    elif connection.now_ns - connection.heard_ns > connection.rules.ping_after_ns:
+    elif silent_ns > connection.rules.ping_after_ns:
+        connection.is_pinged = True
         connection.pinged_ns = connection.now_ns
         nghttp2_submit_ping(connection.session, NGHTTP2_FLAG_NONE, NULL)
 
@@ -556,7 +556,7 @@ cdef void connection_tick(connection_t* connection, int64_t now_ns) noexcept nog
         return
     _expire_calls(connection)
     _ping(connection)
-    if connection.notice_ns and not connection.is_last_called:
+    if connection.is_draining and not connection.is_last_called:
         if now_ns - connection.notice_ns >= connection.rules.notice_ns:
             connection.is_last_called = True
             nghttp2_submit_goaway(
@@ -567,8 +567,9 @@ cdef void connection_tick(connection_t* connection, int64_t now_ns) noexcept nog
 
 cdef void connection_drain(connection_t* connection, int64_t now_ns) noexcept nogil:
     """Ask the client to go elsewhere; what it has begun is served. It is over when all calls are (RFC 9113, 6.8)."""
-    if connection.notice_ns or connection.is_dead:
+    if connection.is_draining or connection.is_dead:
         return
+    connection.is_draining = True
     connection.notice_ns = now_ns
     nghttp2_submit_shutdown_notice(connection.session)
 
@@ -611,11 +612,12 @@ cdef int _rules_fill(rules_t* rules, object given) except -1:
 
 @cython.final
 @cython.auto_pickle(False)
+@cython.no_gc_clear          # connections that go with it still need its methods
 cdef class Server:
     """What all connections share: the methods they answer, rules, and a buffer that sockets are read into.
 
     The buffer is the object itself: `inbound_bytes` writable bytes, good until a connection has taken them.
-    `on_error(exception)` hears of what a plugin host raised. ValueError for methods or rules that cannot be.
+    `on_error(exception)` hears of what a plugin host raised. ValueError for what methods or rules cannot be, MemoryError.
     """
 
     def __cinit__(self, services, *, rules=(), size_t inbound_bytes=256 << 10, on_error=None):
@@ -666,6 +668,7 @@ cdef class Server:
 
 @cython.final
 @cython.auto_pickle(False)
+@cython.no_gc_clear          # its memory goes back to the server
 cdef class Block:
     """Bytes on their way to a socket; their memory goes back to the server's pool when nobody holds this."""
 
@@ -713,6 +716,7 @@ cdef enum:
 
 @cython.final
 @cython.auto_pickle(False)
+@cython.no_gc_clear          # its calls are closed at the last moment, by what the server holds
 cdef class Connection:
     """A connection that `server` has accepted at `now_ns`; close it when the socket is gone. MemoryError."""
 
@@ -728,22 +732,29 @@ cdef class Connection:
         if self._is_ready:
             self.close(self._connection.now_ns)
 
+    cdef int _answer(self, call_t* call) except -1:
+        """Let Python answer the call, however often it is asked."""
+        cdef int code = PK_NEED_PLUGIN
+        try:
+            while code == PK_NEED_PLUGIN:
+                code = call.method.run(call, self._connection.now_ns)
+        except Exception as problem:
+            call.method.fail(call)
+            if self._server.on_error is not None:
+                self._server.on_error(problem)
+        return 0
+
     cdef int _run(self) except -1:
-        """Let Python answer the call that is paused for it, however often it is."""
+        """Go on with the call that is paused for Python. What goes wrong beyond that is the end of the connection."""
         cdef connection_t* connection = &self._connection
-        cdef call_t* call
-        cdef int code
-        while connection.paused != NULL:
-            call = connection.paused
-            try:
-                code = PK_NEED_PLUGIN
-                while code == PK_NEED_PLUGIN:
-                    code = call.method.run(call, connection.now_ns)
-            except Exception as problem:
-                call.method.fail(call)
-                if self._server.on_error is not None:
-                    self._server.on_error(problem)
-            connection_resume(connection)
+        try:
+            while connection.paused != NULL:
+                self._answer(connection.paused)
+                connection_resume(connection)
+        except BaseException:
+            connection.paused = NULL
+            connection.is_dead = True
+            raise
         return 0
 
     cdef int _receive(self, const uint8_t* data, size_t size, int64_t now_ns) except -1:
@@ -830,6 +841,7 @@ cdef class Connection:
         cdef size_t waited = 0
         while call != NULL:
             assert call.out.bytes.size - call.sent == call.counted
+            assert call.taken == 0 or call.counted > self._server.rules.stream_pending
             assert not (call.is_open and call.is_ended)
             assert call.after == NULL or call.after.before == call
             assert call.deadline.place == 0 or not call.is_ended or (call.is_begun and not call.is_half_closed)
@@ -838,5 +850,6 @@ cdef class Connection:
             call = call.after
         if self._is_ready:
             assert self._connection.pending == pending
+            assert self._connection.taken == 0 or pending > self._server.rules.connection_pending
             assert self._connection.deadlines.count == waited
             assert self._connection.paused == NULL

@@ -6,7 +6,7 @@ NAMES: Final[tuple[str, ...]]
 
 @final
 class Health:
-    """The health service; not ready until told. A server takes its `methods()`; `wake` connections on a change."""
+    """The health service; not ready until told. Give its `methods()` to a server, `wake` its connections on change."""
 
     def __new__(cls) -> Health: ...
     @property

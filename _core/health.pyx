@@ -8,7 +8,7 @@ Source: grpc.health.v1 health.proto; Gateway API Inference Extension, health of 
 """
 cimport cython
 from libc.stddef cimport size_t
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport strlen
 
 from picker._core.alloc cimport PK_OK
@@ -187,7 +187,7 @@ NAMES = tuple([PK_HEALTH_NAMES[i].decode() for i in range(LISTED)])
 @cython.final
 @cython.auto_pickle(False)
 cdef class Health:
-    """The health service; not ready until told. A server takes its `methods()`; `wake` connections on a change."""
+    """The health service; not ready until told. Give its `methods()` to a server, `wake` its connections on change."""
 
     @property
     def is_ready(self) -> bool:

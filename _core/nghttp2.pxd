@@ -27,9 +27,13 @@ cdef extern from "nghttp2/nghttp2.h" nogil:
     ctypedef struct nghttp2_headers:
         int cat
 
+    ctypedef struct nghttp2_goaway:
+        uint32_t error_code
+
     ctypedef union nghttp2_frame:
         nghttp2_frame_hd hd
         nghttp2_headers headers
+        nghttp2_goaway goaway
 
     ctypedef struct nghttp2_nv:
         uint8_t* name
@@ -106,9 +110,6 @@ cdef extern from "nghttp2/nghttp2.h" nogil:
     )
     void nghttp2_session_callbacks_set_on_frame_send_callback(
         nghttp2_session_callbacks*, int (*)(nghttp2_session*, const nghttp2_frame*, void*) noexcept
-    )
-    void nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(
-        nghttp2_session_callbacks*, int (*)(nghttp2_session*, const nghttp2_frame*, int, void*) noexcept
     )
     void nghttp2_session_callbacks_set_on_data_chunk_recv_callback(
         nghttp2_session_callbacks*,

@@ -20,7 +20,7 @@ from tests.support.h2memory import (
     plain_headers,
 )
 from tests.support.h2peer import framed
-from tests.support.h2service import BEGIN, BODY, CHECK, PROCESS, REQUEST, Service, begun, bodies, chunk
+from tests.support.h2service import BEGIN, BODY, CHECK, POST, PROCESS, REQUEST, Service, begun, bodies, chunk
 
 FLAG_ACK = 1
 
@@ -360,8 +360,7 @@ def test_streams_beyond_the_rule_of_a_client_that_knows_it_end_the_connection() 
     service = Service(rules={"streams": 1})
     client = RawClient(service.server)
     client.begin()
-    pairs = {":method": "POST", ":scheme": "http", ":path": PROCESS, "content-type": "application/grpc"}
-    (goaway,) = client.feed(*(frame(HEADERS, END_HEADERS, number, plain_headers(pairs)) for number in (1, 3)))
+    (goaway,) = client.feed(*(frame(HEADERS, END_HEADERS, number, plain_headers(POST)) for number in (1, 3)))
     assert (goaway[0], goaway[3][:8]) == (GOAWAY, b"\0\0\0\1\0\0\0\1")  # the first stream was dealt with
     assert client.connection.is_over
     assert service.server.counters()["faults"] == 1
@@ -369,13 +368,12 @@ def test_streams_beyond_the_rule_of_a_client_that_knows_it_end_the_connection() 
     service.assert_idle()
 
 
-@pytest.mark.parametrize("name", [":path", ":scheme", ":method"])
+@pytest.mark.parametrize("name", [":path", ":scheme", ":method", ":authority"])
 def test_requests_without_what_http_demands_are_reset(name: str) -> None:
     service = Service()
     client = RawClient(service.server)
     client.begin()
-    pairs = {":method": "POST", ":scheme": "http", ":path": CHECK, "content-type": "application/grpc"}
-    del pairs[name]
+    pairs = {key: value for key, value in POST.items() if key != name}
     assert client.feed(frame(HEADERS, END_HEADERS, 1, plain_headers(pairs))) == [(RST_STREAM, 0, 1, b"\0\0\0\1")]
     service.assert_idle()
 

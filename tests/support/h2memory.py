@@ -49,9 +49,19 @@ class MemoryCall(Call):
 
 
 class MemoryClient(Peer[MemoryCall]):
-    """A client of a fresh connection of `server`. `now_ns` is the time of everything; tests move it as they like."""
+    """A client of a fresh connection of `server`. `now_ns` is the time of everything; tests move it as they like.
 
-    def __init__(self, server: Server, *, initial_window: int = 1 << 20, is_open: bool = True) -> None:
+    `connection_window` is what it may be sent altogether before it is read; HTTP/2 knows no less than 65,535.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        *,
+        initial_window: int = 1 << 20,
+        connection_window: int = 1 << 24,
+        is_open: bool = True,
+    ) -> None:
         super().__init__(initial_window=initial_window)
         self.now_ns = START_NS
         self.connection = Connection(server, self.now_ns)
@@ -62,6 +72,8 @@ class MemoryClient(Peer[MemoryCall]):
         self.takes = True
         """Whether its socket takes what the server writes."""
         self.protocol.initiate_connection()
+        if connection_window > 65_535:
+            self.protocol.increment_flow_control_window(connection_window - 65_535)
         if is_open:
             self.exchange()
 
@@ -157,8 +169,8 @@ class RawClient:
         return frames(b"".join(written))
 
     def begin(self) -> None:
-        """As every client must."""
-        self.feed(PREFACE, frame(SETTINGS, 0, 0), frame(SETTINGS, ACK, 0))
+        """As every client must; and let the server send what it likes."""
+        self.feed(PREFACE, frame(SETTINGS, 0, 0), frame(SETTINGS, ACK, 0), frame(WINDOW_UPDATE, 0, 0, b"\x70\0\0\0"))
 
 
 def plain_headers(pairs: Mapping[str, str]) -> bytes:

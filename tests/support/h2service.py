@@ -14,6 +14,14 @@ from tests.support.h2peer import framed
 PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
 SECOND = 1_000_000_000
+POST = {
+    ":method": "POST",
+    ":scheme": "http",
+    ":path": PROCESS,
+    ":authority": "test",
+    "content-type": "application/grpc",
+}
+"""Headers of a request, for those who write their own frames."""
 BEGIN = framed(m.request_headers("/x"))
 """Of a request whose body is not read: each chunk of it is given back as it comes."""
 BODY = b'{"model": "m", "prompt": "hi"}'
