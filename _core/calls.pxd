@@ -80,7 +80,8 @@ ctypedef struct connection_t:
     bint is_pinged             # and has not answered
     bint is_draining           # the first GOAWAY was sent
     bint is_last_called        # the last GOAWAY was sent
-    bint is_dead               # nothing more is to be said
+    bint is_dead               # nothing more is read
+    bint is_mute               # nothing more is written
 
 ctypedef struct call_t:
     deadline_t deadline        # first: a deadline is its call

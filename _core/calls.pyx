@@ -121,7 +121,7 @@ cdef void call_wait_until(call_t* call, int64_t at_ns) noexcept nogil:
 
 
 cdef void call_end(call_t* call, int status, const char* text) noexcept nogil:
-    """No more will be answered: `status` (PK_GRPC_*) follows the replies. `text` is static printable ASCII without %."""
+    """No more will be answered: `status` (PK_GRPC_*) follows the replies. `text`: static, printable ASCII, no %."""
     if call.is_ended:
         return
     call.is_ended = True

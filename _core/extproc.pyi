@@ -7,7 +7,7 @@ from picker._core.engine import Engine
 class ExtProc:
     """The ExternalProcessor service over `engine`; give its `methods()` to a server.
 
-    `timeout_ns`: how long a request body may take to arrive, else the client is answered 408. ValueError if not above 0.
+    `timeout_ns`: how long a request body may take; then the client is answered 408. ValueError if not above 0.
     """
 
     def __new__(cls, engine: Engine, *, timeout_ns: int) -> ExtProc: ...

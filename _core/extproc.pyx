@@ -135,7 +135,7 @@ cdef void _fill(method_t* method, void* service) noexcept nogil:
 cdef class ExtProc:
     """The ExternalProcessor service over `engine`; give its `methods()` to a server.
 
-    `timeout_ns`: how long a request body may take to arrive, else the client is answered 408. ValueError if not above 0.
+    `timeout_ns`: how long a request body may take; then the client is answered 408. ValueError if not above 0.
     """
 
     def __cinit__(self, Engine engine not None, *, int64_t timeout_ns):

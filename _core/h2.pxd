@@ -15,6 +15,7 @@ cdef int connection_init(
 cdef void connection_free(connection_t* connection, int64_t now_ns) noexcept nogil
 cdef Py_ssize_t connection_receive(connection_t* connection, const uint8_t* data, size_t size) noexcept nogil
 cdef void connection_resume(connection_t* connection) noexcept nogil
+cdef void connection_abandon(connection_t* connection) noexcept nogil
 cdef void connection_send(connection_t* connection) noexcept nogil
 cdef bint connection_is_over(connection_t* connection) noexcept nogil
 cdef void connection_tick(connection_t* connection, int64_t now_ns) noexcept nogil

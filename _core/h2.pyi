@@ -10,7 +10,7 @@ class Server:
     """What all connections share: the methods they answer, rules, and a buffer that sockets are read into.
 
     The buffer is the object itself: `inbound_bytes` writable bytes, good until a connection has taken them.
-    `on_error(exception)` hears of what a plugin host raised. ValueError for what methods or rules cannot be, MemoryError.
+    `on_error(exception)` hears of what a plugin host raised. ValueError for what cannot be; MemoryError.
     """
 
     def __new__(

@@ -502,9 +502,26 @@ cdef void connection_resume(connection_t* connection) noexcept nogil:
     connection_take(connection)
 
 
+cdef void connection_abandon(connection_t* connection) noexcept nogil:
+    """The paused call gets no answer. What came behind it is lost, and with it the connection."""
+    cdef call_t* call = connection.paused
+    connection.paused = NULL
+    connection.is_dead = True
+    if call != NULL:
+        call_flush(call)
+        call_take(call)
+    connection_take(connection)
+
+
 cdef void connection_send(connection_t* connection) noexcept nogil:
-    """Gather up to about `write_bytes` of what can be sent now in `connection.out`."""
+    """Gather up to about `write_bytes` of what can be sent now in `connection.out`.
+
+    Once that has failed nothing more is sent: a frame may be lost, and the peer's header tables are not ours any more.
+    """
+    if connection.is_mute:
+        return
     if nghttp2_session_send(connection.session) != 0:
+        connection.is_mute = True
         connection.is_dead = True
 
 
@@ -617,7 +634,7 @@ cdef class Server:
     """What all connections share: the methods they answer, rules, and a buffer that sockets are read into.
 
     The buffer is the object itself: `inbound_bytes` writable bytes, good until a connection has taken them.
-    `on_error(exception)` hears of what a plugin host raised. ValueError for what methods or rules cannot be, MemoryError.
+    `on_error(exception)` hears of what a plugin host raised. ValueError for what cannot be; MemoryError.
     """
 
     def __cinit__(self, services, *, rules=(), size_t inbound_bytes=256 << 10, on_error=None):
@@ -752,8 +769,7 @@ cdef class Connection:
                 self._answer(connection.paused)
                 connection_resume(connection)
         except BaseException:
-            connection.paused = NULL
-            connection.is_dead = True
+            connection_abandon(connection)
             raise
         return 0
 

@@ -30,7 +30,7 @@ class MemoryCall(Call):
 
     def push(self) -> bool:
         """Hand frames to HTTP/2, as far as there is window; whether there were any."""
-        if self._ended or self.id not in self._client.protocol.streams:
+        if self._ended or self.reset_by >= 0 or self.id not in self._client.protocol.streams:
             return False
         part = self.unsent[: max(self._client.room(self), 0)]
         is_last = self._ends and len(part) == len(self.unsent)

@@ -67,16 +67,17 @@ def succeeds(action: Callable[[], object], after: int) -> bool:
 
 def each_allocation_failing(action: Callable[[], object], most: int = 2000) -> int:
     """As `failing_allocations`, for what may go on without the memory: how many allocations `action` makes."""
+    gc.collect()
+    live_before = alloc.live_blocks()
     for after in range(most):
-        gc.collect()
-        live_before = alloc.live_blocks()
         alloc.fail_allocation(after)
         try:
             with contextlib.suppress(MemoryError):
                 action()
         finally:
             has_failed = not alloc.fail_allocation(-1)
-        gc.collect()
+        if alloc.live_blocks() != live_before:
+            gc.collect()
         assert alloc.live_blocks() == live_before, f"allocation {after} failing left blocks behind"
         if not has_failed:
             return after
