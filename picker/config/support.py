@@ -64,7 +64,11 @@ class CustomMetric(Parameters, frozen=True):
 
 
 class EngineConfig(Parameters, frozen=True):
-    """Which series of one engine say what; a spec is `name` or `name{label=value,...}`, empty switches it off."""
+    """Which series of one engine say what; a spec is `name` or `name{label=value,...}`, empty switches it off.
+
+    The series of `loraSpec` carries labels max_lora, running_lora_adapters, waiting_lora_adapters and a timestamp as
+    value. Block size and count come from labels of `cacheInfoSpec` or from series of their own; labels win.
+    """
 
     name: Text
     queuedRequestsSpec: str = ""

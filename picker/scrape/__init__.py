@@ -3,7 +3,7 @@
 `picker.app` joins it with whatever keeps the load.
 """
 
-from picker.scrape.engines import ENGINE_LABELS, PRESETS, EngineSpec, EngineTable, configured_engines
+from picker.scrape.engines import ENGINE_LABELS, PRESETS, EngineTable, configured_engines
 from picker.scrape.fetch import REASONS
 from picker.scrape.scraper import LoadSink, Scraper
 from picker.scrape.specs import MetricSpec, parse_spec
@@ -12,7 +12,6 @@ __all__ = [
     "ENGINE_LABELS",
     "PRESETS",
     "REASONS",
-    "EngineSpec",
     "EngineTable",
     "LoadSink",
     "MetricSpec",

@@ -9,14 +9,12 @@ counts add up, as each rank has a cache of its own.
 import math
 from collections.abc import Iterable, Mapping
 
-import msgspec
-
 from picker._core.promtext import PromSpec
-from picker.config.support import CoreMetricsExtractor
+from picker.config.support import CoreMetricsExtractor, EngineConfig
 from picker.scrape.specs import parse_spec
 from picker.types import ScrapedLoad
 
-__all__ = ["ENGINE_LABELS", "PRESETS", "EngineReader", "EngineSpec", "EngineTable", "configured_engines"]
+__all__ = ["ENGINE_LABELS", "PRESETS", "EngineReader", "EngineTable", "configured_engines"]
 
 ENGINE_LABELS = ("llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type")
 """Pod labels that name the engine; the first one present decides."""
@@ -25,60 +23,41 @@ Want = tuple[str, dict[str, str], str, tuple[str, ...]]
 Sample = tuple[float, tuple[bytes | None, ...]] | None
 
 
-class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """The series of one engine, each as `parse_spec` takes it; empty: the engine does not tell.
-
-    `lora` carries labels max_lora, running_lora_adapters, waiting_lora_adapters and a timestamp as value. Block size
-    and count come from labels of `cache_info` or from series of their own; labels win.
-    """
-
-    name: str
-    queued: str = ""
-    running: str = ""
-    kv_usage: str = ""
-    lora: str = ""
-    cache_info: str = ""
-    block_size_label: str = ""
-    num_blocks_label: str = ""
-    block_size: str = ""
-    num_blocks: str = ""
-
-
 PRESETS = (
-    EngineSpec(
+    EngineConfig(
         name="vllm",
-        queued="vllm:num_requests_waiting",
-        running="vllm:num_requests_running",
-        kv_usage="vllm:kv_cache_usage_perc",
-        lora="vllm:lora_requests_info",
-        cache_info="vllm:cache_config_info",
-        block_size_label="block_size",
-        num_blocks_label="num_gpu_blocks",
+        queuedRequestsSpec="vllm:num_requests_waiting",
+        runningRequestsSpec="vllm:num_requests_running",
+        kvUsageSpec="vllm:kv_cache_usage_perc",
+        loraSpec="vllm:lora_requests_info",
+        cacheInfoSpec="vllm:cache_config_info",
+        cacheBlockSizeLabelName="block_size",
+        cacheNumBlocksLabelName="num_gpu_blocks",
     ),
-    EngineSpec(
+    EngineConfig(
         name="sglang",
-        queued="sglang:num_queue_reqs",
-        running="sglang:num_running_reqs",
-        kv_usage="sglang:token_usage",
-        cache_info="sglang:cache_config_info",
-        block_size_label="page_size",
-        num_blocks_label="num_pages",
+        queuedRequestsSpec="sglang:num_queue_reqs",
+        runningRequestsSpec="sglang:num_running_reqs",
+        kvUsageSpec="sglang:token_usage",
+        cacheInfoSpec="sglang:cache_config_info",
+        cacheBlockSizeLabelName="page_size",
+        cacheNumBlocksLabelName="num_pages",
     ),
-    EngineSpec(
+    EngineConfig(
         name="trtllm-serve",
-        queued="trtllm_num_requests_waiting",
-        running="trtllm_num_requests_running",
-        kv_usage="trtllm_kv_cache_utilization",
-        block_size="trtllm_kv_cache_tokens_per_block",
-        num_blocks="trtllm_kv_cache_max_blocks",
+        queuedRequestsSpec="trtllm_num_requests_waiting",
+        runningRequestsSpec="trtllm_num_requests_running",
+        kvUsageSpec="trtllm_kv_cache_utilization",
+        cacheBlockSizeSpec="trtllm_kv_cache_tokens_per_block",
+        cacheNumBlocksSpec="trtllm_kv_cache_max_blocks",
     ),
-    EngineSpec(
+    EngineConfig(
         name="triton-tensorrt-llm",
-        queued="nv_trt_llm_request_metrics{request_type=waiting}",
-        running="nv_trt_llm_request_metrics{request_type=scheduled}",
-        kv_usage="nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=fraction}",
-        block_size="nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=tokens_per}",
-        num_blocks="nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=max}",
+        queuedRequestsSpec="nv_trt_llm_request_metrics{request_type=waiting}",
+        runningRequestsSpec="nv_trt_llm_request_metrics{request_type=scheduled}",
+        kvUsageSpec="nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=fraction}",
+        cacheBlockSizeSpec="nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=tokens_per}",
+        cacheNumBlocksSpec="nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=max}",
     ),
 )
 
@@ -89,19 +68,19 @@ class EngineReader:
     `malformed` counts the lines of wanted series that were skipped, over all pages.
     """
 
-    def __init__(self, engine: EngineSpec) -> None:
+    def __init__(self, engine: EngineConfig) -> None:
         lora = ("max_lora", "running_lora_adapters", "waiting_lora_adapters")
-        cache = tuple(label for label in (engine.block_size_label, engine.num_blocks_label) if label)
+        cache = tuple(label for label in (engine.cacheBlockSizeLabelName, engine.cacheNumBlocksLabelName) if label)
         self.engine = engine
         self.malformed = 0
         self._wants: list[Want] = []
-        self._queued = self._want(engine.queued, "sum")
-        self._running = self._want(engine.running, "sum")
-        self._kv_usage = self._want(engine.kv_usage, "max")
-        self._lora = self._want(engine.lora, "newest", lora)
-        self._cache_info = self._want(engine.cache_info, "sum", cache)
-        self._block_size = self._want(engine.block_size, "max")
-        self._num_blocks = self._want(engine.num_blocks, "sum")
+        self._queued = self._want(engine.queuedRequestsSpec, "sum")
+        self._running = self._want(engine.runningRequestsSpec, "sum")
+        self._kv_usage = self._want(engine.kvUsageSpec, "max")
+        self._lora = self._want(engine.loraSpec, "newest", lora)
+        self._cache_info = self._want(engine.cacheInfoSpec, "sum", cache)
+        self._block_size = self._want(engine.cacheBlockSizeSpec, "max")
+        self._num_blocks = self._want(engine.cacheNumBlocksSpec, "sum")
         self._spec = PromSpec(self._wants)
 
     def _want(self, spec: str, combine: str, labels: tuple[str, ...] = ()) -> int | None:
@@ -112,7 +91,7 @@ class EngineReader:
         self._wants.append((name, filters, combine, labels))
         return len(self._wants) - 1
 
-    def read(self, page: bytes) -> ScrapedLoad | None:
+    def read(self, page: bytes | bytearray) -> ScrapedLoad | None:
         """The load `page` tells, or None if it tells neither queued nor running requests."""
         found = self._spec.scan(page)
         self.malformed += self._spec.malformed
@@ -136,7 +115,7 @@ class EngineReader:
     def _blocks(self, found: list[Sample]) -> tuple[int | None, int | None]:
         """Tokens per block and blocks in all. An info series counts its ranks: the value of each is 1."""
         size, blocks = _whole(self._value(found, self._block_size)), _whole(self._value(found, self._num_blocks))
-        named = (self.engine.block_size_label, self.engine.num_blocks_label)
+        named = (self.engine.cacheBlockSizeLabelName, self.engine.cacheNumBlocksLabelName)
         labels = iter(self._labels(found, self._cache_info, sum(map(bool, named))))
         size_label, blocks_label = (_integer(next(labels)) if name else None for name in named)
         ranks = _whole(self._value(found, self._cache_info)) or 1
@@ -161,7 +140,7 @@ class EngineTable:
     """
 
     def __init__(
-        self, engines: Iterable[EngineSpec] = (), *, labels: tuple[str, ...] = ENGINE_LABELS, default: str = "vllm"
+        self, engines: Iterable[EngineConfig] = (), *, labels: tuple[str, ...] = ENGINE_LABELS, default: str = "vllm"
     ) -> None:
         self._readers = {engine.name: EngineReader(engine) for engine in (*PRESETS, *engines)}
         self._label_keys = labels
@@ -184,24 +163,9 @@ def configured_engines(extractor: CoreMetricsExtractor | None) -> EngineTable:
     """The engines a `core-metrics-extractor` names, beside the presets. Raises ValueError for a bad spec."""
     if extractor is None:
         return EngineTable()
-    engines = [
-        EngineSpec(
-            name=engine.name,
-            queued=engine.queuedRequestsSpec,
-            running=engine.runningRequestsSpec,
-            kv_usage=engine.kvUsageSpec,
-            lora=engine.loraSpec,
-            cache_info=engine.cacheInfoSpec,
-            block_size_label=engine.cacheBlockSizeLabelName,
-            num_blocks_label=engine.cacheNumBlocksLabelName,
-            block_size=engine.cacheBlockSizeSpec,
-            num_blocks=engine.cacheNumBlocksSpec,
-        )
-        for engine in extractor.engineConfigs
-    ]
     own = extractor.engineLabelKey
     labels = ENGINE_LABELS if own in ENGINE_LABELS else (own, *ENGINE_LABELS)
-    return EngineTable(engines, labels=labels, default=extractor.defaultEngine)
+    return EngineTable(extractor.engineConfigs, labels=labels, default=extractor.defaultEngine)
 
 
 def _count(value: float | None) -> float | None:

@@ -1,6 +1,7 @@
 import pytest
 
-from picker.scrape import PRESETS, EngineSpec, EngineTable
+from picker.config.support import EngineConfig
+from picker.scrape import PRESETS, EngineTable
 from picker.types import ScrapedLoad
 from tests.support.shared import SHARED, needs_shared
 
@@ -115,20 +116,31 @@ def test_the_engine_is_named_by_either_label_and_is_vllm_otherwise() -> None:
 
 
 def test_engines_can_be_added_and_replaced() -> None:
-    mine = EngineSpec(name="mine", queued="q{pool=a}", block_size="b", num_blocks="n", running="r")
-    table = EngineTable([mine, EngineSpec(name="vllm", queued="v")], labels=("engine",), default="mine")
+    mine = EngineConfig(
+        name="mine",
+        queuedRequestsSpec="q{pool=a}",
+        runningRequestsSpec="r",
+        cacheBlockSizeSpec="b",
+        cacheNumBlocksSpec="n",
+    )
+    table = EngineTable([mine, EngineConfig(name="vllm", queuedRequestsSpec="v")], labels=("engine",), default="mine")
     page = b'q{pool="a"} 1\nq{pool="b"} 2\nr 3\nb 16\nn 10\nn 10\nv 7\n'
     assert table.reader({}).read(page) == ScrapedLoad(waiting=1, running=3, block_size_tokens=16, num_blocks=20)
     assert table.reader({"engine": "vllm"}).read(page) == ScrapedLoad(waiting=7)
     with pytest.raises(ValueError, match="default engine"):
         EngineTable(default="none")
     with pytest.raises(ValueError, match="metric spec"):
-        EngineTable([EngineSpec(name="bad", queued="q{")])
+        EngineTable([EngineConfig(name="bad", queuedRequestsSpec="q{")])
 
 
 def test_labels_of_an_info_series_win_over_series_of_their_own() -> None:
-    mine = EngineSpec(
-        name="vllm", queued="q", cache_info="i", num_blocks_label="blocks", block_size="b", num_blocks="n"
+    mine = EngineConfig(
+        name="vllm",
+        queuedRequestsSpec="q",
+        cacheInfoSpec="i",
+        cacheNumBlocksLabelName="blocks",
+        cacheBlockSizeSpec="b",
+        cacheNumBlocksSpec="n",
     )
     reader = EngineTable([mine]).reader({})
     assert reader.read(b'q 1\nb 16\nn 5\ni{blocks="9"} 1\n') == ScrapedLoad(
