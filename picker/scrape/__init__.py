@@ -4,7 +4,7 @@
 """
 
 from picker.scrape.engines import ENGINE_LABELS, PRESETS, EngineTable, configured_engines
-from picker.scrape.fetch import REASONS
+from picker.scrape.failures import REASONS
 from picker.scrape.scraper import LoadSink, Scraper
 from picker.scrape.specs import MetricSpec, parse_spec
 

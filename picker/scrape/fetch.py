@@ -1,90 +1,111 @@
-"""Fetches metrics pages over kept-alive connections: bounded in time and size, one reason per cause."""
+"""Fetches metrics pages over kept-alive connections: bounded in size, one reason per cause."""
 
+import asyncio
 import ssl
-from typing import Final, Literal
-
-import aiohttp
+from collections.abc import Callable
+from urllib.parse import quote
 
 from picker.config.settings import ScrapeSettings
+from picker.scrape.connection import Connection, Outcome
+from picker.scrape.response import ResponseReader
 from picker.types import Endpoint
 
-__all__ = ["REASONS", "FetchFailed", "Fetcher", "Reason"]
+__all__ = ["Fetcher", "Outcome", "PageSource"]
 
-Reason = Literal["timeout", "connect", "http", "http_status", "too_large", "no_series", "internal"]
-REASONS: Final[tuple[Reason, ...]] = ("timeout", "connect", "http", "http_status", "too_large", "no_series", "internal")
-"""Why a scrape failed: no answer in time; no connection; not HTTP, or cut off; a status other than 200; a page over the
-cap; a page without the engine's series; a bug of ours."""
+RECEIVE_BYTES = 256 << 10
+"""A page of the usual size comes in one read."""
 
 # Plain text, not OpenMetrics: that is what the scanner reads. No compression: it would cost the engine CPU time.
-_HEADERS = {"Accept": "text/plain;version=0.0.4", "Accept-Encoding": "identity", "User-Agent": "picker"}
-_KEEPALIVE_S = 30.0  # longer than any pause between two scrapes of an endpoint
-
-
-class FetchFailed(Exception):
-    """No page; `reason` is one of `REASONS`."""
-
-    def __init__(self, reason: Reason) -> None:
-        super().__init__(reason)
-        self.reason: Final = reason
+_REQUEST = (
+    "GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUser-Agent: picker\r\n"
+    "Accept: text/plain;version=0.0.4\r\nAccept-Encoding: identity\r\n\r\n"
+)
+_KEPT_IN_PATHS = "/?&=%:@!$'()*+,;~"
 
 
 class Fetcher:
-    """An HTTP client for metrics pages. Made on a running loop; raises OSError if a certificate cannot be read."""
+    """Makes connections. To be made on a running loop; raises OSError if a certificate cannot be read."""
 
     def __init__(self, settings: ScrapeSettings) -> None:
-        self._settings = settings
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0, keepalive_timeout=_KEEPALIVE_S, ssl=_tls(settings), use_dns_cache=False
-            ),
-            timeout=aiohttp.ClientTimeout(total=settings.timeout_s),
-            headers=_HEADERS,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-        )
+        self.settings = settings
+        self._tls = _tls(settings)
+        self._buffer = memoryview(bytearray(RECEIVE_BYTES))
+        self._connections: dict[asyncio.Task[None], Connection] = {}
+
+    def source(self, endpoint: Endpoint) -> "PageSource":
+        """The endpoint's page, not yet asked for."""
+        return PageSource(self, endpoint.address, self.settings.port or endpoint.port)
+
+    def connect(self, source: "PageSource") -> Connection:
+        """A connection for that source, being made."""
+        connection = Connection(source, ResponseReader(self.settings.page_bytes_max), self._buffer)
+        task = connection.open(source.host, source.port, self._tls)
+        self._connections[task] = connection
+        task.add_done_callback(self._connections.pop)
+        return connection
 
     async def close(self) -> None:
-        """Closes all connections."""
-        await self._session.close()
-
-    def url(self, endpoint: Endpoint) -> str:
-        """Where the endpoint's page is."""
-        settings = self._settings
-        port = settings.port or endpoint.port
-        host = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
-        return f"{settings.scheme}://{host}:{port}{settings.path}"
-
-    async def page(self, url: str) -> bytes:
-        """The page at `url`. Raises FetchFailed; cancelling drops the connection."""
-        try:
-            async with self._session.get(url, allow_redirects=False) as response:
-                if response.status != 200:
-                    raise FetchFailed("http_status")
-                return await self._body(response)
-        except TimeoutError as error:
-            raise FetchFailed("timeout") from error
-        except aiohttp.ClientConnectorError as error:
-            raise FetchFailed("connect") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise FetchFailed("http") from error
-
-    async def _body(self, response: aiohttp.ClientResponse) -> bytes:
-        """Leaving early drops the connection, as the rest of the page is still to come on it."""
-        parts: list[bytes] = []
-        size = 0
-        too_large = (response.content_length or 0) > self._settings.page_bytes_max
-        while not too_large and (part := await response.content.readany()):
-            parts.append(part)
-            size += len(part)
-            too_large = size > self._settings.page_bytes_max
-        if too_large:
-            raise FetchFailed("too_large")
-        return b"".join(parts)
+        """Drops all connections, and waits until they are gone."""
+        for connection in self._connections.values():
+            connection.drop()
+        await asyncio.gather(*self._connections, return_exceptions=True)
 
 
-def _tls(settings: ScrapeSettings) -> ssl.SSLContext | bool:
+class PageSource:
+    """One page, and the connection kept for it."""
+
+    def __init__(self, fetcher: Fetcher, host: str, port: int) -> None:
+        self.host = host
+        self.port = port
+        self.request = _request(host, port, fetcher.settings.path)
+        self._fetcher = fetcher
+        self._connection: Connection | None = None
+        self._done: Callable[[Outcome], None] | None = None
+
+    def fetch(self, done: Callable[[Outcome], None]) -> None:
+        """Calls `done` once, later, with the page or why there is none, unless closed before: no timeout here.
+
+        Raises RuntimeError while a fetch is in progress.
+        """
+        if self._done is not None:
+            raise RuntimeError("one fetch at a time")
+        self._done = done
+        if self._connection is not None and self._connection.is_usable:
+            self._connection.ask(self.request)
+        else:
+            self._connection = self._fetcher.connect(self)
+
+    def close(self) -> None:
+        """Drops the connection, and a fetch in progress: its `done` is not called. It may be used again."""
+        self._done = None
+        if self._connection is not None:
+            self._connection.drop()
+            self._connection = None
+
+    def connected(self, connection: Connection) -> None:
+        connection.ask(self.request)
+
+    def answered(self, connection: Connection, outcome: Outcome) -> None:
+        """A server may close a kept connection just when the next request is on its way: that one is sent again."""
+        if connection.is_stale:
+            self._connection = self._fetcher.connect(self)
+            return
+        if isinstance(outcome, str):
+            self._connection = None
+        done, self._done = self._done, None
+        if done is not None:
+            done(outcome)
+
+
+def _request(host: str, port: int, path: str) -> bytes:
+    host = f"[{host}]" if ":" in host else host
+    path = "/" + quote(path.removeprefix("/"), safe=_KEPT_IN_PATHS)
+    return _REQUEST.format(path=path, host=host, port=port).encode()
+
+
+def _tls(settings: ScrapeSettings) -> ssl.SSLContext | None:
     if settings.scheme != "https":
-        return True
+        return None
     context = ssl.create_default_context(cafile=settings.ca_cert_path or None)
     if settings.insecure_skip_verify:
         context.check_hostname = False

@@ -11,6 +11,7 @@ from itertools import count
 
 from picker.config.settings import ScrapeSettings
 from picker.scrape.engines import EngineReader
+from picker.scrape.fetch import PageSource
 from picker.types import Endpoint
 
 __all__ = ["Schedule", "Target"]
@@ -21,11 +22,11 @@ JITTER = 0.1
 class Target:
     """One endpoint under watch, and when it is due; times are the loop's."""
 
-    __slots__ = ("busy_at", "endpoint", "failures", "idle_at", "is_removed", "reader", "url")
+    __slots__ = ("busy_at", "endpoint", "failures", "idle_at", "is_removed", "reader", "source")
 
-    def __init__(self, endpoint: Endpoint, url: str, reader: EngineReader, now: float) -> None:
+    def __init__(self, endpoint: Endpoint, source: PageSource, reader: EngineReader, now: float) -> None:
         self.endpoint = endpoint
-        self.url = url
+        self.source = source
         self.reader = reader
         self.failures = 0
         self.busy_at = now

@@ -9,11 +9,13 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import islice
 from typing import Protocol
 
 from picker.config.settings import ScrapeSettings
 from picker.scrape.engines import EngineTable
-from picker.scrape.fetch import REASONS, Fetcher, FetchFailed, Reason
+from picker.scrape.failures import REASONS, Reason
+from picker.scrape.fetch import Fetcher, Outcome
 from picker.scrape.schedule import Schedule, Target
 from picker.types import Endpoint, ScrapedLoad
 
@@ -22,6 +24,14 @@ __all__ = ["LoadSink", "Scraper"]
 log = logging.getLogger(__name__)
 
 Key = tuple[str, str, str]
+
+APART_S = 0.015
+"""Between two looks at what is due: most of what an idle endpoint costs is waking up, and one look serves many. Longer
+would be cheaper still, but pages that come in one burst hold up picks."""
+EARLY_S = APART_S / 2
+"""What is due so soon is taken along, so that scrapes come on time on average."""
+TICK_S = 0.001
+"""Of uvloop's clock. A timer may fire so much early: what is due within a tick is due."""
 
 
 class LoadSink(Protocol):
@@ -34,7 +44,7 @@ class LoadSink(Protocol):
         """A page was read just now; what it does not tell is None and no older than before."""
 
     def scrape_failed(self, endpoint: Endpoint, reason: str) -> None:
-        """A scrape failed, for one of the reasons of `picker.scrape.fetch.REASONS`."""
+        """A scrape failed, for one of the reasons of `picker.scrape.REASONS`."""
 
 
 class Scraper:
@@ -61,8 +71,10 @@ class Scraper:
         self._schedule = Schedule(settings, jitter)
         self._endpoints: Sequence[Endpoint] = ()
         self._targets: dict[Key, Target] = {}
-        self._running: dict[Target, asyncio.Task[None]] = {}
+        self._running: dict[Target, float] = {}  # since when
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._looked_at = 0.0
         self._fetcher: Fetcher | None = None
 
     @property
@@ -75,6 +87,7 @@ class Scraper:
         if self._fetcher is not None:
             raise RuntimeError("the scraper was started already")
         self._fetcher = Fetcher(self._settings)
+        self._looked_at = 0.0
         self.set_endpoints(self._endpoints)
 
     async def stop(self) -> None:
@@ -84,8 +97,9 @@ class Scraper:
             return
         for key in list(self._targets):
             self._remove(key)
-        self._rearm()
-        await asyncio.gather(*self._running.values(), return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         await fetcher.close()
 
     def set_endpoints(self, endpoints: Sequence[Endpoint]) -> None:
@@ -107,33 +121,58 @@ class Scraper:
             known.endpoint, known.reader = endpoint, reader
             return
         now = asyncio.get_running_loop().time()
-        self._targets[key] = target = Target(endpoint, fetcher.url(endpoint), reader, now)
+        self._targets[key] = target = Target(endpoint, fetcher.source(endpoint), reader, now)
         self._schedule.put(target, now)
 
     def _remove(self, key: Key) -> None:
         target = self._targets.pop(key)
         target.is_removed = True
-        if target in self._running:
-            self._running[target].cancel()
+        target.source.close()
+        started = self._running.pop(target, None)
+        if started is not None:
+            self.seconds += asyncio.get_running_loop().time() - started
 
     def _rearm(self) -> None:
-        """Sets the timer for the next look, unless all places are taken: then the next scrape to end does it."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        at = self._schedule.next_at()
-        if self._fetcher is not None and at is not None and len(self._running) < self._settings.concurrency:
-            self._timer = asyncio.get_running_loop().call_at(at, self._look, self._fetcher)
+        """Sets the timer for the next look, if there will be anything to do."""
+        at = self._next_at()
+        if self._fetcher is None or at is None:
+            return
+        at = max(at, self._looked_at + APART_S)
+        if self._timer is None or at < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer, self._timer_at = asyncio.get_running_loop().call_at(at, self._look), at
 
-    def _look(self, fetcher: Fetcher) -> None:
-        """Starts the scrapes that are due, as far as there is room."""
-        now = asyncio.get_running_loop().time()
-        while len(self._running) < self._settings.concurrency and (target := self._schedule.pop(now)) is not None:
-            if now >= target.idle_at or self._is_busy(target):
-                self._begin(target, fetcher)
+    def _next_at(self) -> float | None:
+        """When the oldest scrape will have had its time, or the next can begin if there is room."""
+        times = [started + self._settings.timeout_s for started in islice(self._running.values(), 1)]
+        due = self._schedule.next_at()
+        if due is not None and not self._is_full():
+            times.append(due)
+        return min(times, default=None)
+
+    def _is_full(self) -> bool:
+        return len(self._running) >= self._settings.concurrency
+
+    def _look(self) -> None:
+        """Ends the scrapes that have had their time, and starts those that are due as far as there is room."""
+        self._timer = None
+        self._looked_at = now = asyncio.get_running_loop().time()
+        due = now + EARLY_S
+        self._expire(now)
+        while not self._is_full() and (target := self._schedule.pop(due)) is not None:
+            if due >= target.idle_at or self._is_busy(target):
+                self._begin(target, now)
             else:
-                self._schedule.put(target, now)
+                self._schedule.put(target, max(now, target.busy_at))
         self._rearm()
+
+    def _expire(self, now: float) -> None:
+        for target, started in list(self._running.items()):  # the oldest first
+            if started + self._settings.timeout_s > now + TICK_S:
+                break
+            target.source.close()
+            self._ended(target, "timeout")
 
     def _is_busy(self, target: Target) -> bool:
         try:
@@ -142,41 +181,32 @@ class Scraper:
             self._bug(target)
             return True
 
-    def _begin(self, target: Target, fetcher: Fetcher) -> None:
-        task = asyncio.get_running_loop().create_task(self._scrape(target, fetcher))
-        self._running[target] = task
-        task.add_done_callback(partial(self._ended, target))
+    def _begin(self, target: Target, now: float) -> None:
+        self._running[target] = now
+        target.source.fetch(partial(self._ended, target))
 
-    def _ended(self, target: Target, _task: asyncio.Task[None]) -> None:
-        del self._running[target]
-        self._schedule.put(target, asyncio.get_running_loop().time())  # which drops it if it was removed
-        self._rearm()
-
-    async def _scrape(self, target: Target, fetcher: Fetcher) -> None:
-        """One scrape from request to sink. Raises nothing but CancelledError."""
-        clock = asyncio.get_running_loop().time
-        started = clock()
+    def _ended(self, target: Target, outcome: Outcome) -> None:
+        started, now = self._running.pop(target), asyncio.get_running_loop().time()
+        self.seconds += now - started
         try:
-            await self._attempt(target, fetcher, started)
+            self._take(target, outcome, started, now)
         except Exception:
             self._bug(target)
-            self._schedule.failed(target, clock())
-        finally:
-            self.seconds += clock() - started
+            self._schedule.failed(target, now)
+        self._schedule.put(target, now)
+        self._rearm()
 
-    async def _attempt(self, target: Target, fetcher: Fetcher, started: float) -> None:
-        try:
-            load = target.reader.read(await fetcher.page(target.url))
-            if load is None:
-                raise FetchFailed("no_series")
-        except FetchFailed as error:
-            self.failures[error.reason] += 1
-            self._schedule.failed(target, asyncio.get_running_loop().time())
-            self._sink.scrape_failed(target.endpoint, error.reason)
-        else:
+    def _take(self, target: Target, outcome: Outcome, started: float, now: float) -> None:
+        load = None if isinstance(outcome, str) else target.reader.read(outcome)
+        if load is not None:
             self.scrapes += 1
-            self._schedule.succeeded(target, started, asyncio.get_running_loop().time())
+            self._schedule.succeeded(target, started, now)
             self._sink.observe(target.endpoint, load)
+        else:
+            reason = outcome if isinstance(outcome, str) else "no_series"
+            self.failures[reason] += 1
+            self._schedule.failed(target, now)
+            self._sink.scrape_failed(target.endpoint, reason)
 
     def _bug(self, target: Target) -> None:
         self.failures["internal"] += 1

@@ -2,9 +2,7 @@
 
 import asyncio
 import logging
-import shutil
 import socket
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pytest
 from picker.extproc import grpcio
 from picker.extproc.grpcio import ExtProc, server_credentials, start_server
 from tests.support import messages as m
+from tests.support.certificates import needs_openssl, self_signed
 from tests.support.streams import PATH, GrpcShell, GrpcStream, engine, within_deadline
 from tests.support.virtual_time import pass_time, virtual
 
@@ -307,32 +306,11 @@ async def test_a_port_that_is_taken_is_said() -> None:
 
 # --- TLS ---
 
-needs_openssl = pytest.mark.skipif(
-    shutil.which("openssl") is None, reason="makes certificates with `openssl`: install it"
-)
-
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
     """A directory with a self-signed certificate for `localhost` and its key."""
-    command = [
-        *(
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-days",
-            "2",
-        ),
-        *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
-        *("-keyout", str(tmp_path / "tls.key"), "-out", str(tmp_path / "tls.crt")),
-    ]
-    subprocess.run(command, check=True, capture_output=True)
-    return tmp_path
+    return self_signed(tmp_path)
 
 
 @needs_openssl

@@ -1,6 +1,8 @@
 import asyncio
+from typing import Any
 
 import pytest
+import uvloop
 from aiohttp import web
 
 from picker.config.settings import ScrapeSettings
@@ -101,6 +103,33 @@ async def test_the_engine_label_chooses_the_series() -> None:
         async with scraping(sink, endpoint):
             await sink.count(1)
         assert sink.loads() == [ScrapedLoad(waiting=7.0)]
+
+
+class Counting(uvloop.Loop):
+    """Counts the timers set."""
+
+    timers = 0
+
+    def call_at(self, *args: Any, **kwargs: Any) -> asyncio.TimerHandle:
+        self.timers += 1
+        return super().call_at(*args, **kwargs)
+
+
+def test_uvloop_is_not_kept_busy_by_waiting() -> None:
+    """Its clock ticks in milliseconds: a timer for less would fire at once, and be set again, until the next tick."""
+    settings = ScrapeSettings(busy_interval_s=0.0503, idle_interval_s=0.1007)
+    loop = Counting()
+
+    async def body() -> None:
+        async with asyncio.timeout(20.0), serving() as server:
+            sink = Sink()
+            async with scraping(sink, *(server.endpoint(f"e{index}") for index in range(5)), settings=settings):
+                await sink.count(25)
+            assert sink.reasons() == []
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(body())
+    assert 4 <= loop.timers <= 60
 
 
 # --- failures ---
@@ -302,11 +331,11 @@ async def test_no_more_than_so_many_at_once_and_never_two_of_one() -> None:
     async with serving() as server:
         server.handler = dripping(server, 0.1)
         sink = Sink(busy=True)
-        endpoints = [server.endpoint(f"e{index}") for index in range(7)]
+        endpoints = [server.endpoint(f"e{index}") for index in range(6)]
         async with scraping(sink, *endpoints, settings=ScrapeSettings(concurrency=3)):
-            await sink.count(21)
+            await sink.count(18)
         assert server.most_at_once == 3
-        assert sorted(name for name, _ in sink.heard[:7]) == [endpoint.name for endpoint in endpoints]
+        assert sorted(name for name, _ in sink.heard[:6]) == [endpoint.name for endpoint in endpoints]
 
 
 @virtual
