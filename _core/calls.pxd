@@ -6,7 +6,7 @@ from picker._core.codec cimport buffer_t, slice_t
 from picker._core.deadlines cimport deadline_t, deadlines_t
 from picker._core.inbox cimport inbox_t
 from picker._core.nghttp2 cimport nghttp2_data_source, nghttp2_frame, nghttp2_nv, nghttp2_session, ssize_t
-from picker._core.replies cimport out_t
+from picker._core.outbox cimport out_t
 
 # google.rpc.Code
 cdef enum:
@@ -93,8 +93,7 @@ ctypedef struct call_t:
     call_t* after
     inbox_t inbox
     out_t out
-    size_t mark                # where `out` ended when the message under way came
-    size_t sent                # bytes of `out` that were handed on
+    size_t mark                # of `out`, when the message under way came
     size_t counted             # bytes of `out` in the connection's account
     uint64_t taken             # as of the connection
     uint32_t header_bytes

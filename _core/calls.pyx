@@ -11,7 +11,7 @@ cimport cython
 from libc.stddef cimport size_t
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t
 from libc.stdio cimport snprintf
-from libc.string cimport memmove, memset, strlen
+from libc.string cimport memset, strlen
 
 from picker._core.alloc cimport PK_OK, pk_free, pk_resize
 from picker._core.codec cimport buffer_append
@@ -40,13 +40,12 @@ from picker._core.nghttp2 cimport (
     nghttp2_submit_trailer,
     ssize_t,
 )
-from picker._core.replies cimport out_clear, out_free
+from picker._core.outbox cimport out_free, out_send
 
 cdef enum:
     FRAME_HEAD = 9             # bytes before a frame's payload
     HEADERS_BEGIN = 2          # of the response
     HEADERS_ALL = 4            # of a response that is nothing but its end
-    COMPACT_BYTES = 1 << 16
 
 # --- C kernel: the life of a call ---
 
@@ -194,22 +193,11 @@ cdef int _end(call_t* call) noexcept nogil:
 # --- C kernel: replies on their way out ---
 
 
-cdef void _compact(call_t* call) noexcept nogil:
-    """What was sent makes room, where more was sent than still waits: at most one move for each byte."""
-    cdef size_t waiting = call.out.bytes.size - call.sent
-    if call.sent < COMPACT_BYTES or call.sent < waiting:
-        return
-    memmove(call.out.bytes.data, call.out.bytes.data + call.sent, waiting)
-    call.out.bytes.size = call.out.end = waiting
-    call.sent = 0
-
-
 cdef void call_flush(call_t* call) noexcept nogil:
     """Let HTTP/2 know of what was answered."""
     cdef connection_t* connection = call.connection
-    cdef size_t waiting = call.out.bytes.size - call.sent
+    cdef size_t waiting = call.out.waiting
     cdef int code = 0
-    _compact(call)
     connection.pending += waiting - call.counted
     call.counted = waiting
     if waiting == 0 and not call.is_ended:
@@ -254,16 +242,12 @@ cdef int call_send(
         return NGHTTP2_ERR_WOULDBLOCK
     if (
         buffer_append(&connection.out, head, FRAME_HEAD) != PK_OK
-        or buffer_append(&connection.out, call.out.bytes.data + call.sent, size) != PK_OK
+        or out_send(&call.out, &connection.out, size) != PK_OK
     ):
         connection.out.size = before
         return NGHTTP2_ERR_CALLBACK_FAILURE
-    call.sent += size
     call.counted -= size
     connection.pending -= size
-    if call.sent == call.out.bytes.size:
-        call.sent = 0
-        out_clear(&call.out)
     call_take(call)
     connection_take(connection)
     return 0

@@ -79,6 +79,8 @@ cdef int codec_write_common(buffer_t* out, int reply, const mutation_t* mutation
 cdef int codec_write_streamed(
     buffer_t* out, int reply, const uint8_t* data, size_t size, bint end_of_stream
 ) noexcept nogil
+cdef int codec_begin_streamed(buffer_t* out, int reply, size_t size, bint end_of_stream) noexcept nogil
+cdef int codec_end_streamed(buffer_t* out, bint end_of_stream) noexcept nogil
 cdef int codec_write_trailers(buffer_t* out, int reply) noexcept nogil
 cdef int codec_write_immediate(
     buffer_t* out, uint32_t status, const header_t* headers, uint32_t header_count, slice_t body, slice_t details

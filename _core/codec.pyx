@@ -566,21 +566,36 @@ cdef int codec_write_streamed(
 
     PK_OK or PK_E_NOMEM. Lengths are known beforehand here, so that a chunk is copied once.
     """
+    cdef size_t start = out.size
+    cdef int code = codec_begin_streamed(out, reply, size, end_of_stream)
+    if code == PK_OK:
+        code = buffer_append(out, data, size)
+    if code == PK_OK:
+        code = codec_end_streamed(out, end_of_stream)
+    return _finish(out, start, code)
+
+
+cdef int codec_begin_streamed(buffer_t* out, int reply, size_t size, bint end_of_stream) noexcept nogil:
+    """The same as far as the `size` bytes of the chunk, which follow; then `codec_end_streamed`. Makes room for all but
+    the chunk."""
     cdef size_t streamed = (1 + _varint_size(size) + size if size else 0) + (2 if end_of_stream else 0)
     cdef size_t mutation = 1 + _varint_size(streamed) + streamed
     cdef size_t common = 1 + _varint_size(mutation) + mutation
     cdef size_t body = 1 + _varint_size(common) + common
-    if buffer_reserve(out, 1 + _varint_size(body) + body) != PK_OK:
+    if buffer_reserve(out, 1 + _varint_size(body) + body - size) != PK_OK:
         return PK_E_NOMEM
     _put_head(out, reply, body)           # none of these can fail: the room was reserved
     _put_head(out, 1, common)
     _put_head(out, 3, mutation)
     _put_head(out, 3, streamed)
     if size:
-        _put_bytes(out, 1, _text(<const char*>data, size))
-    if end_of_stream:
-        _put_uint(out, 2, 1)
+        _put_head(out, 1, size)
     return PK_OK
+
+
+cdef int codec_end_streamed(buffer_t* out, bint end_of_stream) noexcept nogil:
+    """What follows the chunk."""
+    return _put_uint(out, 2, 1) if end_of_stream else PK_OK
 
 
 cdef int codec_write_trailers(buffer_t* out, int reply) noexcept nogil:

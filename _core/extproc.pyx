@@ -23,7 +23,7 @@ from picker._core.calls cimport (
 from picker._core.codec cimport slice_t
 from picker._core.engine cimport Engine
 from picker._core.exchange cimport PK_STATE_BODY, PK_STATE_PICKED, session_t
-from picker._core.replies cimport out_rewind
+from picker._core.outbox cimport out_mark, out_rewind
 from picker._core.score cimport PK_NEED_PLUGIN
 from picker._core.session cimport session_close, session_feed, session_open, session_refuse, session_resume
 from picker._core.stats cimport PK_FAIL_EXHAUSTED, PK_FAIL_INTERNAL, PK_FAIL_TIMEOUT
@@ -82,7 +82,7 @@ cdef void _half_close(call_t* call, int64_t now_ns) noexcept nogil:
 
 cdef void _expire(call_t* call, int64_t now_ns) noexcept nogil:
     """The request body does not arrive."""
-    call.mark = call.out.end
+    call.mark = out_mark(&call.out)
     _refuse(call, PK_FAIL_TIMEOUT)
 
 

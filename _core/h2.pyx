@@ -109,6 +109,7 @@ from picker._core.nghttp2 cimport (
     nghttp2_submit_shutdown_notice,
     ssize_t,
 )
+from picker._core.outbox cimport out_mark
 from picker._core.score cimport PK_NEED_PLUGIN
 
 cdef enum:
@@ -299,7 +300,7 @@ cdef bint _give_messages(call_t* call, slice_t* rest) noexcept nogil:
         if code != PK_INBOX_MESSAGE:
             break
         connection.tally.messages += 1
-        call.mark = call.out.end
+        call.mark = out_mark(&call.out)
         if call.method.message(call, message, connection.now_ns) == PK_NEED_PLUGIN:
             return True
     if call.is_open and code != PK_INBOX_MORE:
@@ -856,7 +857,7 @@ cdef class Connection:
         cdef uint64_t pending = 0
         cdef size_t waited = 0
         while call != NULL:
-            assert call.out.bytes.size - call.sent == call.counted
+            assert call.out.waiting == call.counted
             assert call.taken == 0 or call.counted > self._server.rules.stream_pending
             assert not (call.is_open and call.is_ended)
             assert call.after == NULL or call.after.before == call

@@ -23,7 +23,7 @@ from picker._core.calls cimport (
     method_t,
 )
 from picker._core.codec cimport buffer_append, buffer_t, slice_is, slice_t
-from picker._core.replies cimport out_close, out_open, out_t
+from picker._core.outbox cimport out_close, out_open, out_t
 
 cdef extern from *:
     """

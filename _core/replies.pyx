@@ -7,17 +7,16 @@ Source: envoy external_processor.proto; the OpenAI API's error object; names of 
     Extension and llm-d.
 """
 from libc.stddef cimport size_t
-from libc.stdint cimport UINT32_MAX, uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 from libc.stdio cimport snprintf
 from libc.string cimport memset, strlen
 
-from picker._core.alloc cimport PK_E_LIMIT, PK_E_NOMEM, PK_OK, pk_free, pk_grow
+from picker._core.alloc cimport PK_OK
 from picker._core.codec cimport (
     PK_REPLY_REQUEST_HEADERS,
-    buffer_append,
-    buffer_free,
-    buffer_reserve,
     buffer_t,
+    codec_begin_streamed,
+    codec_end_streamed,
     codec_write_common,
     codec_write_immediate,
     codec_write_streamed,
@@ -27,6 +26,7 @@ from picker._core.codec cimport (
     slice_is,
     slice_t,
 )
+from picker._core.outbox cimport out_close, out_free, out_lend, out_list, out_open, out_own, out_t
 from picker._core.prompt cimport PK_BODY_NOT_JSON, PK_BODY_OK, PK_BODY_PROBLEMS
 from picker._core.stats cimport PK_FAIL_KINDS, PK_FAIL_NONE
 
@@ -85,10 +85,7 @@ cdef extern from *:
     const char* PK_PARAMS[]
     const char* PK_ERROR_FORM
 
-# --- C kernel: the list of replies ---
-
-cdef enum:
-    PK_FIRST_BYTES = 512       # enough for all that is said of a small request
+# --- C kernel: headers ---
 
 
 cdef inline slice_t _text(const char* text) noexcept nogil:
@@ -96,67 +93,6 @@ cdef inline slice_t _text(const char* text) noexcept nogil:
     slice.data = <const uint8_t*>text
     slice.size = strlen(text)
     return slice
-
-
-cdef void out_clear(out_t* out) noexcept nogil:
-    """Forget the replies; keep a small buffer for the next ones."""
-    out.count = 0
-    out.end = out.bytes.size = 0
-    if out.bytes.capacity > 1 << 16:
-        buffer_free(&out.bytes)
-
-
-cdef void out_rewind(out_t* out, size_t end) noexcept nogil:
-    """Take framed replies back: what was written behind `end`, where some reply ended."""
-    out.end = out.bytes.size = end
-
-
-cdef void out_free(out_t* out) noexcept nogil:
-    cdef bint framed = out.framed
-    buffer_free(&out.bytes)
-    pk_free(out.ends)
-    memset(out, 0, sizeof(out_t))
-    out.framed = framed
-
-
-cdef buffer_t* out_open(out_t* out) noexcept nogil:
-    """Where the next reply is written, behind room for its prefix. `out_close` is due, and says if that failed."""
-    if out.framed:
-        if out.bytes.capacity == 0:
-            buffer_reserve(&out.bytes, PK_FIRST_BYTES)
-        out.failed = buffer_append(&out.bytes, <const char*>b"\0\0\0\0", PK_PREFIX_BYTES) != PK_OK
-    return &out.bytes
-
-
-cdef int _frame(out_t* out) noexcept nogil:
-    """Fill in the prefix: no compression, the size in network order."""
-    cdef uint8_t* prefix = out.bytes.data + out.end
-    cdef size_t size = out.bytes.size - out.end - PK_PREFIX_BYTES
-    cdef uint32_t i
-    if size > UINT32_MAX:
-        return PK_E_LIMIT
-    for i in range(4):
-        prefix[1 + i] = <uint8_t>(size >> (24 - 8 * i))
-    return PK_OK
-
-
-cdef int out_close(out_t* out, int code) noexcept nogil:
-    """The reply is written, or by `code` it is not: then it is taken back."""
-    if code == PK_OK and out.framed:
-        code = PK_E_NOMEM if out.failed else _frame(out)
-    elif code == PK_OK:
-        code = pk_grow(<void**>&out.ends, &out.capacity, out.count + 1, sizeof(size_t))
-    if code != PK_OK:
-        out.bytes.size = out.end
-        return code
-    out.end = out.bytes.size
-    if not out.framed:
-        out.ends[out.count] = out.end
-        out.count += 1
-    return PK_OK
-
-
-# --- C kernel: headers ---
 
 
 cdef uint32_t out_control(slice_t key) noexcept nogil:
@@ -227,17 +163,38 @@ cdef int out_chunk(out_t* out, int reply, slice_t chunk, bint end_of_stream) noe
     return out_close(out, codec_write_streamed(out_open(out), reply, chunk.data, chunk.size, end_of_stream))
 
 
-cdef int out_body(out_t* out, int reply, slice_t body, size_t chunk_bytes, bint end_of_stream) noexcept nogil:
-    """A whole body in full duplex, in chunks of at most `chunk_bytes`; an empty one is one empty chunk."""
-    cdef slice_t chunk = body
+cdef int _lent_chunk(out_t* out, int reply, slice_t chunk, bint end_of_stream) noexcept nogil:
+    """The same of a body that the box owns: it is not copied."""
+    cdef buffer_t* bytes = out_open(out)
+    cdef int code = codec_begin_streamed(bytes, reply, chunk.size, end_of_stream)
+    if code == PK_OK and chunk.size:
+        code = out_lend(out, chunk, bytes.size)
+    if code == PK_OK:
+        code = codec_end_streamed(bytes, end_of_stream)
+    return out_close(out, code)
+
+
+cdef int out_body(out_t* out, int reply, buffer_t* body, size_t chunk_bytes, bint end_of_stream) noexcept nogil:
+    """A whole body in full duplex, in chunks of at most `chunk_bytes`; an empty one is one empty chunk.
+
+    A framed box takes the body over.
+    """
+    cdef slice_t chunk
+    cdef size_t left = body.size
     cdef int code = PK_OK
     cdef bint is_last = False
+    chunk.data = body.data
+    if out.framed:
+        out_own(out, body)
     while code == PK_OK and not is_last:
-        chunk.size = body.size if body.size < chunk_bytes else chunk_bytes
-        is_last = chunk.size == body.size
-        code = out_chunk(out, reply, chunk, is_last and end_of_stream)
+        chunk.size = left if left < chunk_bytes else chunk_bytes
+        is_last = chunk.size == left
+        if out.framed:
+            code = _lent_chunk(out, reply, chunk, is_last and end_of_stream)
+        else:
+            code = out_chunk(out, reply, chunk, is_last and end_of_stream)
         chunk.data += chunk.size
-        body.size -= chunk.size
+        left -= chunk.size
     return code
 
 
@@ -280,16 +237,6 @@ cdef int out_refusal(out_t* out, int failure, int problem, uint32_t offset) noex
 
 
 # --- Python face ---
-
-
-cdef list out_list(const out_t* out):
-    """The replies as bytes objects."""
-    cdef size_t i, start = 0
-    cdef list replies = []
-    for i in range(out.count):
-        replies.append(out.bytes.data[start:out.ends[i]])
-        start = out.ends[i]
-    return replies
 
 
 def refusal(int failure, int problem=0, uint32_t offset=0) -> bytes:

@@ -40,7 +40,6 @@ from picker._core.exchange cimport (
     is_duplex,
     session_header,
     session_t,
-    slice_bytes,
     slice_equals,
 )
 from picker._core.hashing cimport chain_start, chain_t, hash_xxh64
@@ -58,6 +57,7 @@ from picker._core.prompt cimport (
     prompt_t,
     prompt_tokens,
 )
+from picker._core.outbox cimport out_t
 from picker._core.replies cimport (
     out_body,
     out_chunk,
@@ -66,7 +66,6 @@ from picker._core.replies cimport (
     out_plain,
     out_refusal,
     out_strip,
-    out_t,
     out_trailers,
 )
 from picker._core.scan cimport scan_json, scan_unescape, value_t
@@ -329,7 +328,7 @@ cdef int _write_pick(session_t* session, out_t* out) noexcept nogil:
     code = out_pick(out, session.reply, destination, session.controls)
     if code == PK_OK and session.has_body and is_duplex(session.request_mode):
         code = out_body(
-            out, PK_REPLY_REQUEST_BODY, slice_bytes(&session.body), session.engine.limits.chunk_bytes,
+            out, PK_REPLY_REQUEST_BODY, &session.body, session.engine.limits.chunk_bytes,
             session.request_done and not session.has_trailers
         )
     if code == PK_OK and session.has_trailers:

@@ -34,7 +34,8 @@ from picker._core.exchange cimport (
     slice_starts,
     slice_text,
 )
-from picker._core.replies cimport out_chunk, out_header, out_plain, out_t, out_trailers
+from picker._core.outbox cimport out_t
+from picker._core.replies cimport out_chunk, out_header, out_plain, out_trailers
 from picker._core.request cimport request_drop
 from picker._core.sse cimport sse_feed, sse_finish, sse_init
 

@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from picker._core.dispatch cimport engine_t, scratch_t
 from picker._core.engine cimport Engine
 from picker._core.exchange cimport session_t
-from picker._core.replies cimport out_t
+from picker._core.outbox cimport out_t
 
 cdef enum:
     PK_API_VERSION = 1         # of the C function table

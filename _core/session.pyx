@@ -47,7 +47,7 @@ from picker._core.exchange cimport (
     session_t,
     slice_bytes,
 )
-from picker._core.replies cimport out_clear, out_free, out_list, out_t
+from picker._core.outbox cimport out_clear, out_free, out_list, out_t
 from picker._core.request cimport request_drop, request_feed, request_refuse, request_resume
 from picker._core.response cimport response_feed
 from picker._core.score cimport PK_NEED_PLUGIN

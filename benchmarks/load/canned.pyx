@@ -10,7 +10,7 @@ from libc.string cimport memset
 
 from picker._core.calls cimport PK_GRPC_OK, Methods, call_end, call_t, method_t
 from picker._core.codec cimport PK_REQUEST_BODY, PK_REQUEST_HEADERS, buffer_append, slice_t
-from picker._core.replies cimport out_close, out_open
+from picker._core.outbox cimport out_close, out_open
 
 cdef enum:
     PICK_BYTES = 260
