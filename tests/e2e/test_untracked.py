@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.stack import Stack, running
+from tests.e2e.stack import SHELLS, Stack, running
 from tests.e2e.test_gateway import KIB, MIB, MODES, chat, post
 
 pytestmark = pytest.mark.e2e
@@ -13,10 +13,14 @@ pytestmark = pytest.mark.e2e
 CONFIG = "apiVersion: inference.networking.x-k8s.io/v1alpha1\nkind: EndpointPickerConfig\nresponseTracking: off\n"
 
 
-@pytest.fixture(scope="module", params=MODES)
+BOTH = [pytest.param((shell, gateway), id=f"{shell}-{name}") for shell in SHELLS for name, gateway in MODES.items()]
+
+
+@pytest.fixture(scope="module", params=BOTH)
 def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     directory = tmp_path_factory.mktemp("untracked")
-    with running(directory, gateway=MODES[request.param], flags=[f"--config-text={CONFIG}"]) as made:
+    shell, gateway = request.param
+    with running(directory, shell=shell, gateway=gateway, flags=[f"--config-text={CONFIG}"]) as made:
         yield made
 
 
