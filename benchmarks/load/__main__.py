@@ -6,6 +6,7 @@ import time
 
 from benchmarks.load import bench, registry, table, tools
 from benchmarks.load.options import BUILD, Options, available
+from benchmarks.load.processes import Others
 from benchmarks.load.row import Row
 
 TLS = {"both": (False, True), "off": (False,), "on": (True,)}
@@ -22,19 +23,23 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def measure(names: list[str], options: Options) -> tuple[list[Row], dict[str, str]]:
-    """The rows, and what went wrong by group: one group that fails does not lose what the others found."""
+def measure(names: list[str], options: Options, others: dict[str, float]) -> tuple[list[Row], dict[str, str]]:
+    """The rows, and what went wrong by group: one group that fails does not lose what the others found.
+
+    `others` takes the share of the machine that other processes used during each group.
+    """
     rows: list[Row] = []
     failures: dict[str, str] = {}
     for name in names:
-        begun_s = time.monotonic()
+        begun_s, beside = time.monotonic(), Others()
         bench.console.print(f"[bold]{name}[/]: {registry.about(name)}", soft_wrap=True)
         try:
             rows += registry.group(name)(options)
         except (RuntimeError, OSError) as failure:
             failures[name] = str(failure)
             bench.console.print(f"[bold red]{name} failed:[/] {failure}")
-        bench.console.print(f"  {name} took {time.monotonic() - begun_s:.0f} s", style="dim")
+        others[name] = round(beside.share(), 3)
+        bench.tell(f"{name} took {time.monotonic() - begun_s:.0f} s; others used {others[name]:.0%} of the machine")
     return rows, failures
 
 
@@ -53,7 +58,8 @@ def main() -> int:
     tools.build()
     rounds = 1 if args.quick else args.rounds
     shells = tuple(args.shell or available())
-    rows, failures = measure(names, Options(shells=shells, tls=TLS[args.tls], rounds=rounds, quick=args.quick))
+    options = Options(shells=shells, tls=TLS[args.tls], rounds=rounds, quick=args.quick)
+    rows, failures = measure(names, options, around["others"])
     table.show(rows, around, failures)
     table.save(BUILD / "results.json", rows, around, failures)
     return 1 if failures else 0

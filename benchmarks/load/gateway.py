@@ -23,6 +23,7 @@ PACES_MS = {"chunks at once": 0.0, "chunks 2 ms apart": 2.0}
 SECONDS = 2.0
 CLOSED, OPEN = 256, 1024  # connections
 GRACE_S = 3
+MARGIN = 1.1  # between a rate and the most that is carried: with less, a queue only grows
 P95_US = 1500.0
 ADDED = ("first p50", "first p95", "first p99", "whole p95")
 SAID = {"first": "first byte", "whole": "whole answer"}
@@ -98,8 +99,8 @@ def _at(
 ) -> list[Row]:
     """Rows at one rate; of the variants for which it is too much only how late they are, taken once."""
     note = " ".join(note.split())
-    able = {variant: entry.server for variant, entry in measured.items() if most[variant] > rate}
-    unable = {variant: entry.server for variant, entry in measured.items() if most[variant] <= rate}
+    able = {variant: entry.server for variant, entry in measured.items() if most[variant] > rate * MARGIN}
+    unable = {variant: entry.server for variant, entry in measured.items() if variant not in able}
 
     def measure(server: Server) -> bench.Figures:
         return measured[server.variant].added(rate)
@@ -109,7 +110,7 @@ def _at(
         made += _rows(variant, pace, figures, note)
     once = bench.in_turns(replace(options, rounds=1), f"{pace}, {rate:,.0f} req/s, overload", unable, measure)
     for variant, figures in once.items():
-        made.append(_latency(variant, pace, "first p95", figures, f"{note}: more than it carries"))
+        made.append(_latency(variant, pace, "first p95", figures, f"{note}: about all it carries, or more"))
     return made
 
 

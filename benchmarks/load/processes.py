@@ -1,6 +1,7 @@
 """The processes that are measured, and what /proc says of them."""
 
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from benchmarks.load.options import BUILD, FLOOR, ROOT, Variant
-from picker.demo.processes import Child, free_port, picker_command, split_address
+from picker.demo.processes import Child, free_port, machine_busy, picker_command, split_address
 
 READY_S = 30.0
 LISTENING = "listening on "
@@ -170,6 +171,24 @@ def wait_end(child: Child, limit_s: float) -> float:
     if child.returncode != 0:
         raise RuntimeError(f"{child.name} ended with status {child.returncode} (None: not at all):\n{child.log_tail()}")
     return time.monotonic() - begun_s
+
+
+class Others:
+    """What share of the machine others have used since this was made: figures taken beside them are no good."""
+
+    def __init__(self) -> None:
+        self._begun = self._now()
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        busy_s, total_s = machine_busy()
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return busy_s, total_s, sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+    def share(self) -> float:
+        """0 to 1, time stolen by a hypervisor included. To be asked when all children have ended."""
+        busy_s, total_s, own_s = (now - then for now, then in zip(self._now(), self._begun, strict=True))
+        return max(0.0, busy_s - own_s) / total_s if total_s > 0 else 0.0
 
 
 class Watch:

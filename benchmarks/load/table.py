@@ -30,7 +30,7 @@ def circumstances() -> dict[str, Any]:
         "cpu": cpu[0] if cpu else platform.processor(),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "load_before": os.getloadavg()[0],
+        "others": {},
     }
 
 
@@ -69,8 +69,12 @@ def _cells(row: Row) -> tuple[str, ...]:
 def _caption(around: Mapping[str, Any]) -> str:
     return (
         f"{around['cpus']} CPUs ({around['cpu']}), Linux {around['kernel']}, Python {around['python']}, "
-        f"commit {around['commit']}; nothing is pinned, load before {around['load_before']:.1f}"
+        f"commit {around['commit']}; nothing is pinned; of the machine, others used " + _others(around["others"])
     )
+
+
+def _others(shares: Mapping[str, float]) -> str:
+    return ", ".join(f"{share:.0%} ({name})" for name, share in shares.items())
 
 
 def save(path: Path, rows: Sequence[Row], around: Mapping[str, Any], failures: Mapping[str, str]) -> None:
