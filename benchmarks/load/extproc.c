@@ -21,6 +21,7 @@ enum { TLS = 1000, NEVER_READ, RECONNECT };
 static const struct option NAMES[] = {
     {"target", required_argument, NULL, 't'},    {"script", required_argument, NULL, 's'},
     {"connections", required_argument, NULL, 'c'}, {"streams", required_argument, NULL, 'n'},
+    {"most", required_argument, NULL, 'm'},
     {"rate", required_argument, NULL, 'r'},      {"count", required_argument, NULL, 'k'},
     {"duration", required_argument, NULL, 'd'},  {"hold", required_argument, NULL, 'h'},
     {"grace", required_argument, NULL, 'g'},     {"reset-code", required_argument, NULL, 'e'},
@@ -34,6 +35,7 @@ static void usage(void) {
         "  --connections N        (1)\n"
         "  --streams N            in flight on each connection, closed loop (1)\n"
         "  --rate R               streams per second over all connections, open loop\n"
+        "  --most N               streams open at once, open loop; those that must wait for it count as late\n"
         "  --duration S           seconds in which streams are started (5, without --count)\n"
         "  --count N              streams in all\n"
         "  --grace S              how long the last streams may take (10)\n"
@@ -51,6 +53,7 @@ static void read_option(struct options *options, int option, const char *name, c
     case 's': options->script = text; break;
     case 'c': options->connections = (uint32_t)number_of(name, text); break;
     case 'n': options->streams = (uint32_t)number_of(name, text); break;
+    case 'm': options->most = (uint64_t)number_of(name, text); break;
     case 'r': options->rate = number_of(name, text); break;
     case 'k': options->count = (uint64_t)number_of(name, text); break;
     case 'd': options->duration_ns = (int64_t)(number_of(name, text) * SECOND); break;
@@ -112,8 +115,12 @@ static struct connection *usable_connection(const struct load *load) {
     return NULL;
 }
 
+static bool is_full(const struct load *load) {
+    return load->options.most && load->active >= load->options.most;
+}
+
 static void start_due(struct load *load) {
-    while (may_start(load) && due_ns(load) <= now_ns()) {
+    while (may_start(load) && due_ns(load) <= now_ns() && !is_full(load)) {
         struct connection *connection = usable_connection(load);
         if (connection) {
             stream_start(connection, due_ns(load));
@@ -226,7 +233,7 @@ static int64_t hold(struct load *load) {
 static bool is_over(struct load *load, int64_t *next_ns) {
     bool holding = load->options.hold_ns && !load->released;
     if (may_start(load)) {
-        int64_t due = load->options.rate > 0 ? due_ns(load) : NEVER;
+        int64_t due = load->options.rate > 0 && !is_full(load) ? due_ns(load) : NEVER;
         *next_ns = least(*next_ns, least(end_ns(load), due));
         return false;
     }

@@ -29,6 +29,7 @@ struct options {
     const char *target, *script;
     uint32_t connections, streams; /* streams: in flight per connection, closed loop */
     double rate;                   /* streams per second, open loop; 0: closed loop */
+    uint64_t most;                 /* open at once, open loop; 0: no limit */
     uint64_t count;                /* streams in all; 0: as many as `duration` allows */
     int64_t duration_ns, hold_ns, grace_ns;
     double pings; /* per second, on each connection */

@@ -34,7 +34,8 @@ def _module(name: str) -> str:
 
 def names() -> tuple[str, ...]:
     """The groups that are there, in the order they run."""
-    return tuple(name for name in ORDER if importlib.util.find_spec(_module(name)) is not None)
+    there = (name for name in ORDER if importlib.util.find_spec(_module(name)) is not None)
+    return tuple(name for name in there if hasattr(_load(name), "rows"))
 
 
 def _load(name: str) -> ModuleType:

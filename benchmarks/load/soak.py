@@ -10,6 +10,8 @@ SECONDS, QUICK_SECONDS = 600.0, 3.0
 SHARE = 0.8
 SETTLED = 0.2  # of the time: by then every buffer has had its full size once
 MOST_KIB_PER_MINUTE = 100.0
+IN_FLIGHT = 500  # when the machine stalls for a moment, streams wait in the client, not in picker
+LEAST_STARTED = 0.99
 
 
 def rows(options: Options) -> list[Row]:
@@ -33,6 +35,7 @@ def _soak(server: Server, path: str, rate: float, seconds: float) -> list[Row]:
         script=path,
         connections=2,
         rate=rate,
+        most=IN_FLIGHT,
         duration=seconds,
     )
     watch = Watch(server.rss_bytes, min(1.0, seconds / 20))
@@ -42,7 +45,9 @@ def _soak(server: Server, path: str, rate: float, seconds: float) -> list[Row]:
     variant, lost = str(server.variant), float(tools.errors(report))
     note = f"of {report['started']:,} streams {report['errors'] or ''}"
     weight = f"{weights[-1][1] / 2**20:.0f} MiB at the end"
+    share = report["started"] / (rate * seconds)
     return [
+        Row(GROUP, f"{what}: of the intended streams", "×", (share,), LEAST_STARTED, at_least=True, variant=variant),
         Row(GROUP, f"{what}: lost", "", (lost,), 0.0, note=note, variant=variant),
         Row(GROUP, f"{what}: RSS slope", "KiB/min", (flat,), MOST_KIB_PER_MINUTE, note=weight, variant=variant),
         Row(GROUP, f"{what}: pick p99", "µs", (report["pick_us"]["p99"],), variant=variant),

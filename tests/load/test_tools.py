@@ -118,6 +118,13 @@ def test_open_loop(picker: Server, tmp_path: Path) -> None:
     assert report["seconds"] >= (STREAMS - 1) / 100
 
 
+def test_open_loop_with_a_bound(picker: Server, tmp_path: Path) -> None:
+    """More than it may have open at once: they wait, and count as late."""
+    report = run(picker, written(tmp_path, exchanges.small()), rate=1_000_000, most=2, count=STREAMS)
+    assert (report["done"], report["errors"]) == (STREAMS, {})
+    assert report["lag_us"]["max"] > report["lag_us"]["p50"] > 0
+
+
 def test_held_streams_go_on_afterwards(picker: Server, tmp_path: Path) -> None:
     path = written(tmp_path, exchanges.small(hold=True))
     options: dict[str, Any] = {"target": picker.address, "tls": picker.variant.tls, "script": path}
