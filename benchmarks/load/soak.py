@@ -22,6 +22,8 @@ def rows(options: Options) -> list[Row]:
     with bench.servers(options.variants()[:1]) as running:
         (server,) = running.values()
         full, _ = bench.load(server, script=path, connections=2, streams=16, duration=options.seconds(3))
+        # As many at once as the soak may have open: what memory that takes is taken now.
+        bench.load(server, script=path, connections=2, streams=IN_FLIGHT // 2, duration=options.seconds(3))
         return _soak(server, path, full["rate"] * SHARE, seconds)
 
 
