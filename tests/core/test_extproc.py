@@ -153,7 +153,7 @@ def plugin_service(host: Any, steps: Any = (SCORER, MAX), **options: Any) -> tup
 
 
 def streams_of_a_read(client: MemoryClient, count: int, *, ends: bool) -> list[Any]:
-    """Requests of several streams that the server reads at once, each whole in one frame, the frames behind each other."""
+    """Requests of several streams that the server reads at once, each whole in one frame."""
     calls = [client.open(PROCESS) for _ in range(count)]
     rest = framed(m.response_headers()) + framed(m.response_body(b"x", end_of_stream=True))
     for call in calls:

@@ -18,6 +18,8 @@ class MemoryCall(Call):
         self._client = client
         self.unsent = b""
         """What the server gives no window for."""
+        self.sent = bytearray()
+        """What went out, for those who want to know; they may clear it."""
         self._ends = False
         self._ended = False
 
@@ -37,6 +39,7 @@ class MemoryCall(Call):
         if not part and not is_last:
             return False
         self._client.protocol.send_data(self.id, part, end_stream=is_last)
+        self.sent += part
         self.unsent = self.unsent[len(part) :]
         self._ended = is_last
         return True
