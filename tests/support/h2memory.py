@@ -70,6 +70,8 @@ class MemoryClient(Peer[MemoryCall]):
         self.connection = Connection(server, self.now_ns)
         self.received: list[bytes] = []
         """What the server has sent, as it was written."""
+        self.given = bytearray()
+        """What the server was sent."""
         self.cut = 0
         """Bytes that the server is given at once; 0 = all there are."""
         self.takes = True
@@ -93,6 +95,7 @@ class MemoryClient(Peer[MemoryCall]):
 
     def _carry_in(self) -> bool:
         data = self.protocol.data_to_send()
+        self.given += data
         size = self.cut or max(len(data), 1)
         for at in range(0, len(data), size):
             self.connection.feed(data[at : at + size], self.now_ns)
