@@ -59,3 +59,8 @@ def streamed(body_bytes: int, chunks: int, seed: int = 0) -> Script:
     parts += [[messages.response_body(CHUNK)]] * (chunks - 1)
     parts += [[messages.response_body(LAST_CHUNK)], [messages.response_body(b"", end_of_stream=True)]]
     return answered(parts)
+
+
+def request_only(body_bytes: int, seed: int = 0) -> Script:
+    """A request alone: the server ends the stream when it has answered, and sees nothing of the response."""
+    return answered([request(chat_body(body_bytes, seed))], end=Kind.CLOSE)
