@@ -16,6 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.load.options import Options
+from benchmarks.load.processes import cpu_s
+from benchmarks.load.row import Row
 from picker.demo.processes import Child, free_port, picker_command
 from tests.support.shared import SHARED
 
@@ -116,19 +119,13 @@ def _sample(directory: Path, endpoints: Path, mode: Mode, seconds: float) -> Sam
         picker.wait_until(lambda: "serving ext_proc" in picker.log_text(), READY_S)
         time.sleep(SETTLE_S)
         before, started = _counters(page), time.monotonic()
-        cpu_ns, measured = cpu_time_ns(picker.pid), time.monotonic()
+        used_s, measured = cpu_s(picker.pid), time.monotonic()
         time.sleep(seconds)
-        cores = (cpu_time_ns(picker.pid) - cpu_ns) * 1e-9 / (time.monotonic() - measured)
+        cores = (cpu_s(picker.pid) - used_s) / (time.monotonic() - measured)
         after, ended = _counters(page), time.monotonic()
     finally:
         picker.stop()
     return Sample(cores, (after[0] - before[0]) / (ended - started), after[1])
-
-
-def cpu_time_ns(pid: int) -> int:
-    """CPU time of all threads of a process so far, user and kernel, exact to the nanosecond (Linux)."""
-    tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(task.read_text().split()[0]) for task in tasks)
 
 
 def _counters(url: str) -> tuple[float, float]:
@@ -144,6 +141,15 @@ def _counters(url: str) -> tuple[float, float]:
 def _spread(values: Sequence[float], digits: int) -> str:
     low, middle, high = min(values), statistics.median(values), max(values)
     return f"{middle:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
+
+
+def rows(options: Options) -> list[Row]:
+    """Cores that scraping costs, by how often it is done."""
+    _, costs = measure(seconds=options.seconds(10.0), rounds=options.rounds)
+    return [
+        Row("scraping", f"100 model servers {cost.mode.name}", "cores", cost.cores, cost.mode.limit_cores)
+        for cost in costs
+    ]
 
 
 def main() -> None:
