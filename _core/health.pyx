@@ -34,6 +34,7 @@ cdef extern from *:
 
 cdef enum:
     LISTED = 5
+    LONGEST_SHIFT = 35         # of a length: five bytes of seven bits
     SERVING = 1                # HealthCheckResponse.ServingStatus
     NOT_SERVING = 2
 
@@ -46,16 +47,23 @@ ctypedef struct watch_t:
 
 
 cdef bint _service_name(slice_t message, slice_t* name) noexcept nogil:
-    """HealthCheckRequest.service; False if it is no such message. Names up to 127 bytes: longer ones are not ours."""
+    """HealthCheckRequest.service, its only field; False if it is no such message."""
+    cdef size_t at = 1
+    cdef int shift = 0
     name.data = message.data
     name.size = 0
     if message.size == 0:
         return True
-    if message.size < 2 or message.data[0] != 0x0A or message.data[1] != message.size - 2:
+    if message.data[0] != 0x0A:
         return False
-    name.data = message.data + 2
-    name.size = message.size - 2
-    return True
+    while at < message.size and shift < LONGEST_SHIFT:
+        name.size |= <size_t>(message.data[at] & 0x7F) << shift
+        shift += 7
+        at += 1
+        if message.data[at - 1] < 0x80:
+            name.data += at
+            return name.size == message.size - at
+    return False
 
 
 cdef int _status(const call_t* call, bint is_live) noexcept nogil:

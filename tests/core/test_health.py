@@ -48,7 +48,9 @@ def test_names_are_those_of_the_model() -> None:
     assert Health().methods().paths == [path(method) for method in ("Check", "List", "Watch")]
 
 
-@pytest.mark.parametrize("name", [*NAMES, "what nobody knows", "liveness2", "l" * 127])
+@pytest.mark.parametrize(
+    "name", [*NAMES, "what nobody knows", "liveness2", "liveness" * 20, "l" * 127, "l" * 128, "l" * 20_000]
+)
 @pytest.mark.parametrize("ready", [False, True])
 def test_check(name: str, ready: bool) -> None:
     health = Health()
@@ -67,7 +69,18 @@ def test_list_is_a_message_as_protobuf_writes_it() -> None:
 
 
 @pytest.mark.parametrize("method", ["Check", "Watch"])
-@pytest.mark.parametrize("message", [b"\x0a", b"\x0a\x02x", b"\x0a\x01xy", b"\x12\x01x", b"\x0a\x80\x01" + b"l" * 128])
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"\x0a",
+        b"\x0a\x02x",
+        b"\x0a\x01xy",
+        b"\x12\x01x",
+        b"\x0a\x80",
+        b"\x0a\x80\x01x",
+        b"\x0a\x81\x80\x80\x80\x80\x00x",
+    ],
+)
 def test_what_is_no_request_is_an_invalid_argument(method: str, message: bytes) -> None:
     assert asked(client_of(Health()), method, message).status == "INVALID_ARGUMENT"
 
