@@ -6,6 +6,7 @@ gRPC framing, protobuf and the session all run in C; Python is entered once for 
 
 import asyncio
 import logging
+import math
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -97,15 +98,17 @@ class _Peer(asyncio.BufferedProtocol):
         self.connection.stop()
         self.flush()
         self._transport.close()
-        if self._is_full:
-            self._transport.abort()
+
+    def abort(self) -> None:
+        """The peer does not listen: let it go."""
+        self._transport.abort()
 
 
 class WireServer:
     """A gRPC server for `services` on an asyncio loop.
 
     `rules`: of `picker._core.h2.Server`. `certificate`: None for plaintext. `on_read(started_ns)` is called when a read
-    has been dealt with.
+    has been dealt with, `on_tick()` every `TICK_S`.
     """
 
     def __init__(
@@ -115,11 +118,13 @@ class WireServer:
         rules: Mapping[str, int] | None = None,
         certificate: Certificate | None = None,
         on_read: Callable[[int], None] = lambda started_ns: None,
+        on_tick: Callable[[], None] = lambda: None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.core = Server(services, rules=rules or {}, on_error=_log_error)
         self.inbound = memoryview(self.core)  # every socket is read into the same bytes, and dealt with at once
         self.on_read = on_read
+        self._on_tick = on_tick
         self.clock_ns = clock_ns
         self.peers: set[_Peer] = set()
         self._certificate = certificate
@@ -154,6 +159,8 @@ class WireServer:
         for peer in list(self.peers):
             peer.stop()
         await _wait_until(lambda: not self.peers, TICK_S)  # what was said last is on its way
+        for peer in list(self.peers):
+            peer.abort()
         if self._ticker is not None:
             self._ticker.cancel()
         self._listener = None
@@ -164,6 +171,7 @@ class WireServer:
             peer.tick(now_ns)
         if self._certificate:
             self._certificate.renew(now_ns)
+        self._on_tick()
         self._ticker = asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
 
@@ -177,7 +185,8 @@ class WireShell:
         self._engine = engine
         self._rules = {"message_bytes": listen.grpc_max_recv_msg_bytes, "streams": limits.max_streams + HEALTH_STREAMS}
         self._extproc = ExtProc(engine, timeout_ns=int(limits.request_timeout_s * 1e9))
-        self._picked = 0
+        self._picked = self._opened = 0
+        self._quiet_since = -math.inf  # of the loop's clock
         self._health = Health()
         self._servers: list[WireServer] = []
         readiness.subscribe(self._set_ready)
@@ -191,7 +200,9 @@ class WireShell:
         certificate = None
         if listen.secure_serving:
             certificate = Certificate(listen.cert_path, reload=listen.enable_cert_reload)
-        server = WireServer(services, rules=self._rules, certificate=certificate, on_read=self._count_picks)
+        server = WireServer(
+            services, rules=self._rules, certificate=certificate, on_read=self._count_picks, on_tick=self._look
+        )
         return await self._start(server, listen.grpc_port)
 
     async def _start(self, server: WireServer, port: int) -> int:
@@ -201,18 +212,20 @@ class WireShell:
 
     async def wait_idle(self, quiet_s: float = 0.0) -> None:
         loop = asyncio.get_running_loop()
-        opened, since = -1, loop.time()
-        while True:
-            now = loop.time()
-            if self._engine.sessions or self._extproc.opened != opened:
-                opened, since = self._extproc.opened, now
-            if not self._engine.sessions and now - since >= quiet_s:
-                return
+        self._look()
+        while self._engine.sessions or loop.time() - self._quiet_since < quiet_s:
             await asyncio.sleep(TICK_S / 10)
+            self._look()
 
     async def stop(self, grace_s: float) -> None:
         await asyncio.gather(*(server.stop(grace_s) for server in self._servers))
         self._servers.clear()
+
+    def _look(self) -> None:
+        """Has there been a stream since the last look? Asked all the time, so that a quiet while is known for one."""
+        if self._engine.sessions or self._extproc.opened != self._opened:
+            self._opened = self._extproc.opened
+            self._quiet_since = asyncio.get_running_loop().time()
 
     def _set_ready(self, ready: bool) -> None:
         self._health.is_ready = ready

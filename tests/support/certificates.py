@@ -1,12 +1,13 @@
-"""Certificates made on the spot."""
+"""Certificates made on the spot, and who trusts them."""
 
 import shutil
+import ssl
 import subprocess
 from pathlib import Path
 
 import pytest
 
-__all__ = ["needs_openssl", "self_signed"]
+__all__ = ["client_context", "needs_openssl", "self_signed"]
 
 needs_openssl = pytest.mark.skipif(
     shutil.which("openssl") is None, reason="makes certificates with `openssl`: install it"
@@ -20,3 +21,11 @@ def self_signed(directory: Path, names: str = "DNS:localhost") -> Path:
     files = ("-keyout", str(directory / "tls.key"), "-out", str(directory / "tls.crt"))
     subprocess.run(["openssl", "req", "-x509", *key, *subject, *files], check=True, capture_output=True)
     return directory
+
+
+def client_context(certificate: Path, *protocols: str) -> ssl.SSLContext:
+    """Trusts that one alone, and offers these protocols."""
+    context = ssl.create_default_context(cafile=str(certificate / "tls.crt"))
+    if protocols:
+        context.set_alpn_protocols(list(protocols))
+    return context

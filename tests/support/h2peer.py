@@ -16,6 +16,7 @@ STATUS = (
     *("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED"),
     *("INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"),
 )
+FRAME_HEAD = 9
 Header = tuple[str, str]
 
 
@@ -74,6 +75,7 @@ class Peer(Generic[AnyCall]):
         """Answers to our own."""
         self.reads = True
         """Whether what was received is given back to the server as window."""
+        self._bytes = bytearray()
 
     def make_call(self, stream_id: int) -> AnyCall:
         raise NotImplementedError
@@ -99,9 +101,16 @@ class Peer(Generic[AnyCall]):
         return min(self.protocol.local_flow_control_window(call.id), self.protocol.max_outbound_frame_size)
 
     def receive(self, data: bytes) -> None:
-        """Bytes of the server."""
-        for event in self.protocol.receive_data(data):
-            self._take(event)
+        """Bytes of the server; frame by frame, for `h2` takes no more once it has seen a GOAWAY, and we talk on."""
+        self._bytes += data
+        while len(self._bytes) >= FRAME_HEAD:
+            size = FRAME_HEAD + int.from_bytes(self._bytes[:3], "big")
+            if len(self._bytes) < size:
+                return
+            frame = bytes(self._bytes[:size])
+            del self._bytes[:size]
+            for event in self.protocol.receive_data(frame):
+                self._take(event)
 
     def _take(self, event: Any) -> None:
         if isinstance(event, h2.events.ConnectionTerminated):
