@@ -92,8 +92,11 @@ class Engine:
         A histogram is (((bound, observations not above it), ...), sum of observations); the last bound is infinity.
         """
 
-    def decisions(self, limit: int = 100) -> list[dict[str, Any]]:
-        """The latest decisions, newest first: what was chosen, among how many, with which scores by step."""
+    def decisions(self, limit: int = 100, *, before: int = 0) -> list[dict[str, Any]]:
+        """The latest decisions, newest first: what was chosen, among how many, with which scores by step.
+
+        `before`: none of this number or a later one; 0 for all.
+        """
 
     @property
     def sessions(self) -> int:

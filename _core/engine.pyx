@@ -393,14 +393,19 @@ cdef class Engine:
                 rows.append(series_view(&series))
         return {"series": rows, **stats_totals(&totals)}
 
-    def decisions(self, uint32_t limit=100) -> list:
-        """The latest decisions, newest first: what was chosen, among how many, with which scores by step."""
+    def decisions(self, uint32_t limit=100, *, uint64_t before=0) -> list:
+        """The latest decisions, newest first: what was chosen, among how many, with which scores by step.
+
+        `before`: none of this number or a later one; 0 for all.
+        """
         cdef decision_t decision
         cdef const decision_t* kept
         cdef const series_t* series
         cdef uint64_t number = self._engine.decisions.count
         cdef list found = []
         limit = min(limit, <uint32_t>PK_DECISIONS)
+        if before:
+            number = min(number, before - 1)
         while number and len(found) < limit:
             pthread_mutex_lock(&self._engine.lock)
             kept = decisions_get(&self._engine.decisions, number)

@@ -66,6 +66,8 @@ cdef uint32_t stats_find(const stats_t* stats, const uint8_t* name, size_t size)
 cdef uint32_t stats_model(stats_t* stats, const uint8_t* name, size_t size) noexcept nogil
 cdef void hist_add(hist_t* hist, double value) noexcept nogil
 cdef bint series_counted(const series_t* series) noexcept nogil
+cdef void series_bind(series_t* series) noexcept nogil
+cdef void stats_bind(stats_t* stats) noexcept nogil
 
 
 cdef dict series_view(const series_t* series)

@@ -67,12 +67,8 @@ cdef void hist_add(hist_t* hist, double value) noexcept nogil:
     hist.sum += value
 
 
-cdef series_t* _series(const uint8_t* name, size_t size) noexcept nogil:
-    cdef series_t* series = <series_t*>pk_alloc(1, sizeof(series_t))
-    if series == NULL:
-        return NULL
-    series.name_size = <uint32_t>size
-    memcpy(series.name, name, size)
+cdef void series_bind(series_t* series) noexcept nogil:
+    """Point the histograms to their bounds, which are this process's own."""
     _hist(&series.duration_s, PK_LONG, PK_COUNT(PK_LONG))
     _hist(&series.ttft_s, PK_TTFT, PK_COUNT(PK_TTFT))
     _hist(&series.tpot_s, PK_TPOT, PK_COUNT(PK_TPOT))
@@ -81,6 +77,22 @@ cdef series_t* _series(const uint8_t* name, size_t size) noexcept nogil:
     _hist(&series.input_tokens, PK_TOKENS, PK_COUNT(PK_TOKENS))
     _hist(&series.output_tokens, PK_TOKENS, PK_COUNT(PK_TOKENS))
     _hist(&series.cached_tokens, PK_TOKENS, PK_COUNT(PK_TOKENS))
+
+
+cdef void stats_bind(stats_t* stats) noexcept nogil:
+    """The same for what is not kept by model."""
+    _hist(&stats.scheduling_s, PK_SHORT, PK_COUNT(PK_SHORT))
+    _hist(&stats.hit_ratio, PK_RATIO, PK_COUNT(PK_RATIO))
+    _hist(&stats.hit_bytes, PK_HIT_BYTES, PK_COUNT(PK_HIT_BYTES))
+
+
+cdef series_t* _series(const uint8_t* name, size_t size) noexcept nogil:
+    cdef series_t* series = <series_t*>pk_alloc(1, sizeof(series_t))
+    if series == NULL:
+        return NULL
+    series.name_size = <uint32_t>size
+    memcpy(series.name, name, size)
+    series_bind(series)
     return series
 
 
@@ -119,9 +131,7 @@ cdef int stats_init(stats_t* stats, uint32_t limit) noexcept nogil:
     stats.limit = limit
     stats.mask = size - 1
     stats.table = <uint32_t*>pk_alloc(size, sizeof(uint32_t))
-    _hist(&stats.scheduling_s, PK_SHORT, PK_COUNT(PK_SHORT))
-    _hist(&stats.hit_ratio, PK_RATIO, PK_COUNT(PK_RATIO))
-    _hist(&stats.hit_bytes, PK_HIT_BYTES, PK_COUNT(PK_HIT_BYTES))
+    stats_bind(stats)
     if stats.table == NULL:
         return PK_E_NOMEM
     if _append(stats, <const uint8_t*>b"", 0) != PK_OK or _append(stats, <const uint8_t*>b"other", 5) != PK_OK:

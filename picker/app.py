@@ -1,22 +1,22 @@
-"""The composition root: joins core, shell, discovery, scraping and admin into one process."""
+"""The composition root: core, shell and health in this process; discovery, scraping and admin in one beside it."""
 
 import asyncio
 import contextlib
+import gc
 import logging
 import secrets
 import signal
-import time
-from typing import Any
 
 import uvloop
 
-from picker import __version__
 from picker._core.engine import Engine
-from picker.admin.metrics import Counter, Snapshot
-from picker.admin.server import start_admin
+from picker.admin.server import listen as listen_admin
 from picker.config.describe import describe
 from picker.config.settings import ServeSettings
 from picker.config.support import ApproxPrefixCacheProducer, CoreMetricsExtractor, PassthroughParser
+from picker.control.answers import Answers
+from picker.control.messages import Start
+from picker.control.supervisor import ControlProcess
 from picker.discovery.file import EndpointsFile
 from picker.errors import ConfigError, UsageError
 from picker.extproc.readiness import Readiness
@@ -24,9 +24,8 @@ from picker.extproc.shell import make_shell
 from picker.logs import configure_logging
 from picker.policy.compile import Policy, compile_policy
 from picker.pool import Pool
-from picker.scrape.engines import EngineTable, configured_engines
-from picker.scrape.scraper import Scraper
-from picker.types import Endpoint
+from picker.scrape.engines import configured_engines
+from picker.scrape.fetch import tls_context
 
 __all__ = ["App", "serve"]
 
@@ -50,6 +49,8 @@ def serve(settings: ServeSettings) -> int:
         raise UsageError("picker serve: there are no endpoints to serve: pass --endpoints-file FILE")
     say_what_has_no_effect(settings)
     app = App(settings)
+    gc.collect()
+    gc.freeze()  # what is there now stays: no collection needs to look at it while requests wait
     try:
         uvloop.run(app.run())
     except OSError as problem:  # a port that is taken, a certificate that cannot be read
@@ -68,21 +69,20 @@ class App:
 
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings
-        self._discovery = EndpointsFile(
-            settings.discovery.endpoints_file,
-            on_change=self._set_endpoints,
-            interval_s=settings.discovery.endpoints_interval_s,
-        )
-        endpoints = self._discovery.load()  # a bad file at the start is an error, not a reason to wait
+        file = EndpointsFile(settings.discovery.endpoints_file)
+        endpoints = file.load()  # a bad file at the start is an error, not a reason to wait
+        self._fingerprint = file.fingerprint
+        self._pool_name = settings.routing.pool_name or file.path.stem
+        _check_engines(settings)
         self._policy: Policy = compile_policy(settings.config)
         self.engine = _engine(settings, self._policy)
         self.pool = Pool(self.engine, self._policy)
+        self.pool.set_endpoints(endpoints)
         self.health = Readiness()
         self.shell = make_shell(self.engine, self.health, settings.listen, settings.limits)
+        self.control: ControlProcess | None = None
         self.ports: dict[str, int] = {}
         """Where it listens once it does: `ext_proc`, `health`, `metrics`."""
-        self._scraper = Scraper(self.pool, settings=settings.scrape, engines=_engines(settings))
-        self._set_endpoints(endpoints)
 
     async def run(self, stop: asyncio.Event | None = None) -> None:
         """Serve until `stop` is set or a signal comes, then drain. Raises OSError if it cannot listen."""
@@ -90,8 +90,9 @@ class App:
         _stop_on_signals(stop)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self.shell.stop, STOP_S)
-            await self._start_control_plane(stack)
+            control = await self._start_control_plane(stack)
             self.ports["ext_proc"] = await self.shell.start_extproc()
+            await control.wait_up()
             self.health.set_ready(True)
             port, name = self.ports["ext_proc"], self.shell.name
             _LOG.info("serving ext_proc on port %d: %d endpoints, shell %s", port, len(self.pool.endpoints), name)
@@ -99,27 +100,37 @@ class App:
             await self._drain(self._settings.limits.drain_timeout_s)
         _LOG.info("stopped")
 
-    async def _start_control_plane(self, stack: contextlib.AsyncExitStack) -> None:
+    async def _start_control_plane(self, stack: contextlib.AsyncExitStack) -> ControlProcess:
         listen = self._settings.listen
         self.ports["health"] = await self.shell.start_health()
-        admin, self.ports["metrics"] = await start_admin(
-            take=self.snapshot,
-            decisions=self.decisions,
-            is_ready=lambda: self.health.is_ready,
-            address=listen.bind_address,
-            port=listen.metrics_port,
-        )
-        stack.push_async_callback(admin.cleanup)
+        listeners = listen_admin(listen.bind_address, listen.metrics_port)
+        for listener in listeners:
+            stack.callback(listener.close)
+        self.ports["metrics"] = listeners[0].getsockname()[1]
         _LOG.info("health on port %d, metrics on port %d", self.ports["health"], self.ports["metrics"])
-        if self._settings.scrape.enabled:
-            await self._scraper.start()
-            stack.push_async_callback(self._scraper.stop)
-        self._discovery.start()
-        stack.push_async_callback(self._discovery.stop)
+        tls_context(self._settings.scrape)  # a certificate that cannot be read is told here, at the start
+        answers = Answers(self.engine, self._policy, self.pool, is_ready=lambda: self.health.is_ready)
+        self.control = ControlProcess(
+            answers, listeners=listeners, start=self._orders, known=lambda: self.pool.endpoints
+        )
+        self.control.start()
+        stack.push_async_callback(self.control.stop)
+        return self.control
 
-    def _set_endpoints(self, endpoints: tuple[Endpoint, ...]) -> None:
-        self.pool.set_endpoints(endpoints)
-        self._scraper.set_endpoints(self.pool.endpoints)
+    def _orders(self, restarts: int, confirmed_ns: int) -> Start:
+        """What the control process is to do."""
+        settings = self._settings
+        return Start(
+            scrape=settings.scrape,
+            discovery=settings.discovery,
+            log=settings.log,
+            extractor=settings.config.parameters(CoreMetricsExtractor),
+            pool=self._pool_name,
+            fingerprint="" if restarts else self._fingerprint,
+            confirmed_ns=confirmed_ns,
+            restarts=restarts,
+            shell=self.shell.name,
+        )
 
     async def _drain(self, limit_s: float) -> None:
         """Ask for no more traffic, serve what still comes and let it end, but not for ever."""
@@ -131,62 +142,9 @@ class App:
         except TimeoutError:
             _LOG.warning("cutting %d streams after %g s", self.engine.sessions, limit_s)
 
-    # What people and Prometheus see.
 
-    def snapshot(self) -> Snapshot:
-        """Everything the metrics page shows, now."""
-        now_ns = time.monotonic_ns()
-        return Snapshot(
-            version=__version__,
-            shell=self.shell.name,
-            pool=self._settings.routing.pool_name or self._discovery.path.stem,
-            now_ns=now_ns,
-            stale_after_s=self._settings.scrape.staleness_threshold_s,
-            stats=self.engine.stats(),
-            endpoints=self.engine.endpoints(now_ns),
-            sessions=self.engine.sessions,
-            buffered_bytes=self.engine.buffered_bytes,
-            index_blocks=self.engine.index_blocks,
-            index_bytes=self.engine.index_bytes,
-            plugins=self._plugins(),
-            counters=self._counters(),
-        )
-
-    def decisions(self, limit: int) -> list[dict[str, Any]]:
-        """The latest picks, their scores named by plugin, `age_s` instead of a clock reading."""
-        now_ns = time.monotonic_ns()
-        rows = []
-        for decision in self.engine.decisions(limit):
-            age_s = round((now_ns - decision.pop("at_ns")) * 1e-9, 3)
-            rows.append({**decision, "age_s": age_s, "scores": self._policy.explain(decision["scores"])})
-        return rows
-
-    def _plugins(self) -> list[dict[str, Any]]:
-        return [record.view() for record in self._policy.host.records.values()] if self._policy.host else []
-
-    def _counters(self) -> dict[str, Counter]:
-        scraper, discovery = self._scraper, self._discovery
-        failures = [((reason,), float(count)) for reason, count in sorted(scraper.failures.items())]
-        return {
-            "picker_scrapes": ("Metrics pages read.", (), [((), float(scraper.scrapes))]),
-            "picker_scrape_failures": ("Metrics pages not read, by cause.", ("reason",), failures),
-            "picker_scrape_seconds": ("Time spent reading metrics pages.", (), [((), scraper.seconds)]),
-            "picker_scrape_malformed_lines": (
-                "Lines of wanted series that could not be read.",
-                (),
-                [((), float(scraper.malformed_lines))],
-            ),
-            "picker_endpoints_file_errors": (
-                "Edits of the endpoints file not taken.",
-                (),
-                [((), float(discovery.reload_errors))],
-            ),
-        }
-
-
-def _engines(settings: ServeSettings) -> EngineTable:
     try:
-        return configured_engines(settings.config.parameters(CoreMetricsExtractor))
+        configured_engines(settings.config.parameters(CoreMetricsExtractor))
     except ValueError as problem:
         raise ConfigError(
             str(problem),

@@ -1,6 +1,7 @@
 """The pool: endpoints as discovery knows them, bound to the core's slots; takes in what scraping finds."""
 
 import base64
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 
 from picker._core.engine import Engine
 from picker.policy.compile import Policy
-from picker.types import Endpoint, ScrapedLoad
+from picker.types import Endpoint, EndpointKey, ScrapedLoad
 
 __all__ = ["Pool"]
 
@@ -19,12 +20,9 @@ _MOST_TOKENS = 1 << 40  # whatever a metrics page says
 @dataclass(frozen=True, slots=True)
 class _Member:
     endpoint: Endpoint
+    key: EndpointKey
     slot: int
     generation: int
-
-    def is_same(self, other: Endpoint) -> bool:
-        """Labels may change; whoever has another name is another endpoint, wherever it listens."""
-        return (self.endpoint.namespace, self.endpoint.name) == (other.namespace, other.name)
 
 
 class Pool:
@@ -38,6 +36,7 @@ class Pool:
         self._policy = policy
         self._clock_ns = clock_ns
         self._members: dict[str, _Member] = {}  # by target
+        self._left_out: dict[str, Endpoint] = {}  # for want of room; tried again when others go
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
@@ -45,20 +44,36 @@ class Pool:
         return tuple(member.endpoint for member in self._members.values())
 
     def set_endpoints(self, wanted: Iterable[Endpoint]) -> None:
-        """Add, remove, relabel. An address under another name is another endpoint and starts empty.
-
-        One that the engine does not take (too many, a name too long) is left out and logged.
-        """
+        """These and no others. See `change`, which costs no more than what changes."""
         coming = {endpoint.target: endpoint for endpoint in wanted}
-        for target, member in list(self._members.items()):
-            if target not in coming or not member.is_same(coming[target]):
-                self._engine.remove_endpoint(member.slot, member.generation)
-                del self._members[target]
-        for target, endpoint in coming.items():
-            if target in self._members:
-                self._relabel(self._members[target], endpoint)
+        self.change(gone=[target for target in (*self._members, *self._left_out) if target not in coming])
+        self.change(come=coming.values())
+
+    def change(self, *, gone: Iterable[str] = (), come: Iterable[Endpoint] = ()) -> None:
+        """Remove the targets `gone`; add, relabel or replace `come`.
+
+        An address under another name is another endpoint and starts empty. One that the engine does not take (too
+        many, a name too long) is left out and logged; it comes in when there is room.
+        """
+        room = 0
+        for target in gone:
+            self._left_out.pop(target, None)
+            room += self._remove(target)
+        for endpoint in come:
+            member = self._members.get(endpoint.target)
+            if member is not None and member.key == endpoint.key:
+                self._relabel(member, endpoint)
             else:
+                self._remove(endpoint.target)
                 self._add(endpoint)
+        for endpoint in list(itertools.islice(self._left_out.values(), room)):
+            self._add(endpoint)
+
+    def _remove(self, target: str) -> bool:
+        member = self._members.pop(target, None)
+        if member is not None:
+            self._engine.remove_endpoint(member.slot, member.generation)
+        return member is not None
 
     def _add(self, endpoint: Endpoint) -> None:
         token = base64.b64encode(f"{endpoint.namespace}/{endpoint.name}".encode())
@@ -66,29 +81,23 @@ class Pool:
         try:
             slot, generation = self._engine.add_endpoint(endpoint.target, endpoint.address, token=token, labels=labels)
         except (OverflowError, ValueError) as refusal:
-            _LOG.error("endpoint %s left out: %s", endpoint.target, refusal)
+            if endpoint.target not in self._left_out:
+                _LOG.error("endpoint %s left out: %s", endpoint.target, refusal)
+            if isinstance(refusal, OverflowError):
+                self._left_out[endpoint.target] = endpoint
             return
-        self._members[endpoint.target] = _Member(endpoint, slot, generation)
+        self._left_out.pop(endpoint.target, None)
+        self._members[endpoint.target] = _Member(endpoint, endpoint.key, slot, generation)
 
     def _relabel(self, member: _Member, endpoint: Endpoint) -> None:
-        self._engine.set_labels(member.slot, member.generation, self._policy.label_bits(endpoint.labels))
-        self._members[endpoint.target] = _Member(endpoint, member.slot, member.generation)
+        if endpoint.labels != member.endpoint.labels:
+            self._engine.set_labels(member.slot, member.generation, self._policy.label_bits(endpoint.labels))
+            self._members[endpoint.target] = _Member(endpoint, member.key, member.slot, member.generation)
 
-    # What the scraper asks and tells; its endpoint may have gone or been replaced meanwhile.
-
-    def _member(self, endpoint: Endpoint) -> _Member | None:
-        member = self._members.get(endpoint.target)
-        return member if member is not None and member.is_same(endpoint) else None
-
-    def busy(self, endpoint: Endpoint) -> bool:
-        """Has it requests of ours under way?"""
-        member = self._member(endpoint)
-        return member is not None and self._engine.is_busy(member.slot, member.generation)
-
-    def observe(self, endpoint: Endpoint, load: ScrapedLoad) -> None:
-        """What the endpoint's metrics page said just now."""
-        member = self._member(endpoint)
-        if member is None:
+    def observe(self, key: EndpointKey, load: ScrapedLoad) -> None:
+        """What that endpoint's metrics page said just now; nothing if it has gone or was replaced meanwhile."""
+        member = self._members.get(key[2])
+        if member is None or member.key != key:
             return
         blocks, size = load.num_blocks, load.block_size_tokens
         self._engine.observe(
@@ -103,10 +112,6 @@ class Pool:
             waiting_adapters=load.waiting_adapters,
             cache_tokens=min(blocks * size, _MOST_TOKENS) if blocks and size else -1,
         )
-
-    def scrape_failed(self, endpoint: Endpoint, reason: str) -> None:
-        """The load known so far ages; picks go on by what is booked."""
-        _LOG.debug("no metrics from %s: %s", endpoint.target, reason)
 
 
 def _number(value: float | None) -> float:

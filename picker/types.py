@@ -1,10 +1,14 @@
 """The vocabulary the floors above share: plain frozen values, no behaviour beyond checking themselves."""
 
 import ipaddress
+from typing import TypeAlias
 
 import msgspec
 
-__all__ = ["Endpoint", "ScrapedLoad"]
+__all__ = ["Endpoint", "EndpointKey", "ScrapedLoad"]
+
+EndpointKey: TypeAlias = tuple[str, str, str]
+"""Namespace, name and target: what makes an endpoint this one and no other. Labels may change."""
 
 
 def _canonical(address: str) -> str:
@@ -44,6 +48,11 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def target(self) -> str:
         """`ip:port` as gateways write it, an IPv6 address in brackets (PROTOCOL 1.3)."""
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+    @property
+    def key(self) -> EndpointKey:
+        """Which endpoint it is: one at the same address under another name is another."""
+        return self.namespace, self.name, self.target
 
 
 class ScrapedLoad(msgspec.Struct, frozen=True, kw_only=True):

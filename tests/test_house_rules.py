@@ -27,6 +27,7 @@ PART_OF = {"request": "session", "response": "session", "replies": "session", "d
 EXEMPT: dict[tuple[str, str], str] = {
     ("alloc", "model"): "the exact leak and failing-allocation tests of every module are its model",
     ("calls", "model"): "of what a connection carries: tests/model/h2.py",
+    ("copies", "model"): "Engine.stats() and Engine.endpoints() are its model",
     ("decisions", "model"): "a dict, in its test",
     ("extproc", "model"): "the session whose messages it passes on, and tests/extproc/test_streams.py on every shell",
     ("usage", "tests"): "a part of sse, through which tests/core/test_sse.py tests it",

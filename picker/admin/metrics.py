@@ -4,15 +4,13 @@ Names, labels and buckets of `inference_*` are those of the Gateway API Inferenc
 read them; `picker_*` is picker's own.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
+from picker.admin.exposition import Counters, Family, Gauges, Histograms
 
-__all__ = ["Counter", "Encoder", "Snapshot", "families", "page"]
+__all__ = ["Counter", "Snapshot", "families", "page"]
 
 _MODEL = ("model_name", "target_model_name")
 _PREFIX_PLUGIN = ("prefix-cache", "radix")  # plugin_name, plugin_type
@@ -46,19 +44,18 @@ _ENDPOINT_GAUGES = (
 )
 
 SLICE = 256
-"""Samples written at a time: a page of many models must not hold up the requests."""
+"""Lines of a page made at a time: a page of many models must not hold up what else runs on the loop."""
 
 Counter = tuple[str, Sequence[str], Sequence[tuple[Sequence[str], float]]]
-Histogram = tuple[Sequence[tuple[float, int]], float]
-Encoder = Callable[[Collector], bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """What the page is made of, taken at once. `stats` and `endpoints` are `Engine.stats()` and `Engine.endpoints()`.
 
-    `plugins` are `PluginRecord.view()`; `counters` maps a name to its help, label names and rows of (label values,
-    value). Times in ns of one monotonic clock.
+    `endpoints_age_s`: how long ago the endpoints were last known to be those there are. `plugins` are
+    `PluginRecord.view()`; `counters` maps a name to its help, label names and rows of (label values, value). Times in
+    ns of one monotonic clock.
     """
 
     version: str
@@ -72,21 +69,12 @@ class Snapshot:
     buffered_bytes: int
     index_blocks: int
     index_bytes: int
+    endpoints_age_s: float = 0.0
     plugins: Sequence[Mapping[str, Any]] = ()
     counters: Mapping[str, Counter] = field(default_factory=dict)
 
 
-class _Piece(Collector):
-    """What an encoder is given: one family, part of one, or nothing."""
-
-    def __init__(self, *families: Metric) -> None:
-        self._families = families
-
-    def collect(self) -> Sequence[Metric]:
-        return self._families
-
-
-def families(snapshot: Snapshot) -> Iterator[Metric]:
+def families(snapshot: Snapshot) -> Iterator[Family]:
     """Everything there is to show."""
     yield from _requests(snapshot.stats["series"])
     yield from _pool(snapshot)
@@ -96,52 +84,45 @@ def families(snapshot: Snapshot) -> Iterator[Metric]:
     yield from _counters(snapshot.counters)
 
 
-def page(snapshot: Snapshot, encode: Encoder) -> Iterator[bytes]:
-    """The page as `encode` (text or OpenMetrics) writes it, in slices."""
+def page(snapshot: Snapshot, *, openmetrics: bool = False) -> Iterator[bytes]:
+    """The page as text (version 0.0.4) or OpenMetrics (1.0.0), in slices."""
+    lines: list[str] = []
     for family in families(snapshot):
-        samples = family.samples
-        for start in range(0, max(len(samples), 1), SLICE):
-            family.samples = samples[start : start + SLICE]
-            yield _slice(encode(_Piece(family)), is_first=start == 0)
-    yield encode(_Piece())  # which ends an OpenMetrics page
+        lines += family.head(openmetrics=openmetrics)
+        for more in family.rows():
+            if len(lines) + len(more) > SLICE:
+                yield "".join(lines).encode()
+                lines.clear()
+            lines += more
+    lines += ["# EOF\n"] if openmetrics else []
+    yield "".join(lines).encode()
 
 
-def _slice(text: bytes, *, is_first: bool) -> bytes:
-    """Without the end of the page, and without the family's head (HELP, TYPE) unless it is the first one of it."""
-    lines = text.split(b"\n")  # no label holds one: it is escaped
-    return b"\n".join(line for line in lines if not line.startswith(b"# ") or (is_first and line != b"# EOF"))
-
-
-def _histogram(name: str, about: str, labels: Sequence[str], rows: Sequence[tuple[Sequence[str], Histogram]]) -> Metric:
-    family = HistogramMetricFamily(name, about, labels=labels)
-    for values, (buckets, total) in rows:
-        family.add_metric(values, [(_bound(bound), count) for bound, count in buckets], total)
-    return family
-
-
-def _bound(bound: float) -> str:
-    """As the reference picker's library writes it, which OpenMetrics demands."""
-    return str(floatToGoString(bound))  # type: ignore[no-untyped-call]
-
-
-def _requests(series: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+def _requests(series: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
     """A model is served under its own name until rewriting comes, so both labels say the same."""
-    total = CounterMetricFamily(
-        "inference_objective_request", "Requests that have ended, well or badly.", labels=(*_MODEL, "priority")
+    total = Counters("inference_objective_request", "Requests that have ended, well or badly.", (*_MODEL, "priority"))
+    errors = Counters(
+        "inference_objective_request_error", "Requests that ended badly, by cause.", (*_MODEL, "error_code")
     )
-    errors = CounterMetricFamily(
-        "inference_objective_request_error", "Requests that ended badly, by cause.", labels=(*_MODEL, "error_code")
-    )
-    running = GaugeMetricFamily("inference_objective_running_requests", "Requests under way.", labels=("model_name",))
+    running = Gauges("inference_objective_running_requests", "Requests under way.", ("model_name",))
     for one in series:
         model = one["model"]
-        total.add_metric((model, model, "0"), one["requests"])
-        running.add_metric((model,), one["running"])
+        total.add((model, model, "0"), one["requests"])
+        running.add((model,), one["running"])
         for code, count in one["failures"].items():
-            errors.add_metric((model, model, code), count)
+            errors.add((model, model, code), count)
     yield from (total, errors, running)
     for name, about, key in _REQUEST_HISTOGRAMS:
-        yield _histogram(name, about, _MODEL, [((one["model"], one["model"]), one[key]) for one in series])
+        histograms = Histograms(name, about, _MODEL)
+        for one in series:
+            histograms.observe((one["model"], one["model"]), one[key])
+        yield histograms
+
+
+def _one(family: Family, value: float) -> Family:
+    """A family of a single sample without labels."""
+    family.add((), value)
+    return family
 
 
 def _mean(endpoints: Sequence[Mapping[str, Any]], key: str) -> float:
@@ -149,7 +130,7 @@ def _mean(endpoints: Sequence[Mapping[str, Any]], key: str) -> float:
     return sum(known) / len(known) if known else 0.0
 
 
-def _pool(snapshot: Snapshot) -> Iterator[Metric]:
+def _pool(snapshot: Snapshot) -> Iterator[Family]:
     rows = (
         ("inference_pool_ready_pods", "Endpoints of the pool, ejected ones too.", float(len(snapshot.endpoints))),
         ("inference_pool_average_queue_size", "Mean waiting requests.", _mean(snapshot.endpoints, "waiting")),
@@ -157,102 +138,95 @@ def _pool(snapshot: Snapshot) -> Iterator[Metric]:
         ("inference_pool_average_kv_cache_utilization", "Mean KV usage, 0-1.", _mean(snapshot.endpoints, "kv_usage")),
     )
     for name, about, value in rows:
-        family = GaugeMetricFamily(name, about, labels=("name",))
-        family.add_metric((snapshot.pool,), value)
+        family = Gauges(name, about, ("name",))
+        family.add((snapshot.pool,), value)
         yield family
-    queue = GaugeMetricFamily(
-        "inference_pool_per_pod_queue_size", "Waiting requests.", labels=("name", "model_server_pod")
-    )
+    about = "Time since the endpoints were last known to be those there are."
+    yield _one(Gauges("picker_endpoints_age_seconds", about), snapshot.endpoints_age_s)
+    queue = Gauges("inference_pool_per_pod_queue_size", "Waiting requests.", ("name", "model_server_pod"))
     for endpoint in snapshot.endpoints:
-        queue.add_metric((snapshot.pool, endpoint["target"]), max(endpoint["waiting"], 0))
+        queue.add((snapshot.pool, endpoint["target"]), max(endpoint["waiting"], 0))
     yield queue
 
 
-def _scheduler(snapshot: Snapshot) -> Iterator[Metric]:
+def _scheduler(snapshot: Snapshot) -> Iterator[Family]:
     stats = snapshot.stats
-    yield _histogram(
-        "inference_extension_scheduler_e2e_duration_seconds",
-        "Time of a pick: from the last byte of the request to the reply.",
-        (),
-        [((), stats["scheduling_s"])],
-    )
-    attempts = CounterMetricFamily("inference_extension_scheduler_attempts", "Picks.", labels=("status",))
-    attempts.add_metric(("success",), stats["picked"])
-    attempts.add_metric(("failure",), stats["not_picked"])
+    about = "Time of a pick: from the last byte of the request to the reply."
+    took = Histograms("inference_extension_scheduler_e2e_duration_seconds", about)
+    took.observe((), stats["scheduling_s"])
+    yield took
+    attempts = Counters("inference_extension_scheduler_attempts", "Picks.", ("status",))
+    attempts.add(("success",), stats["picked"])
+    attempts.add(("failure",), stats["not_picked"])
     yield attempts
     labels = ("plugin_name", "plugin_type")
-    size = GaugeMetricFamily("inference_extension_prefix_indexer_size", "(block, endpoint) pairs held.", labels=labels)
-    size.add_metric(_PREFIX_PLUGIN, snapshot.index_blocks)
+    size = Gauges("inference_extension_prefix_indexer_size", "(block, endpoint) pairs held.", labels)
+    size.add(_PREFIX_PLUGIN, snapshot.index_blocks)
     yield size
     about = "Share of the prompt that the picked endpoint is thought to hold."
-    yield _histogram(
-        "inference_extension_prefix_indexer_hit_ratio", about, labels, [(_PREFIX_PLUGIN, stats["hit_ratio"])]
-    )
+    ratio = Histograms("inference_extension_prefix_indexer_hit_ratio", about, labels)
+    ratio.observe(_PREFIX_PLUGIN, stats["hit_ratio"])
+    yield ratio
     about = "Prompt bytes that the picked endpoint is thought to hold."
-    yield _histogram(
-        "inference_extension_prefix_indexer_hit_bytes", about, labels, [(_PREFIX_PLUGIN, stats["hit_bytes"])]
-    )
-    info = GaugeMetricFamily("inference_extension_info", "The build.", labels=("commit", "build_ref"))
-    info.add_metric(("", snapshot.version), 1)
+    held = Histograms("inference_extension_prefix_indexer_hit_bytes", about, labels)
+    held.observe(_PREFIX_PLUGIN, stats["hit_bytes"])
+    yield held
+    info = Gauges("inference_extension_info", "The build.", ("commit", "build_ref"))
+    info.add(("", snapshot.version), 1)
     yield info
-    shell = GaugeMetricFamily("picker_shell_info", "Which server moves the bytes.", labels=("shell",))
-    shell.add_metric((snapshot.shell,), 1)
+    shell = Gauges("picker_shell_info", "Which server moves the bytes.", ("shell",))
+    shell.add((snapshot.shell,), 1)
     yield shell
-    yield GaugeMetricFamily("picker_prefix_index_bytes", "Memory of the prefix index.", value=snapshot.index_bytes)
-    yield GaugeMetricFamily("picker_open_streams", "Open ext_proc streams.", value=snapshot.sessions)
+    yield _one(Gauges("picker_prefix_index_bytes", "Memory of the prefix index."), snapshot.index_bytes)
+    yield _one(Gauges("picker_open_streams", "Open ext_proc streams."), snapshot.sessions)
     about = "Request bodies that wait to be complete, in bytes."
-    yield GaugeMetricFamily("picker_buffered_body_bytes", about, value=snapshot.buffered_bytes)
-    yield CounterMetricFamily("picker_endpoint_ejections", "Endpoints ejected.", value=stats["ejected"])
+    yield _one(Gauges("picker_buffered_body_bytes", about), snapshot.buffered_bytes)
+    yield _one(Counters("picker_endpoint_ejections", "Endpoints ejected."), stats["ejected"])
     for kind in ("predicted", "reported"):
-        yield CounterMetricFamily(
-            f"picker_prompt_tokens_cached_{kind}",
-            f"Prompt tokens {kind} as cached, of requests whose model server reported them.",
-            value=stats[f"{kind}_tokens"],
-        )
+        about = f"Prompt tokens {kind} as cached, of requests whose model server reported them."
+        yield _one(Counters(f"picker_prompt_tokens_cached_{kind}", about), stats[f"{kind}_tokens"])
 
 
-def _endpoints(snapshot: Snapshot) -> Iterator[Metric]:
+def _endpoints(snapshot: Snapshot) -> Iterator[Family]:
     labels = ("endpoint",)
     for name, about, key in _ENDPOINT_GAUGES:
-        family = GaugeMetricFamily(name, about, labels=labels)
+        family = Gauges(name, about, labels)
         for endpoint in snapshot.endpoints:
-            family.add_metric((endpoint["target"],), endpoint[key])
+            family.add((endpoint["target"],), endpoint[key])
         yield family
-    age = GaugeMetricFamily(
-        "picker_endpoint_metrics_age_seconds", "Age of the scraped load; -1 = never.", labels=labels
-    )
-    stale = GaugeMetricFamily("picker_endpoint_metrics_stale", "1 when that age is too high.", labels=labels)
-    ejected = GaugeMetricFamily("picker_endpoint_ejected", "1 while the circuit breaker is open.", labels=labels)
-    picks = CounterMetricFamily("picker_endpoint_picks", "Requests sent to the endpoint.", labels=labels)
+    age = Gauges("picker_endpoint_metrics_age_seconds", "Age of the scraped load; -1 = never.", labels)
+    stale = Gauges("picker_endpoint_metrics_stale", "1 when that age is too high.", labels)
+    ejected = Gauges("picker_endpoint_ejected", "1 while the circuit breaker is open.", labels)
+    picks = Counters("picker_endpoint_picks", "Requests sent to the endpoint.", labels)
     for endpoint in snapshot.endpoints:
         seen = endpoint["scraped_ns"]
         seconds = (snapshot.now_ns - seen) * 1e-9 if seen else -1.0
-        age.add_metric((endpoint["target"],), seconds)
-        stale.add_metric((endpoint["target"],), float(not 0 <= seconds <= snapshot.stale_after_s))
-        ejected.add_metric((endpoint["target"],), float(endpoint["ejected"]))
-        picks.add_metric((endpoint["target"],), endpoint["picks"])
+        age.add((endpoint["target"],), seconds)
+        stale.add((endpoint["target"],), float(not 0 <= seconds <= snapshot.stale_after_s))
+        ejected.add((endpoint["target"],), float(endpoint["ejected"]))
+        picks.add((endpoint["target"],), endpoint["picks"])
     yield from (age, stale, ejected, picks)
 
 
-def _plugins(plugins: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+def _plugins(plugins: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
     labels = ("extension_point", "plugin_type", "plugin_name")
-    calls = CounterMetricFamily("picker_plugin_calls", "Calls of Python plugins.", labels=labels)
-    seconds = CounterMetricFamily("picker_plugin_seconds", "Time spent in Python plugins.", labels=labels)
-    failures = CounterMetricFamily(
-        "picker_plugin_failures", "Requests a Python plugin was left out of, by cause.", labels=(*labels, "cause")
+    calls = Counters("picker_plugin_calls", "Calls of Python plugins.", labels)
+    seconds = Counters("picker_plugin_seconds", "Time spent in Python plugins.", labels)
+    failures = Counters(
+        "picker_plugin_failures", "Requests a Python plugin was left out of, by cause.", (*labels, "cause")
     )
     for plugin in plugins:
         values = (plugin["role"], plugin["type"], plugin["name"])
-        calls.add_metric(values, plugin["calls"])
-        seconds.add_metric(values, plugin["seconds"])
+        calls.add(values, plugin["calls"])
+        seconds.add(values, plugin["seconds"])
         for cause, key in (("error", "errors"), ("overrun", "overruns"), ("resting", "skipped")):
-            failures.add_metric((*values, cause), plugin[key])
+            failures.add((*values, cause), plugin[key])
     yield from (calls, seconds, failures)
 
 
-def _counters(counters: Mapping[str, Counter]) -> Iterator[Metric]:
+def _counters(counters: Mapping[str, Counter]) -> Iterator[Family]:
     for name, (about, labels, rows) in counters.items():
-        family = CounterMetricFamily(name, about, labels=labels)
+        family = Counters(name, about, labels)
         for values, value in rows:
-            family.add_metric(values, value)
+            family.add(values, value)
         yield family

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -10,32 +11,43 @@ from prometheus_client.exposition import choose_encoder
 
 from picker.admin.metrics import Snapshot, page
 
-__all__ = ["MOST_DECISIONS", "start_admin"]
+__all__ = ["MOST_DECISIONS", "Unavailable", "listen", "start_admin"]
 
-Decisions = Callable[[int], Sequence[Mapping[str, Any]]]
+Decisions = Callable[[int], Awaitable[Sequence[Mapping[str, Any]]]]
 MOST_DECISIONS = 1024
 """As many as the core keeps."""
 
 
+class Unavailable(Exception):
+    """The data plane does not answer, which is answered 503."""
+
+
 class _Admin:
-    def __init__(self, take: Callable[[], Snapshot], decisions: Decisions, is_ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        take: Callable[[], Awaitable[Snapshot]],
+        decisions: Decisions,
+        is_ready: Callable[[], Awaitable[bool]],
+    ) -> None:
         self._take = take
         self._decisions = decisions
         self._is_ready = is_ready
 
     async def metrics(self, request: web.Request) -> web.Response:
-        encode, content_type = choose_encoder(",".join(request.headers.getall("Accept", [])))
+        _, content_type = choose_encoder(",".join(request.headers.getall("Accept", [])))
         body = bytearray()
-        for piece in page(self._take(), encode):
+        for piece in page(await self._take(), openmetrics=content_type.startswith("application/openmetrics-text")):
             body += piece
-            await asyncio.sleep(0)  # requests come first
+            await asyncio.sleep(0)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def healthz(self, _: web.Request) -> web.Response:
+        """Alive is a picker whose data plane answers, whatever it says."""
+        await self._is_ready()
         return web.Response(text="ok\n")
 
     async def readyz(self, _: web.Request) -> web.Response:
-        return web.Response(text="ready\n") if self._is_ready() else web.Response(text="not ready\n", status=503)
+        return web.Response(text="ready\n") if await self._is_ready() else web.Response(text="not ready\n", status=503)
 
     async def decisions(self, request: web.Request) -> web.Response:
         """The latest picks with their scores, newest first; `?limit=N`."""
@@ -43,30 +55,66 @@ class _Admin:
             limit = int(request.query.get("limit", "50"))
         except ValueError:
             return web.Response(text="limit must be a number\n", status=400)
-        return _json(self._decisions(max(0, min(limit, MOST_DECISIONS))))
+        return _json(await self._decisions(max(0, min(limit, MOST_DECISIONS))))
 
     async def endpoints(self, _: web.Request) -> web.Response:
         """What picker knows of each endpoint."""
-        return _json(self._take().endpoints)
+        return _json((await self._take()).endpoints)
 
     async def plugins(self, _: web.Request) -> web.Response:
         """How the Python plugins do."""
-        return _json(self._take().plugins)
+        return _json((await self._take()).plugins)
 
 
 def _json(rows: Sequence[Mapping[str, Any]]) -> web.Response:
     return web.json_response(text=json.dumps(list(rows), indent=1) + "\n")
 
 
-async def start_admin(
-    *, take: Callable[[], Snapshot], decisions: Decisions, is_ready: Callable[[], bool], address: str, port: int
-) -> tuple[web.AppRunner, int]:
-    """A started server (stop it with `cleanup`) and its port. Raises OSError if it cannot listen.
+@web.middleware
+async def _says_when_unavailable(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except Unavailable as problem:
+        return web.Response(text=f"{problem}\n", status=503)
 
-    `decisions` gives the latest ones, at most as many as asked for. `address` "" is every interface.
+
+def listen(address: str, port: int) -> list[socket.socket]:
+    """Listening sockets for the server; `address` "" is every interface, IPv4 and IPv6. Raises OSError."""
+    found = socket.getaddrinfo(address or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    made: list[socket.socket] = []
+    try:
+        for family, _, _, _, where in dict.fromkeys(found):
+            if family == socket.AF_INET6 and not socket.has_dualstack_ipv6():
+                continue
+            made.append(_listening(family, where[0], port or (made[0].getsockname()[1] if made else 0)))
+    except BaseException:
+        for sock in made:
+            sock.close()
+        raise
+    return made
+
+
+def _listening(family: int, host: Any, port: int) -> socket.socket:
+    sock = socket.create_server((host, port), family=family, backlog=128)
+    sock.setblocking(False)
+    return sock
+
+
+async def start_admin(
+    *,
+    take: Callable[[], Awaitable[Snapshot]],
+    decisions: Decisions,
+    is_ready: Callable[[], Awaitable[bool]],
+    sockets: Sequence[socket.socket],
+) -> web.AppRunner:
+    """A started server on what `listen` gave; stop it with `cleanup`.
+
+    `decisions` gives the latest ones, at most as many as asked for. All three may raise Unavailable.
     """
     admin = _Admin(take, decisions, is_ready)
-    application = web.Application()
+    application = web.Application(middlewares=[_says_when_unavailable])
     application.router.add_get("/metrics", admin.metrics)
     application.router.add_get("/healthz", admin.healthz)
     application.router.add_get("/readyz", admin.readyz)
@@ -75,9 +123,6 @@ async def start_admin(
     application.router.add_get("/debug/plugins", admin.plugins)
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
-    try:
-        await web.TCPSite(runner, address or None, port).start()
-    except BaseException:
-        await runner.cleanup()
-        raise
-    return runner, int(runner.addresses[0][1])
+    for sock in sockets:
+        await web.SockSite(runner, sock).start()
+    return runner

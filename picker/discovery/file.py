@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import stat as modes
+import time
 from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -114,7 +115,8 @@ def _unreadable(path: Path, problem: OSError) -> EndpointsFileError:
 class EndpointsFile:
     """The endpoints of one file, kept current.
 
-    `load` once at the start (a bad file is an error there), then `start` and `stop` around the time they are needed;
+    `load` once at the start (a bad file is an error there), or `resume` with what was loaded elsewhere; then `start`
+    and `stop` around the time they are needed;
     `on_change` is called on the event loop with the new endpoints. If it raises, that counts as a bad edit.
     `tick` waits for the time of the next look; tests pass their own.
     """
@@ -123,7 +125,7 @@ class EndpointsFile:
         self,
         path: Path | str,
         *,
-        on_change: Callable[[tuple[Endpoint, ...]], None],
+        on_change: Callable[[tuple[Endpoint, ...]], None] = lambda _: None,
         interval_s: float = 0.5,
         tick: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
@@ -136,6 +138,8 @@ class EndpointsFile:
         """Distinct bad contents seen since the start, a missing file included."""
         self.last_error: EndpointsFileError | None = None
         """Why the file as it stands is not in use; None if it is."""
+        self.confirmed_s: float | None = None
+        """When a look last found the endpoints to be those of the file, by `time.monotonic`."""
         self._on_change = on_change
         self._tick = tick if tick is not None else lambda: asyncio.sleep(interval_s)
         self._task: asyncio.Task[None] | None = None
@@ -150,6 +154,16 @@ class EndpointsFile:
         self.endpoints = drain(parse_endpoints(data, source=str(self.path)))
         self._seen = self._settled = self._applied = _digest(data)
         return self.endpoints
+
+    def resume(self, endpoints: tuple[Endpoint, ...], fingerprint: str) -> None:
+        """Goes on from endpoints that are in use. `fingerprint`: of the content they came from; "" if not known."""
+        self.endpoints = endpoints
+        self._seen = self._settled = self._applied = fingerprint
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the content the endpoints came from."""
+        return self._applied
 
     def look(self) -> Generator[None, None, None]:
         """One look at the file, in slices; takes over a change that two looks agree on."""
@@ -191,6 +205,8 @@ class EndpointsFile:
             try:
                 for _ in self.look():
                     await asyncio.sleep(0)
+                if self._seen == self._settled == self._applied:
+                    self.confirmed_s = time.monotonic()
             except Exception:  # a bug must not end the watch: the pool would silently freeze
                 log.exception("looking at the endpoints file failed: path=%s", self.path)
 

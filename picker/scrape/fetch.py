@@ -10,7 +10,7 @@ from picker.scrape.connection import Connection, Outcome
 from picker.scrape.response import ResponseReader
 from picker.types import Endpoint
 
-__all__ = ["Fetcher", "Outcome", "PageSource"]
+__all__ = ["Fetcher", "Outcome", "PageSource", "tls_context"]
 
 RECEIVE_BYTES = 256 << 10
 """A page of the usual size comes in one read."""
@@ -28,7 +28,7 @@ class Fetcher:
 
     def __init__(self, settings: ScrapeSettings) -> None:
         self.settings = settings
-        self._tls = _tls(settings)
+        self._tls = tls_context(settings)
         self._buffer = memoryview(bytearray(RECEIVE_BYTES))
         self._connections: dict[asyncio.Task[None], Connection] = {}
 
@@ -103,7 +103,8 @@ def _request(host: str, port: int, path: str) -> bytes:
     return _REQUEST.format(path=path, host=host, port=port).encode()
 
 
-def _tls(settings: ScrapeSettings) -> ssl.SSLContext | None:
+def tls_context(settings: ScrapeSettings) -> ssl.SSLContext | None:
+    """How servers are checked and what they are shown; None without TLS. Raises OSError for an unreadable certificate."""
     if settings.scheme != "https":
         return None
     context = ssl.create_default_context(cafile=settings.ca_cert_path or None)

@@ -7,7 +7,7 @@ that an endpoint answers, or a bug in reading it, stops the scraping of the othe
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
 from typing import Protocol
@@ -17,13 +17,11 @@ from picker.scrape.engines import EngineTable
 from picker.scrape.failures import REASONS, Reason
 from picker.scrape.fetch import Fetcher, Outcome
 from picker.scrape.schedule import Schedule, Target
-from picker.types import Endpoint, ScrapedLoad
+from picker.types import Endpoint, EndpointKey, ScrapedLoad
 
 __all__ = ["LoadSink", "Scraper"]
 
 log = logging.getLogger(__name__)
-
-Key = tuple[str, str, str]
 
 APART_S = 0.015
 """Between two looks at what is due: most of what an idle endpoint costs is waking up, and one look serves many. Longer
@@ -69,8 +67,8 @@ class Scraper:
         self._settings = settings
         self._engines = engines or EngineTable()
         self._schedule = Schedule(settings, jitter)
-        self._endpoints: Sequence[Endpoint] = ()
-        self._targets: dict[Key, Target] = {}
+        self._endpoints: dict[EndpointKey, Endpoint] = {}
+        self._targets: dict[EndpointKey, Target] = {}
         self._running: dict[Target, float] = {}  # since when
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -88,7 +86,7 @@ class Scraper:
             raise RuntimeError("the scraper was started already")
         self._fetcher = Fetcher(self._settings)
         self._looked_at = 0.0
-        self.set_endpoints(self._endpoints)
+        self.change(come=self._endpoints.values())
 
     async def stop(self) -> None:
         """Drops all scrapes in flight and all connections. Harmless if not started; it may be started again."""
@@ -103,18 +101,23 @@ class Scraper:
         await fetcher.close()
 
     def set_endpoints(self, endpoints: Sequence[Endpoint]) -> None:
-        """These and no others from now on. Those known already go on as they were; new ones are scraped at once."""
-        self._endpoints = endpoints
-        if self._fetcher is None:
-            return
-        wanted = {(endpoint.namespace, endpoint.name, endpoint.target): endpoint for endpoint in endpoints}
-        for key in self._targets.keys() - wanted.keys():
-            self._remove(key)
-        for key, endpoint in wanted.items():
-            self._add(key, endpoint, self._fetcher)
+        """These and no others from now on. See `change`, which costs no more than what changes."""
+        wanted = {endpoint.key for endpoint in endpoints}
+        self.change(gone=[key for key in self._endpoints if key not in wanted], come=endpoints)
+
+    def change(self, *, gone: Iterable[EndpointKey] = (), come: Iterable[Endpoint] = ()) -> None:
+        """Those known already go on as they were, perhaps with other labels; new ones are scraped at once."""
+        for key in gone:
+            self._endpoints.pop(key, None)
+            if key in self._targets:
+                self._remove(key)
+        for endpoint in list(come):
+            self._endpoints[endpoint.key] = endpoint
+            if self._fetcher is not None:
+                self._add(endpoint.key, endpoint, self._fetcher)
         self._rearm()
 
-    def _add(self, key: Key, endpoint: Endpoint, fetcher: Fetcher) -> None:
+    def _add(self, key: EndpointKey, endpoint: Endpoint, fetcher: Fetcher) -> None:
         reader = self._engines.reader(endpoint.labels)
         known = self._targets.get(key)
         if known is not None:
@@ -124,7 +127,7 @@ class Scraper:
         self._targets[key] = target = Target(endpoint, fetcher.source(endpoint), reader, now)
         self._schedule.put(target, now)
 
-    def _remove(self, key: Key) -> None:
+    def _remove(self, key: EndpointKey) -> None:
         target = self._targets.pop(key)
         target.is_removed = True
         target.source.close()

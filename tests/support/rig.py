@@ -57,7 +57,7 @@ class Rig:
     def load(self, number: int, **load: Any) -> None:
         """What the metrics page of endpoint `number` said just now: members of `ScrapedLoad`."""
         of = next(endpoint for endpoint in self.pool.endpoints if endpoint.target == target(number))
-        self.pool.observe(of, ScrapedLoad(**load))
+        self.pool.observe(of.key, ScrapedLoad(**load))
 
     def send(
         self,
