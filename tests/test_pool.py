@@ -91,6 +91,18 @@ def test_ipv6_and_ports_are_told_apart() -> None:
     assert made.pick(subset=["fd00::1"]).startswith("[fd00::1]:800")
 
 
+def test_a_change_touches_what_it_names_and_nothing_else() -> None:
+    made = rig(3)
+    before = views(made)
+    made.pool.change(gone=[target(1), target(9)], come=[endpoint(3, {"zone": "a"}), endpoint(4)])
+    after = views(made)
+    assert sorted(after) == [target(2), target(3), target(4)]
+    assert (after[target(2)], after[target(3)]) == (before[target(2)], before[target(3)])
+    assert {each.target: each.labels for each in made.pool.endpoints}[target(3)] == {"zone": "a"}
+    made.pool.change(come=[endpoint(2, name="pod-9")])
+    assert views(made)[target(2)]["generation"] != before[target(2)]["generation"]
+
+
 # --- limits ---
 
 
@@ -100,6 +112,15 @@ def test_beyond_the_limit_endpoints_are_left_out_until_there_is_room(caplog: pyt
     assert "192.168.1.3:8000 left out: at most 2 endpoints" in caplog.text
     made.pool.set_endpoints([endpoint(3), endpoint(2)])
     assert sorted(views(made)) == [target(2), target(3)]
+
+
+def test_who_was_left_out_comes_in_when_another_goes() -> None:
+    made = rig(3, endpoints=2)
+    made.pool.change(gone=[target(1)])
+    assert [each.target for each in made.pool.endpoints] == [target(2), target(3)]
+    made.pool.change(come=[endpoint(4)])
+    made.pool.change(gone=[target(4), target(2)])
+    assert [each.target for each in made.pool.endpoints] == [target(3)]
 
 
 def test_a_name_too_long_for_a_session_token_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
@@ -136,26 +157,14 @@ def test_the_size_of_the_cache_bounds_what_the_index_thinks_it_holds() -> None:
     assert made.engine.index_blocks > 250
 
 
-def test_busy_is_with_requests_of_ours() -> None:
-    made = rig(1)
-    assert not made.pool.busy(endpoint(1))
-    session, _ = made.send()
-    assert made.pool.busy(endpoint(1))
-    made.finish(session)
-    assert not made.pool.busy(endpoint(1))
-
-
 def test_endpoints_that_have_gone_or_were_replaced_are_let_be() -> None:
     made = rig(1)
     session, _ = made.send()
     other = endpoint(1, name="pod-9")
-    assert not made.pool.busy(other)
-    made.pool.observe(other, ScrapedLoad(waiting=7))
-    made.pool.scrape_failed(other, "connect")
+    made.pool.observe(other.key, ScrapedLoad(waiting=7))
     assert views(made)[target(1)]["waiting"] == -1.0
     made.pool.set_endpoints([])
-    assert not made.pool.busy(endpoint(1))
-    made.pool.observe(endpoint(1), ScrapedLoad(waiting=7))
+    made.pool.observe(endpoint(1).key, ScrapedLoad(waiting=7))
     made.finish(session)
 
 
@@ -163,5 +172,5 @@ def test_the_clock_is_the_processs_own_by_default() -> None:
     made = rig(0)
     pool = Pool(Engine(hash_seed=1), made.policy)
     pool.set_endpoints([endpoint(1)])
-    pool.observe(endpoint(1), ScrapedLoad(waiting=1))
+    pool.observe(endpoint(1).key, ScrapedLoad(waiting=1))
     assert pool.endpoints == (endpoint(1),)

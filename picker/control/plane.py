@@ -9,8 +9,8 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 import uvloop
 
@@ -52,6 +52,7 @@ PULSE_S = 1.0
 PIECE = 16  # endpoints or loads in one message: some 200 us of the data plane's time
 
 _LOG = logging.getLogger("picker.control")
+T = TypeVar("T")
 
 
 def main(numbers: Sequence[int]) -> int:
@@ -116,10 +117,16 @@ class Questions:
                 answer.set_result(messages)
 
 
+def _pieces(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (items[at : at + PIECE] for at in range(0, len(items), PIECE))
+
+
 class ControlPlane:
     """Discovery, scraping and the admin port over one link."""
 
     def __init__(self, start: Start, endpoints: Sequence[Endpoint], questions: Questions) -> None:
+        self.changes = 0
+        """Endpoints that came, went or changed."""
         self._start = start
         self._questions = questions
         self._endpoints = {endpoint.target: endpoint for endpoint in endpoints}
@@ -165,18 +172,15 @@ class ControlPlane:
     def _set_endpoints(self, endpoints: tuple[Endpoint, ...]) -> None:
         """Tells what is other than before."""
         coming = {endpoint.target: endpoint for endpoint in endpoints}
-        gone = [endpoint for target, endpoint in self._endpoints.items() if target not in coming]
-        come = [endpoint for target, endpoint in coming.items() if self._endpoints.get(target) != endpoint]
-        replaced = [old for new in come if (old := self._endpoints.get(new.target)) and old.key != new.key]
+        before = self._endpoints
+        gone = [endpoint for target, endpoint in before.items() if target not in coming]
+        come = [new for target, new in coming.items() if (old := before.get(target)) is not new and old != new]
+        replaced = [old for new in come if (old := before.get(new.target)) and old.key != new.key]
         self._endpoints = coming
+        self.changes += len(gone) + len(come)
         self._scraper.change(gone=[endpoint.key for endpoint in (*gone, *replaced)], come=come)
-        self._questions.link.send(
-            [
-                Change(tuple(endpoint.target for endpoint in gone[at : at + PIECE]), ())
-                for at in range(0, len(gone), PIECE)
-            ]
-        )
-        self._questions.link.send([Change((), tuple(come[at : at + PIECE])) for at in range(0, len(come), PIECE)])
+        self._questions.link.send(Change(tuple(old.target for old in piece), ()) for piece in _pieces(gone))
+        self._questions.link.send(Change((), tuple(piece)) for piece in _pieces(come))
 
     # What the scraper asks and tells.
 
@@ -196,7 +200,7 @@ class ControlPlane:
 
     def _send_loads(self) -> None:
         loads, self._loads = list(self._loads.items()), {}
-        self._questions.link.send([Observed(tuple(loads[at : at + PIECE])) for at in range(0, len(loads), PIECE)])
+        self._questions.link.send(Observed(tuple(piece)) for piece in _pieces(loads))
 
     # What people and Prometheus see.
 
@@ -267,6 +271,7 @@ class ControlPlane:
                 (),
                 [((), float(discovery.reload_errors))],
             ),
+            "picker_endpoint_changes": ("Endpoints that came, went or changed.", (), [((), float(self.changes))]),
             "picker_control_restarts": (
                 "Times the control process was restarted.",
                 (),

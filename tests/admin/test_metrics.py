@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from prometheus_client.core import Metric
-from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
@@ -36,8 +35,7 @@ def snapshot(rig: Rig, **more: Any) -> Snapshot:
 
 
 def text(shown: Snapshot, accept: str = "") -> str:
-    encode, _ = choose_encoder(accept)
-    return b"".join(page(shown, encode)).decode()
+    return b"".join(page(shown, openmetrics=bool(accept))).decode()
 
 
 def parsed(shown: Snapshot, accept: str) -> dict[str, Metric]:
@@ -246,8 +244,7 @@ def test_pages_longer_than_a_slice_are_whole() -> None:
     for number in range(60):
         rig.pick(chat(model=f"model-{number}"))
     shown = snapshot(rig)
-    encode, _ = choose_encoder(OPENMETRICS)
-    assert max(piece.count(b"\n") for piece in page(shown, encode)) <= SLICE + 2
+    assert max(piece.count(b"\n") for piece in page(shown, openmetrics=True)) <= SLICE + 2
     whole = text(shown, OPENMETRICS)
     assert whole.endswith("\n# EOF\n")
     assert whole.count("# EOF") == 1

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
@@ -12,11 +11,13 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from picker.admin.server import MOST_DECISIONS, start_admin
+from picker.admin.metrics import Snapshot
+from picker.admin.server import MOST_DECISIONS, Unavailable, listen, start_admin
 from tests.admin.test_metrics import snapshot
 from tests.support.config_samples import HEAD
 from tests.support.rig import Rig, chat, endpoint, target
 
+TEXT = "text/plain; charset=utf-8"
 TWO_SCORERS = HEAD + "plugins: [{type: queue-scorer}, {type: kv-cache-utilization-scorer, name: kv}]"
 
 
@@ -25,26 +26,30 @@ class Admin:
 
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
-        self.is_ready = True
+        self.is_ready: bool | None = True
         self.port = 0
         self.asked: list[int] = []
 
-    def decisions(self, limit: int) -> list[dict[str, Any]]:
+    async def take(self) -> Snapshot:
+        plugins = [{"name": "p", "type": "t", "role": "scorer", "calls": 1, "seconds": 0.0, "errors": 0, "overruns": 0,
+                    "skipped": 0, "last_error": "boom"}]  # fmt: skip
+        return snapshot(self.rig, plugins=plugins)
+
+    async def ready(self) -> bool:
+        if self.is_ready is None:
+            raise Unavailable("nobody answers")
+        return self.is_ready
+
+    async def decisions(self, limit: int) -> list[dict[str, Any]]:
         self.asked.append(limit)
         rows = self.rig.engine.decisions(limit)
         return [{**row, "scores": self.rig.policy.explain(row["scores"])} for row in rows]
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Admin"]:
-        plugins = [{"name": "p", "type": "t", "role": "scorer", "calls": 1, "seconds": 0.0, "errors": 0, "overruns": 0,
-                    "skipped": 0, "last_error": "boom"}]  # fmt: skip
-        runner, self.port = await start_admin(
-            take=lambda: snapshot(self.rig, plugins=plugins),
-            decisions=self.decisions,
-            is_ready=lambda: self.is_ready,
-            address="127.0.0.1",
-            port=0,
-        )
+        sockets = listen("127.0.0.1", 0)
+        self.port = sockets[0].getsockname()[1]
+        runner = await start_admin(take=self.take, decisions=self.decisions, is_ready=self.ready, sockets=sockets)
         try:
             async with aiohttp.ClientSession() as self._client:
                 yield self
@@ -97,6 +102,8 @@ async def test_probes(admin: Admin) -> None:
     assert await admin.get("/readyz") == (503, "text/plain; charset=utf-8", "not ready\n")
     assert (await admin.get("/healthz"))[0] == 200
     assert (await admin.get("/nothing"))[0] == 404
+    admin.is_ready = None  # a data plane that does not answer is neither ready nor alive
+    assert await admin.get("/readyz") == await admin.get("/healthz") == (503, TEXT, "nobody answers\n")
 
 
 @served
@@ -144,17 +151,15 @@ async def test_endpoints_and_plugins(admin: Admin) -> None:
 
 
 def test_a_port_that_is_taken_is_an_error_and_leaves_nothing_behind() -> None:
-    async def body() -> None:
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            taken.listen()
-            with pytest.raises(OSError, match="address already in use"):
-                await start_admin(
-                    take=lambda: snapshot(Rig(HEAD, [])),
-                    decisions=lambda _: [],
-                    is_ready=lambda: True,
-                    address="127.0.0.1",
-                    port=taken.getsockname()[1],
-                )
+    (taken,) = listen("127.0.0.1", 0)
+    with taken, pytest.raises(OSError, match="already in use"):
+        listen("127.0.0.1", taken.getsockname()[1])
 
-    asyncio.run(body())
+
+def test_every_interface_has_one_port() -> None:
+    sockets = listen("", 0)
+    with contextlib.ExitStack() as stack:
+        for sock in sockets:
+            stack.enter_context(sock)
+        assert {sock.getsockname()[0] for sock in sockets} <= {"0.0.0.0", "::"}
+        assert len({sock.getsockname()[1] for sock in sockets}) == 1

@@ -71,7 +71,7 @@ def test_stays_up_when_asked_to(tmp_path: Path, shell: str) -> None:
     with demo(tmp_path, f"--shell={shell}", "--duration", "2", "--keep") as (process, mark):
         wait_for(process, "curl -N http://127.0.0.1:")
         running = marked(mark)
-        assert len(running) == 5, running  # the demo, two model servers, picker, Envoy
+        assert len(running) == 6, running  # the demo, two model servers, picker's two processes, Envoy
         process.send_signal(signal.SIGINT)
         assert process.wait(DEADLINE_S) == 0
         assert marked(mark) == []
@@ -81,7 +81,7 @@ def test_stays_up_when_asked_to(tmp_path: Path, shell: str) -> None:
 def test_a_signal_ends_everything(signum: signal.Signals, tmp_path: Path, shell: str) -> None:
     with demo(tmp_path, f"--shell={shell}", "--duration", "600") as (process, mark):
         wait_for(process, "tenants")
-        assert len(marked(mark)) == 5
+        assert len(marked(mark)) == 6
         process.send_signal(signum)
         assert process.wait(DEADLINE_S) == 130
         assert marked(mark) == []
