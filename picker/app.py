@@ -143,6 +143,8 @@ class App:
             _LOG.warning("cutting %d streams after %g s", self.engine.sessions, limit_s)
 
 
+def _check_engines(settings: ServeSettings) -> None:
+    """What the control process would trip over. Raises ConfigError."""
     try:
         configured_engines(settings.config.parameters(CoreMetricsExtractor))
     except ValueError as problem:
