@@ -6,6 +6,8 @@ import dataclasses
 import importlib.metadata
 import json
 import logging
+import os
+import signal
 import subprocess
 import sys
 import types
@@ -217,6 +219,28 @@ async def test_a_taken_port_is_an_error_that_leaves_nothing_running(given: Serve
         with pytest.raises(OSError, match=r"port taken|already in use"):
             await App(dataclasses.replace(given, listen=listen)).run(asyncio.Event())
         assert {task for task in asyncio.all_tasks() - before if task.get_name() == "endpoints file"} == set()
+
+
+@within_deadline
+async def test_picks_go_on_while_the_control_process_is_away(given: ServeSettings) -> None:
+    async with running(given) as picker:
+        assert picker.app.control is not None
+        first = picker.app.control.pid
+        os.kill(first, signal.SIGSTOP)  # it cannot even notice
+        stream, reply = await picker.pick()
+        assert dict(reply.dynamic_metadata["envoy.lb"]) == {"x-gateway-destination-endpoint": "10.0.0.1:8000"}
+        await stream.finish()
+        os.kill(first, signal.SIGKILL)
+        assert await picker.get("/readyz") == (200, "ready\n")  # its port waits for the next one
+        assert picker.app.control.pid != first
+        assert "picker_control_restarts_total 1.0" in (await picker.get("/metrics"))[1]
+
+
+@within_deadline
+async def test_a_certificate_for_scraping_that_cannot_be_read_is_an_error(given: ServeSettings) -> None:
+    scrape = ScrapeSettings(scheme="https", ca_cert_path="/nowhere")
+    with pytest.raises(OSError, match="No such file"):
+        await App(dataclasses.replace(given, scrape=scrape)).run(asyncio.Event())
 
 
 class Least(Scorer):

@@ -62,8 +62,6 @@ class Answers:
                 yield Text(b"ready" if self._is_ready() else b"")
             case "busy":
                 yield Text(busy_targets(self._engine))
-            case "plugins":
-                yield Rows(self._plugins())
             case "decisions":
                 yield from self._decisions(question.limit)
             case "snapshot":

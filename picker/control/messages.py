@@ -37,7 +37,7 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 # --- from the control process ---
 
-Question: TypeAlias = Literal["ready", "busy", "snapshot", "decisions", "plugins"]
+Question: TypeAlias = Literal["ready", "busy", "snapshot", "decisions"]
 
 
 class Change(_Message, frozen=True):
@@ -118,7 +118,7 @@ class EndpointFigures(_Message, frozen=True):
 
 
 class Rows(_Message, frozen=True):
-    """Decisions or plugins, as they are shown."""
+    """Decisions, as they are shown."""
 
     rows: list[dict[str, Any]]
 

@@ -5,6 +5,7 @@ It ends when the link does: there is no orphan, whatever became of the data plan
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import time
@@ -48,6 +49,9 @@ ANSWER_S = 5.0
 OBSERVE_S = 0.005
 """How long scraped loads wait for others to be sent with them."""
 
+NICENESS = 10
+"""Where cores are scarce, picks come first: one busy thread beside this process leaves it a tenth of a core."""
+
 PULSE_S = 1.0
 PIECE = 16  # endpoints or loads in one message: some 200 us of the data plane's time
 
@@ -59,6 +63,7 @@ def main(numbers: Sequence[int]) -> int:
     """Runs until the link ends. `numbers`: file descriptors of the link and of the admin port's listening sockets."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the data plane drains first, and then ends this
+    os.nice(NICENESS)
     link, *listeners = (socket.socket(fileno=number) for number in numbers)
     uvloop.run(_run(link, listeners))
     return 0

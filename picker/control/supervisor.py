@@ -25,6 +25,10 @@ LASTED_S = 30.0
 SILENT_S = 30.0
 """A control process says something every second or oftener; one that is silent for so long hangs and is killed."""
 
+START_S = 60.0
+"""As long may it take to say its first word."""
+
+CHECK_S = 1.0
 STOP_S = 5.0
 KNOWN = 32  # endpoints in one message
 
@@ -122,12 +126,14 @@ class ControlProcess:
 
     async def _watch(self, link: Link[FromControl]) -> None:
         """Until the process has gone, or says nothing any more."""
+        started_ns = time.monotonic_ns()
         while not link.closed.is_set():
-            heard_ns = self._answers.confirmed_ns
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(link.closed.wait(), SILENT_S)
-            if self._answers.confirmed_ns == heard_ns and not link.closed.is_set():
-                _LOG.error("the control process says nothing any more and is killed: silent_s=%g", SILENT_S)
+                await asyncio.wait_for(link.closed.wait(), CHECK_S)
+            heard_ns = max(self._answers.confirmed_ns, started_ns)
+            silent_s = (time.monotonic_ns() - heard_ns) * 1e-9
+            if silent_s > (START_S if heard_ns == started_ns else SILENT_S):
+                _LOG.error("the control process says nothing any more and is killed: silent_s=%g", round(silent_s, 1))
                 return
 
 

@@ -183,3 +183,68 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
         drain(parse_endpoints(b"endpoints:\n" + data, source="e.yaml"))
     except EndpointsFileError as error:
         assert str(error).startswith("e.yaml")
+
+
+# --- files that programs write ---
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(0, 70_000) | st.floats() | st.sampled_from(["", "a", "80", "é", '"', "\\"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["a", "b"]), inner, max_size=2),
+    max_leaves=3,
+)
+MEMBERS = {
+    "name": st.sampled_from(["a", "b", "c", "yes", "1"]) | VALUES,
+    "address": st.sampled_from(["10.0.0.1", "10.0.0.2", "::1", "0:0::1"]) | VALUES,
+    "port": st.sampled_from([80, 8000, "8000", 8000.0, 0]) | VALUES,
+    "labels": st.dictionaries(st.sampled_from(["x", "y"]), st.sampled_from(["1", "é"]), max_size=2) | VALUES,
+}
+ENTRIES = st.fixed_dictionaries(
+    {name: values for name, values in MEMBERS.items() if name != "labels"},
+    optional={"labels": MEMBERS["labels"], "namespace": st.just("ns"), "colour": st.just("red")},
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.lists(ENTRIES, max_size=3), min_size=1, max_size=3))
+def test_json_is_read_as_yaml_reads_it(files: list[list[dict[str, object]]]) -> None:
+    """The short way for JSON and the long way for everything agree, also from one content of a file to the next."""
+    known: dict[bytes, Endpoint] = {}
+    for entries in files:
+        text = json.dumps({"endpoints": entries}, ensure_ascii=False)
+        try:
+            short: object = drain(parse_endpoints(text.encode(), source="e", known=known))
+        except EndpointsFileError as problem:
+            short = str(problem)
+        try:
+            long: object = parse("# the long way\n" + text)
+        except EndpointsFileError as problem:
+            long = str(problem).replace("e.yaml:2:", "e:1:").replace("line 2", "line 1")
+        assert short == long
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"endpoints": [{"name": "a", "name": "b", "address": "::1", "port": 1}]}',
+        '{"endpoints": [], "endpoints": []}',
+        '{"endpoints": [{"name": "a", "address": "::1", "port": NaN}]}',
+        '{"endpoints": [{"name": "a", "address": "::1", "port": 1, "colour": 1}]}',
+        '{"endpoints": [{"name": "a", "address": "::1", "port": 1}], "more": 1}',
+        '{"endpoints": ' + "[" * 5000 + "]" * 5000 + "}",
+    ],
+)
+def test_json_that_is_wrong_is_refused_all_the_same(text: str) -> None:
+    with pytest.raises(EndpointsFileError):
+        parse(text)
+
+
+def test_entries_that_stay_are_not_read_again() -> None:
+    known: dict[bytes, Endpoint] = {}
+
+    def read(*names: str) -> tuple[Endpoint, ...]:
+        entries = [{"name": name, "address": f"10.0.0.{number}", "port": 80} for number, name in enumerate(names)]
+        return drain(parse_endpoints(json.dumps({"endpoints": entries}).encode(), source="e", known=known))
+
+    before, after = read("a", "b", "c"), read("a", "d", "c")
+    assert [one is other for one, other in zip(before, after, strict=True)] == [True, False, True]
+    assert len(known) == 3

@@ -62,6 +62,20 @@ def test_a_killed_picker_fails_requests_until_it_is_back(tmp_path: Path, shell: 
         assert set(served_by(stack, 4)) <= set(stack.upstreams)
 
 
+def test_a_killed_picker_leaves_no_process_behind(tmp_path: Path) -> None:
+    with running(tmp_path) as stack:
+        assert stack.picker is not None
+        (child,) = children(stack.picker.pid)
+        stack.picker.kill()
+        stack.wait_until(lambda: not Path(f"/proc/{child}").exists())
+
+
+def children(pid: int) -> list[int]:
+    return [
+        int(word) for task in Path(f"/proc/{pid}/task").iterdir() for word in (task / "children").read_text().split()
+    ]
+
+
 @pytest.mark.parametrize(
     ("flag", "text", "says"),
     [

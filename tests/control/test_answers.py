@@ -1,0 +1,99 @@
+"""The data plane does as it is told and answers what it is asked."""
+
+from typing import Any
+
+import pytest
+
+from picker._core.copies import read_endpoints, read_series, read_totals
+from picker.control import answers
+from picker.control.answers import Answers
+from picker.control.messages import (
+    Ask,
+    Change,
+    End,
+    EndpointFigures,
+    FromData,
+    Observed,
+    Rows,
+    SeriesFigures,
+    Text,
+    Vitals,
+)
+from picker.types import ScrapedLoad
+from tests.support.config_samples import HEAD
+from tests.support.rig import Rig, chat, endpoint, target
+
+SCORED = HEAD + "plugins: [{type: queue-scorer, name: q}]"
+
+
+class Told:
+    """Answers over an engine, and what they answer."""
+
+    def __init__(self, count: int = 2) -> None:
+        self.rig = Rig(SCORED, [endpoint(number + 1) for number in range(count)])
+        self.is_ready = False
+        self.answers = Answers(self.rig.engine, self.rig.policy, self.rig.pool, is_ready=lambda: self.is_ready)
+
+    def ask(self, what: Any, limit: int = 0) -> list[FromData]:
+        *messages, end = self.answers.take(Ask(what, limit))
+        assert end == End()
+        return messages
+
+    def view(self, number: int) -> dict[str, Any]:
+        return next(view for view in self.rig.engine.endpoints(self.rig.now_ns) if view["target"] == target(number))
+
+
+def test_orders_are_obeyed_and_not_answered() -> None:
+    told = Told()
+    assert list(told.answers.take(Change((target(1),), (endpoint(3),)))) == []
+    assert [each.target for each in told.rig.pool.endpoints] == [target(2), target(3)]
+    loads = ((endpoint(3).key, ScrapedLoad(waiting=4)), (endpoint(1).key, ScrapedLoad(waiting=5)))
+    assert list(told.answers.take(Observed(loads))) == []
+    assert told.view(3)["waiting"] == 4.0
+
+
+def test_whoever_speaks_is_heard() -> None:
+    told = Told()
+    before = told.answers.confirmed_ns
+    told.ask("busy")
+    assert told.answers.confirmed_ns > before
+
+
+def test_ready_and_busy() -> None:
+    told = Told()
+    assert told.ask("ready") == [Text(b"")]
+    told.is_ready = True
+    assert told.ask("ready") == [Text(b"ready")]
+    assert told.ask("busy") == [Text(b"")]
+    session, _ = told.rig.send()
+    assert told.ask("busy") == [Text(f"{session.destination}\n".encode())]
+    told.rig.finish(session)
+
+
+def test_a_snapshot_comes_in_pieces_and_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "SERIES", 2)
+    monkeypatch.setattr(answers, "ENDPOINTS", 2)
+    told = Told(5)
+    for number in range(7):
+        told.rig.pick(chat(model=f"model-{number}"))
+    vitals, *pieces = told.ask("snapshot")
+    assert isinstance(vitals, Vitals)
+    assert (vitals.sessions, vitals.plugins) == (0, [])
+    assert read_totals(vitals.totals)["picked"] == 7
+    series = [row for piece in pieces if isinstance(piece, SeriesFigures) for row in read_series(piece.copies)]
+    figures = [piece for piece in pieces if isinstance(piece, EndpointFigures)]
+    assert series == told.rig.engine.stats()["series"]
+    assert [len(read_endpoints(piece.copies, vitals.now_ns)) for piece in figures] == [2, 2, 1]
+
+
+@pytest.mark.parametrize(("limit", "found"), [(0, 0), (1, 1), (3, 3), (8, 8), (11, 11), (1000, 20)])
+def test_as_many_decisions_as_asked_for(limit: int, found: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "DECISIONS", 3)
+    told = Told()
+    for number in range(20):
+        told.rig.pick(chat(model=f"model-{number}"))
+    pieces = [piece for piece in told.ask("decisions", limit) if isinstance(piece, Rows)]
+    assert all(len(piece.rows) <= 3 for piece in pieces)
+    rows = [row for piece in pieces for row in piece.rows]
+    assert [row["number"] for row in rows] == list(range(20, 20 - found, -1))
+    assert all(row["scores"].keys() == {"q"} and "at_ns" not in row for row in rows)
