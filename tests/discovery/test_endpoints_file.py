@@ -187,25 +187,25 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
 
 # --- files that programs write ---
 
-VALUES = st.recursive(
+ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers(0, 70_000) | st.floats() | st.sampled_from(["", "a", "80", "é", '"', "\\"]),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["a", "b"]), inner, max_size=2),
     max_leaves=3,
 )
-MEMBERS = {
-    "name": st.sampled_from(["a", "b", "c", "yes", "1"]) | VALUES,
-    "address": st.sampled_from(["10.0.0.1", "10.0.0.2", "::1", "0:0::1"]) | VALUES,
-    "port": st.sampled_from([80, 8000, "8000", 8000.0, 0]) | VALUES,
-    "labels": st.dictionaries(st.sampled_from(["x", "y"]), st.sampled_from(["1", "é"]), max_size=2) | VALUES,
+PARTS = {
+    "name": st.sampled_from(["a", "b", "c", "yes", "1"]) | ANYTHING,
+    "address": st.sampled_from(["10.0.0.1", "10.0.0.2", "::1", "0:0::1"]) | ANYTHING,
+    "port": st.sampled_from([80, 8000, "8000", 8000.0, 0]) | ANYTHING,
+    "labels": st.dictionaries(st.sampled_from(["x", "y"]), st.sampled_from(["1", "é"]), max_size=2) | ANYTHING,
 }
-ENTRIES = st.fixed_dictionaries(
-    {name: values for name, values in MEMBERS.items() if name != "labels"},
-    optional={"labels": MEMBERS["labels"], "namespace": st.just("ns"), "colour": st.just("red")},
+WRITTEN = st.fixed_dictionaries(
+    {name: values for name, values in PARTS.items() if name != "labels"},
+    optional={"labels": PARTS["labels"], "namespace": st.just("ns"), "colour": st.just("red")},
 )
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.lists(st.lists(ENTRIES, max_size=3), min_size=1, max_size=3))
+@given(st.lists(st.lists(WRITTEN, max_size=3), min_size=1, max_size=3))
 def test_json_is_read_as_yaml_reads_it(files: list[list[dict[str, object]]]) -> None:
     """The short way for JSON and the long way for everything agree, also from one content of a file to the next."""
     known: dict[bytes, Endpoint] = {}
