@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +26,31 @@ ADDED_US = 1000.0
 FLAGS = ("--endpoints-interval=5ms",)  # a change counts once two looks agree
 
 
+class EndpointsFile:
+    """2,000 endpoints that listen nowhere; each update gives one of them another name and replaces the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._updates = 0
+        self._entries = [self._entry(number) for number in range(ENDPOINTS)]
+        self._write()
+
+    def update(self) -> None:
+        number = self._updates % ENDPOINTS
+        self._updates += 1
+        self._entries[number] = self._entry(number)
+        self._write()
+
+    def _entry(self, number: int) -> str:
+        address = f"127.1.{number // 250}.{number % 250}"
+        return f'{{"name": "server-{number}-{self._updates}", "address": "{address}", "port": 9}}'
+
+    def _write(self) -> None:
+        fresh = self.path.with_suffix(".new")
+        fresh.write_text('{"endpoints": [\n' + ",\n".join(self._entries) + "\n]}\n")
+        fresh.replace(self.path)
+
+
 def rows(options: Options) -> list[Row]:
     """By variant: p99 of a pick quiet and under load, what the load adds, and how much load there was."""
     path = bench.scripts("quiet", [_request(f"m{number:03}") for number in range(MODELS)])
@@ -35,9 +59,8 @@ def rows(options: Options) -> list[Row]:
 
 def _rows(options: Options, variant: Variant, path: str) -> list[Row]:
     taken: dict[str, list[float]] = {}
-    file = BUILD / f"quiet-{variant.shell}{'-tls' if variant.tls else ''}.json"
-    write_endpoints(file, 0)
-    server = Picker(variant, file, *FLAGS, name="quiet")
+    file = EndpointsFile(BUILD / f"quiet-{variant.shell}{'-tls' if variant.tls else ''}.json")
+    server = Picker(variant, file.path, *FLAGS, name="quiet")
     try:
         server.wait_ready()
         _picks(server, path, seconds=1.0)  # so that all models are there
@@ -52,7 +75,7 @@ def _rows(options: Options, variant: Variant, path: str) -> list[Row]:
     return _told(variant, {name: tuple(values) for name, values in taken.items()})
 
 
-def measure(server: Picker, file: Path, path: str, seconds: float) -> bench.Figures:
+def measure(server: Picker, file: EndpointsFile, path: str, seconds: float) -> bench.Figures:
     """Quiet, then under load, in microseconds; what that adds; changes taken over and pages served per second."""
     quiet = _picks(server, path, seconds)
     settle()
@@ -90,13 +113,12 @@ def _picks(server: Picker, path: str, seconds: float) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def disturbed(server: Picker, file: Path) -> Iterator[tuple[float, list[float]]]:
+def disturbed(server: Picker, file: EndpointsFile) -> Iterator[tuple[float, list[float]]]:
     """The load: how many changes were taken over before it, and the seconds each page took so far."""
     pages: list[float] = []
     over = threading.Event()
-    updates = iter(range(1, sys.maxsize))
     threads = [
-        threading.Thread(target=_every, args=(1 / UPDATES_PER_S, over, lambda: write_endpoints(file, next(updates)))),
+        threading.Thread(target=_every, args=(1 / UPDATES_PER_S, over, file.update)),
         threading.Thread(target=_every, args=(1 / PAGES_PER_S, over, lambda: pages.append(_page_s(server)))),
     ]
     before = _changes(server)
@@ -115,19 +137,6 @@ def _every(pause_s: float, over: threading.Event, act: Callable[[], object]) -> 
     while not over.wait(max(0.0, due - time.monotonic())):
         act()
         due += pause_s
-
-
-def write_endpoints(file: Path, update: int) -> None:
-    """2,000 endpoints that listen nowhere; each update gives one of them another name. Replaces the file."""
-    entries = (_entry(number, (update + ENDPOINTS - number) // ENDPOINTS) for number in range(ENDPOINTS))
-    fresh = file.with_suffix(".new")
-    fresh.write_text('{"endpoints": [\n' + ",\n".join(entries) + "\n]}\n")
-    fresh.replace(file)
-
-
-def _entry(number: int, life: int) -> str:
-    address = f"127.1.{number // 250}.{number % 250}"
-    return f'{{"name": "server-{number}-{life}", "address": "{address}", "port": 9}}'
 
 
 def _page_s(server: Picker) -> float:

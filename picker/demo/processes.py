@@ -70,13 +70,11 @@ class Child:
         return self.log_text()[-LOG_TAIL_CHARS:]
 
     def cpu_s(self) -> float:
-        """CPU seconds it has used so far, user and system, all threads; 0.0 where there is no /proc."""
+        """CPU seconds it and its own children have used so far, all threads; 0.0 where there is no /proc."""
         try:
-            stat = Path(f"/proc/{self.pid}/stat").read_text()
+            return _cpu_s(self.pid) + sum(map(_cpu_s, _children(self.pid)))
         except OSError:
             return 0.0
-        fields = stat.rpartition(")")[2].split()  # the name before it may hold anything; utime is field 14
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     @property
     def returncode(self) -> int | None:
@@ -101,6 +99,18 @@ class Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def _cpu_s(pid: int) -> float:
+    """User and system."""
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    fields = stat.rpartition(")")[2].split()  # the name before it may hold anything; utime is field 14
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _children(pid: int) -> list[int]:
+    lists = [(task / "children").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    return [int(word) for text in lists for word in text.split()]
 
 
 def stop_all(children: Sequence[Child]) -> None:
