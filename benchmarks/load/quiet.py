@@ -77,12 +77,15 @@ def _rows(options: Options, variant: Variant, path: str) -> list[Row]:
 
 def measure(server: Picker, file: EndpointsFile, path: str, seconds: float) -> bench.Figures:
     """Quiet, then under load, in microseconds; what that adds; changes taken over and pages served per second."""
+    waited_s = _waited_s(server)
     quiet = _picks(server, path, seconds)
+    quiet_wait_s, waited_s = _waited_s(server) - waited_s, _waited_s(server)
     settle()
     with disturbed(server, file) as (before, pages):
         started = time.monotonic()
         loaded = _picks(server, path, seconds)
         took_s = time.monotonic() - started
+        loaded_wait_s = _waited_s(server) - waited_s
         changes = _changes(server) - before
     settle()
     return {
@@ -92,6 +95,8 @@ def measure(server: Picker, file: EndpointsFile, path: str, seconds: float) -> b
         "loaded p99": loaded["p99"],
         "added p99": loaded["p99"] - quiet["p99"],
         "changes/s": changes / took_s,
+        "quiet wait": 1e3 * quiet_wait_s / took_s,
+        "loaded wait": 1e3 * loaded_wait_s / took_s,
         "page ms": 1e3 * max(pages, default=0.0),
     }
 
@@ -110,6 +115,11 @@ def _picks(server: Picker, path: str, seconds: float) -> dict[str, float]:
     if tools.errors(report) or not report["done"]:
         raise RuntimeError(f"{server.variant}: {report['done']} streams done, errors {report['errors']}")
     return dict(report["pick_us"])
+
+
+def _waited_s(server: Picker) -> float:
+    """How long the thread that serves picks has waited for a core so far: what no program can help."""
+    return int(Path(f"/proc/{server.child.pid}/schedstat").read_text().split()[1]) * 1e-9
 
 
 @contextlib.contextmanager
@@ -166,6 +176,8 @@ def _told(variant: Variant, samples: dict[str, tuple[float, ...]]) -> list[Row]:
         Row(GROUP, f"pick, {variant}: quiet p99", "µs", samples["quiet p99"], note=note),
         Row(GROUP, f"pick, {variant}: p99 beside the control plane's load", "µs", samples["loaded p99"], note=note),
         Row(GROUP, f"pick, {variant}: what that adds to p99", "µs", samples["added p99"], limit),
+        Row(GROUP, f"pick, {variant}: waiting for a core, quiet", "ms/s", samples["quiet wait"]),
+        Row(GROUP, f"pick, {variant}: waiting for a core, loaded", "ms/s", samples["loaded wait"]),
         Row(GROUP, f"{variant}: endpoint changes taken over", "/s", samples["changes/s"]),
         Row(GROUP, f"{variant}: slowest metrics page", "ms", samples["page ms"]),
     ]
