@@ -101,7 +101,7 @@ class Machine(RuleBasedStateMachine):
     def send(self, size: int) -> None:
         self.marked = self.marked and size == 0
         assert self.box.send(size) == self.model.send(size)
-        self.owns = self.owns and len(self.model) > 0 or (self.owns and size == 0)
+        self.owns = self.owns and len(self.model) > 0  # a box that is empty lets its body go
 
     @invariant()
     def agree(self) -> None:

@@ -25,7 +25,7 @@ from picker.extproc.certificate import LOOK_NS, Certificate
 from picker.extproc.readiness import Readiness
 from picker.extproc.wire import WireServer, WireShell
 from tests.support import messages as m
-from tests.support.certificates import client_context, self_signed, needs_openssl
+from tests.support.certificates import client_context, needs_openssl, self_signed
 from tests.support.h2client import H2Client, framed
 from tests.support.h2memory import ACK, DATA, PREFACE, SETTINGS, WINDOW_UPDATE, frame, frames, plain_headers
 from tests.support.h2service import BEGIN, CHECK, POST, PROCESS, chunk
