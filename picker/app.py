@@ -10,7 +10,7 @@ import signal
 import uvloop
 
 from picker._core.engine import Engine
-from picker.admin.server import listen as listen_admin
+from picker.admin.ports import listen as listen_admin
 from picker.config.describe import describe
 from picker.config.settings import ServeSettings
 from picker.config.support import ApproxPrefixCacheProducer, CoreMetricsExtractor, PassthroughParser

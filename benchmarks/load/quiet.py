@@ -60,7 +60,7 @@ def rows(options: Options) -> list[Row]:
 def _rows(options: Options, variant: Variant, path: str) -> list[Row]:
     taken: dict[str, list[float]] = {}
     file = EndpointsFile(BUILD / f"quiet-{variant.shell}{'-tls' if variant.tls else ''}.json")
-    server = Picker(variant, file.path, *FLAGS, name="quiet")
+    server = Picker(variant, file.path, *FLAGS)
     try:
         server.wait_ready()
         _picks(server, path, seconds=1.0)  # so that all models are there

@@ -11,7 +11,7 @@ from prometheus_client.exposition import choose_encoder
 
 from picker.admin.metrics import Snapshot, page
 
-__all__ = ["MOST_DECISIONS", "Unavailable", "listen", "start_admin"]
+__all__ = ["MOST_DECISIONS", "Unavailable", "start_admin"]
 
 Decisions = Callable[[int], Awaitable[Sequence[Mapping[str, Any]]]]
 MOST_DECISIONS = 1024
@@ -80,28 +80,6 @@ async def _says_when_unavailable(
         return web.Response(text=f"{problem}\n", status=503)
 
 
-def listen(address: str, port: int) -> list[socket.socket]:
-    """Listening sockets for the server; `address` "" is every interface, IPv4 and IPv6. Raises OSError."""
-    found = socket.getaddrinfo(address or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    made: list[socket.socket] = []
-    try:
-        for family, _, _, _, where in dict.fromkeys(found):
-            if family == socket.AF_INET6 and not socket.has_dualstack_ipv6():
-                continue
-            made.append(_listening(family, where[0], port or (made[0].getsockname()[1] if made else 0)))
-    except BaseException:
-        for sock in made:
-            sock.close()
-        raise
-    return made
-
-
-def _listening(family: int, host: Any, port: int) -> socket.socket:
-    sock = socket.create_server((host, port), family=family, backlog=128)
-    sock.setblocking(False)
-    return sock
-
-
 async def start_admin(
     *,
     take: Callable[[], Awaitable[Snapshot]],
@@ -109,7 +87,7 @@ async def start_admin(
     is_ready: Callable[[], Awaitable[bool]],
     sockets: Sequence[socket.socket],
 ) -> web.AppRunner:
-    """A started server on what `listen` gave; stop it with `cleanup`.
+    """A started server on what `ports.listen` gave; stop it with `cleanup`.
 
     `decisions` gives the latest ones, at most as many as asked for. All three may raise Unavailable.
     """

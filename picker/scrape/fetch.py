@@ -104,7 +104,7 @@ def _request(host: str, port: int, path: str) -> bytes:
 
 
 def tls_context(settings: ScrapeSettings) -> ssl.SSLContext | None:
-    """How servers are checked and what they see; None without TLS. Raises OSError if a certificate cannot be read."""
+    """How servers are checked and what they are shown; None without TLS. OSError if a certificate cannot be read."""
     if settings.scheme != "https":
         return None
     context = ssl.create_default_context(cafile=settings.ca_cert_path or None)

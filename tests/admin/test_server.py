@@ -12,7 +12,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from picker.admin.metrics import Snapshot
-from picker.admin.server import MOST_DECISIONS, Unavailable, listen, start_admin
+from picker.admin.ports import listen
+from picker.admin.server import MOST_DECISIONS, Unavailable, start_admin
 from tests.admin.test_metrics import snapshot
 from tests.support.config_samples import HEAD
 from tests.support.rig import Rig, chat, endpoint, target

@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from picker.admin.server import listen
+from picker.admin.ports import listen
 from picker.config.settings import DiscoverySettings, LogSettings, ScrapeSettings
 from picker.control import supervisor
 from picker.control.answers import Answers
