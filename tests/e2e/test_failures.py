@@ -62,8 +62,8 @@ def test_a_killed_picker_fails_requests_until_it_is_back(tmp_path: Path, shell: 
         assert set(served_by(stack, 4)) <= set(stack.upstreams)
 
 
-def test_a_killed_picker_leaves_no_process_behind(tmp_path: Path) -> None:
-    with running(tmp_path) as stack:
+def test_a_killed_picker_leaves_no_process_behind(tmp_path: Path, shell: str) -> None:
+    with running(tmp_path, shell=shell) as stack:
         assert stack.picker is not None
         (child,) = children(stack.picker.pid)
         stack.picker.kill()
