@@ -37,7 +37,7 @@ from picker._core.calls cimport (
     connection_take,
     method_t,
 )
-from picker._core.codec cimport buffer_append, buffer_free, slice_t
+from picker._core.codec cimport buffer_append, buffer_free, buffer_t, slice_t
 from picker._core.deadlines cimport deadlines_drop, deadlines_due, deadlines_free, deadlines_set
 from picker._core.inbox cimport (
     PK_INBOX_COMPRESSED,
@@ -48,7 +48,9 @@ from picker._core.inbox cimport (
 )
 from picker._core.nghttp2 cimport (
     NGHTTP2_DATA,
+    NGHTTP2_ENHANCE_YOUR_CALM,
     NGHTTP2_ERR_CALLBACK_FAILURE,
+    NGHTTP2_ERR_FLOODED,
     NGHTTP2_ERR_NOMEM,
     NGHTTP2_ERR_PAUSE,
     NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE,
@@ -470,6 +472,13 @@ cdef void connection_free(connection_t* connection, int64_t now_ns) noexcept nog
     connection.is_dead = True
 
 
+cdef uint32_t _error(ssize_t code) noexcept nogil:
+    """What the peer is told."""
+    if code == NGHTTP2_ERR_NOMEM:
+        return NGHTTP2_INTERNAL_ERROR
+    return NGHTTP2_ENHANCE_YOUR_CALM if code == NGHTTP2_ERR_FLOODED else NGHTTP2_PROTOCOL_ERROR
+
+
 cdef Py_ssize_t connection_receive(connection_t* connection, const uint8_t* data, size_t size) noexcept nogil:
     """Bytes of the socket, at `connection.now_ns`. How many were taken: all, unless a call is paused for its plugin
     (`connection.paused`): then `connection_resume` with the plugin's answer, and go on with what is left. What breaks
@@ -483,9 +492,7 @@ cdef Py_ssize_t connection_receive(connection_t* connection, const uint8_t* data
     if taken >= 0:
         return taken
     connection.is_dead = True
-    nghttp2_session_terminate_session(
-        connection.session, NGHTTP2_INTERNAL_ERROR if taken == NGHTTP2_ERR_NOMEM else NGHTTP2_PROTOCOL_ERROR
-    )
+    nghttp2_session_terminate_session(connection.session, _error(taken))
     return <Py_ssize_t>size
 
 
@@ -694,15 +701,8 @@ cdef class Block:
         self._data = NULL
 
     def __dealloc__(self):
-        cdef Server server = self._server
-        if self._data == NULL:
-            return
-        if server.spare_count < PK_SPARE_BLOCKS and self._capacity <= 4 * server.rules.write_bytes:
-            server.spare[server.spare_count] = self._data
-            server.spare_capacity[server.spare_count] = self._capacity
-            server.spare_count += 1
-        else:
-            pk_free(self._data)
+        if self._data != NULL:
+            _give_back(self._server, self._data, self._capacity)
 
     def __getbuffer__(self, Py_buffer* view, int flags):
         PyBuffer_FillInfo(view, self, self._data, self._size, 1, flags)
@@ -715,21 +715,35 @@ cdef class Block:
         assert self._size <= <Py_ssize_t>self._capacity
 
 
-cdef Block _hand_over(Server server, connection_t* connection):
+cdef void _give_back(Server server, uint8_t* data, size_t capacity):
+    """To the pool, as far as there is room for it."""
+    if server.spare_count < PK_SPARE_BLOCKS and capacity <= 4 * server.rules.write_bytes:
+        server.spare[server.spare_count] = data
+        server.spare_capacity[server.spare_count] = capacity
+        server.spare_count += 1
+    else:
+        pk_free(data)
+
+
+cdef void _lend(Server server, buffer_t* out):
+    """From the pool, for the next write."""
+    if out.data == NULL and server.spare_count:
+        server.spare_count -= 1
+        out.data = server.spare[server.spare_count]
+        out.capacity = server.spare_capacity[server.spare_count]
+
+
+cdef Block _hand_over(Server server, buffer_t* out):
     """What is to be written, without a copy; the connection goes on in another block."""
     cdef Block block = Block.__new__(Block)
     block._server = server
-    block._data, block._size, block._capacity = connection.out.data, connection.out.size, connection.out.capacity
-    memset(&connection.out, 0, sizeof(connection.out))
-    if server.spare_count:
-        server.spare_count -= 1
-        connection.out.data = server.spare[server.spare_count]
-        connection.out.capacity = server.spare_capacity[server.spare_count]
+    block._data, block._size, block._capacity = out.data, out.size, out.capacity
+    memset(out, 0, sizeof(buffer_t))
     return block
 
 
 cdef enum:
-    SMALL_BYTES = 16 << 10     # up to here a copy is cheaper than another block
+    SMALL_BYTES = 16 << 10     # up to here a copy is cheaper than another block, and an idle connection may keep it
 
 
 @cython.final
@@ -799,16 +813,18 @@ cdef class Connection:
 
     def take(self) -> memoryview | bytes | None:
         """What to write next, or None. Not to be called while the socket takes no more: nothing is lost meanwhile."""
-        cdef connection_t* connection = &self._connection
+        cdef buffer_t* out = &self._connection.out
         if not self._is_ready:
             return None
-        connection_send(connection)
-        if connection.out.size == 0:
-            return None
-        if connection.out.size > SMALL_BYTES:
-            return memoryview(_hand_over(self._server, connection))
-        written = connection.out.data[:connection.out.size]
-        connection.out.size = 0
+        _lend(self._server, out)
+        connection_send(&self._connection)
+        if out.size > SMALL_BYTES:
+            return memoryview(_hand_over(self._server, out))
+        written = out.data[:out.size] if out.size else None
+        out.size = 0
+        if out.capacity > SMALL_BYTES:
+            _give_back(self._server, out.data, out.capacity)
+            memset(out, 0, sizeof(buffer_t))
         return written
 
     def tick(self, int64_t now_ns) -> None:

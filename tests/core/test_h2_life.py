@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import tracemalloc
 from typing import Any
 
 import h2.exceptions
@@ -406,3 +407,41 @@ def test_a_server_keeps_a_few_blocks_and_no_more() -> None:
 
     several()
     assert_flat(several, calls=2)
+
+
+def test_idle_connections_hold_little() -> None:
+    """What a large reply was written into goes on to the next who has one."""
+    service = Service()
+    clients = [service.client() for _ in range(30)]
+
+    def large(client: Any) -> None:
+        call = begun(client)
+        call.send(chunk(b"x" * 300_000), end_stream=True)
+        assert call.status == "OK"
+        client.received.clear()
+        client.given.clear()
+        client.calls.clear()
+
+    for client in clients[:10]:
+        large(client)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for client in clients[10:]:
+            large(client)
+        gc.collect()
+        held = [trace for trace in tracemalloc.take_snapshot().traces if trace.size > 20_000]
+        assert len(held) <= 2, held  # in the server's pool
+    finally:
+        tracemalloc.stop()
+    service.server._check()
+
+
+def test_a_flood_of_pings_is_the_end_of_a_connection() -> None:
+    """Answers that nobody takes are not piled up."""
+    client = RawClient(Service().server)
+    client.begin()
+    answered = client.feed(*(frame(6, 0, 0, b"12345678") for _ in range(5000)))
+    assert answered[-1][0] == GOAWAY and answered[-1][3][4:8] == b"\0\0\0\x0b"  # ENHANCE_YOUR_CALM
+    assert len(answered) < 1100
+    assert client.connection.is_over
