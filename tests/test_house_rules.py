@@ -21,7 +21,7 @@ BELONGS = {
     "model": "tests/model/{}.py",
     "tests": "tests/core/test_{}.py",
 }
-PART_OF = {"request": "session", "response": "session", "replies": "session", "dispatch": "engine"}
+PART_OF = {"request": "session", "response": "session", "replies": "session", "dispatch": "engine", "heads": "h2"}
 """Kernels without a class of their own: modelled and tested through another module's."""
 
 EXEMPT: dict[tuple[str, str], str] = {

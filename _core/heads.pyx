@@ -1,0 +1,93 @@
+"""What the headers of a request say of a gRPC call: its method, what it is sent as, how long its client waits.
+
+Invariants: a header that is not known, or nonsense, says nothing; that a call is not gRPC at all shows in its flags.
+Cost: O(bytes).   Memory: none.   Threads: that of the connection.
+Source: gRPC over HTTP/2, Requests; RFC 9113, 10.5.1 (how large a header is).
+"""
+from libc.stddef cimport size_t
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t
+from libc.string cimport memcmp, strlen
+
+from picker._core.calls cimport call_t
+
+cdef enum:
+    HEADER_COST = 32           # of a header, beyond its bytes
+
+# --- C kernel ---
+
+
+cdef inline bint _is(const uint8_t* text, size_t size, const char* other) noexcept nogil:
+    return size == strlen(other) and memcmp(text, other, size) == 0
+
+
+cdef bint _is_grpc(const uint8_t* text, size_t size) noexcept nogil:
+    """application/grpc, of any format or with parameters; not another type that begins so, as application/grpc-web."""
+    cdef const char* kind = b"application/grpc"
+    if size < strlen(kind) or memcmp(text, kind, strlen(kind)) != 0:
+        return False
+    return size == strlen(kind) or text[strlen(kind)] == c"+" or text[strlen(kind)] == c";"
+
+
+cdef int64_t _unit_ns(uint8_t unit) noexcept nogil:
+    if unit == c"n":
+        return 1
+    if unit == c"u":
+        return 1000
+    if unit == c"m":
+        return 1000000
+    if unit == c"S":
+        return 1000000000
+    if unit == c"M":
+        return 60 * <int64_t>1000000000
+    return 3600 * <int64_t>1000000000 if unit == c"H" else 0
+
+
+cdef int64_t _timeout_ns(const uint8_t* text, size_t size) noexcept nogil:
+    """grpc-timeout: at most 8 digits and a unit. -1 if it is none."""
+    cdef int64_t value = 0
+    cdef int64_t unit
+    cdef size_t i
+    if not 2 <= size <= 9:
+        return -1
+    unit = _unit_ns(text[size - 1])
+    for i in range(size - 1):
+        if not c"0" <= text[i] <= c"9":
+            return -1
+        value = value * 10 + text[i] - c"0"
+    if unit == 0:
+        return -1
+    return value * unit if value <= INT64_MAX // 2 // unit else INT64_MAX // 2
+
+
+cdef void _find_method(call_t* call, const uint8_t* path, size_t size) noexcept nogil:
+    cdef uint32_t i
+    for i in range(call.connection.method_count):
+        if _is(path, size, call.connection.methods[i].path):
+            call.method = &call.connection.methods[i]
+            return
+
+
+cdef void _take(call_t* call, const uint8_t* name, size_t name_size, const uint8_t* value, size_t size) noexcept nogil:
+    cdef int64_t timeout_ns
+    if _is(name, name_size, b":path"):
+        _find_method(call, value, size)
+    elif _is(name, name_size, b":method"):
+        call.is_post = _is(value, size, b"POST")
+    elif _is(name, name_size, b"content-type"):
+        call.is_grpc = _is_grpc(value, size)
+    elif _is(name, name_size, b"grpc-encoding"):
+        call.is_compressed = not _is(value, size, b"identity")
+    elif _is(name, name_size, b"grpc-timeout"):
+        timeout_ns = _timeout_ns(value, size)
+        if timeout_ns >= 0:
+            call.expires_ns = call.connection.now_ns + timeout_ns
+
+
+cdef void head_read(
+    call_t* call, const uint8_t* name, size_t name_size, const uint8_t* value, size_t size
+) noexcept nogil:
+    """A header of a request. Those beyond the rules are not looked at; `header_bytes` stays above the rule then."""
+    if call.header_bytes <= call.connection.rules.header_bytes:
+        call.header_bytes += <uint32_t>(name_size + size + HEADER_COST)
+    if call.header_bytes <= call.connection.rules.header_bytes:
+        _take(call, name, name_size, value, size)
