@@ -179,5 +179,5 @@ class H2Machine(RuleBasedStateMachine):
         assert_idle(self.twin)
 
 
-H2Machine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+H2Machine.TestCase.settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
 TestH2 = H2Machine.TestCase

@@ -5,8 +5,9 @@ ends is said by a few words. Windows, frames and reads do not exist: they may de
 """
 
 from picker._core.engine import Engine
-from picker._core.session import STATE_ENDED, Session, SessionError
+from picker._core.session import Session, SessionError
 from tests.model.inbox import Inbox
+from tests.support import messages
 
 
 class Stream:
@@ -26,8 +27,8 @@ class Stream:
     def send(self, data: bytes) -> None:
         if self.status:
             return
-        messages, problem = self.inbox.feed(data)
-        for message in messages:
+        found, problem = self.inbox.feed(data)
+        for message in found:
             self._message(message)
         if problem is OverflowError:
             self.end("RESOURCE_EXHAUSTED")
@@ -38,11 +39,12 @@ class Stream:
         if self.status:
             return
         try:
-            self.replies += self.session.feed(message, 0)
+            replies = self.session.feed(message, 0)
         except SessionError:
             self.end("INVALID_ARGUMENT")
             return
-        if self.session.state == STATE_ENDED and not self.session.destination:
+        self.replies += replies
+        if any(messages.parse(reply).HasField("immediate_response") for reply in replies):
             self.end("OK")  # answered by picker itself
 
     def half_close(self) -> None:
