@@ -2,9 +2,9 @@
 
 The same Envoy, model servers and client with and without ext_proc, in turns; what is added is the difference of
 percentiles. Two paces: the model servers write all chunks at once, or one every two milliseconds as a model talks, so
-that each is an ext_proc message of its own. Two rates: half of what Envoy carries without ext_proc, which may be more
-than it carries with it (its own cost per request grows several times, whatever the picker does), and half of what it
-carries with the first shell.
+that each is an ext_proc message of its own. Three rates: half of what Envoy carries without ext_proc, which may be more
+than it carries with it (its own cost per request grows several times, whatever the picker does), half of what it
+carries with the first shell, and so few that client, Envoy, picker and model servers do not wait for each other.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ PACES_MS = {"chunks at once": 0.0, "chunks 2 ms apart": 2.0}
 SECONDS = 2.0
 CLOSED, OPEN = 256, 1024  # connections
 GRACE_S = 3
+CALM = 300.0  # requests per second
 MARGIN = 1.1  # between a rate and the most that is carried: with less, a queue only grows
 P95_US = 1500.0
 ADDED = ("first p50", "first p95", "first p99", "whole p95")
@@ -85,8 +86,13 @@ def _pace(options: Options, pace: str, delay_ms: float) -> list[Row]:
         bench.tell(f"{pace}: req/s without ext_proc {max(without):,.0f}, with it", _named(within))
         made = [Row(GROUP, f"{pace}: Envoy without ext_proc", "req/s", tuple(without), note="closed loop")]
         made += [_row(variant, pace, "Envoy", "req/s", (rate,), "closed loop") for variant, rate in within.items()]
-        for said, rate in (("bare", max(without) / 2), ("", next(iter(within.values())) / 2)):
-            made += _at(options, measured, within, pace, rate, f"at {rate:,.0f} req/s, half of its {said} rate")
+        rates = {
+            "half of its bare rate": max(without) / 2,
+            "half of its rate": next(iter(within.values())) / 2,
+            "with cores to spare": CALM,
+        }
+        for said, rate in rates.items():
+            made += _at(options, measured, within, pace, rate, f"at {rate:,.0f} req/s, {said}")
         return made
 
 
@@ -98,7 +104,6 @@ def _at(
     options: Options, measured: dict[Variant, Measured], most: dict[Variant, float], pace: str, rate: float, note: str
 ) -> list[Row]:
     """Rows at one rate; of the variants for which it is too much only how late they are, taken once."""
-    note = " ".join(note.split())
     able = {variant: entry.server for variant, entry in measured.items() if most[variant] > rate * MARGIN}
     unable = {variant: entry.server for variant, entry in measured.items() if variant not in able}
 
