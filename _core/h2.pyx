@@ -528,7 +528,7 @@ cdef void connection_drain(connection_t* connection, int64_t now_ns) noexcept no
 
 
 cdef void connection_stop(connection_t* connection) noexcept nogil:
-    """End every call with UNAVAILABLE, then the connection."""
+    """End every call with UNAVAILABLE."""
     cdef call_t* call = connection.calls
     while call != NULL:
         call_end(call, PK_GRPC_UNAVAILABLE, b"the endpoint picker is stopping")

@@ -66,11 +66,11 @@ cdef int inbox_next(inbox_t* inbox, slice_t* rest, uint32_t largest, slice_t* me
     if inbox.is_given:
         inbox.is_given = False
         buffer_free(&inbox.gathered)
-    if rest.size == 0:
-        return PK_INBOX_MORE
     code = _read_prefix(inbox, rest, largest)
     if code != PK_INBOX_MESSAGE:
         return code
+    if rest.size == 0 and inbox.expected:
+        return PK_INBOX_MORE
     if inbox.gathered.size == 0 and rest.size >= inbox.expected:
         message[0] = _take(rest, inbox.expected)
         inbox.prefix_size = 0
@@ -150,3 +150,4 @@ cdef class Inbox:
         assert self._inbox.prefix_size <= PREFIX
         assert self._inbox.prefix_size == PREFIX or self._inbox.gathered.size == 0
         assert self._inbox.gathered.capacity <= 2 * max(self._inbox.gathered.size, AT_ONCE)
+        assert self._inbox.gathered.size or not self._inbox.gathered.capacity

@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from picker._core import alloc
 from picker._core.inbox import Inbox
 from tests.model import inbox as model
 from tests.support.builds import debug_build_only
@@ -139,7 +140,17 @@ def test_leaks_nothing() -> None:
 def test_a_prefix_that_promises_much_takes_little() -> None:
     """`_check` bounds what is held by what has come."""
     inbox = Inbox(2**32 - 1)
-    fed(inbox, b"\0\xff\xff\xff\xff", b"x")
+    fed(inbox, b"\0\xff\xff\xff\xff", b"", b"x")
+
+
+@debug_build_only
+def test_a_message_that_lies_whole_is_lent() -> None:
+    inbox = Inbox(LARGEST)
+    alloc.fail_allocation(0)
+    try:
+        assert inbox.feed(framed(b"one") + framed(b"") + framed(b"two")) == [b"one", b"", b"two"]
+    finally:
+        assert alloc.fail_allocation(-1)  # it has not come to that
 
 
 @debug_build_only
