@@ -134,7 +134,7 @@ test-wheel: wheel  ## The core's tests against the built wheel with the library 
 	mkdir build/wheel/run && cp -a tests proto build/wheel/run/ && cp pyproject.toml build/wheel/run/
 	cp -a --parents _core/*.pxd build/wheel/run/
 	cd build/wheel/run && ../bin/python -m tests.support.bundled
-	cd build/wheel/run && PICKER_SHARED=$${PICKER_SHARED:-$(abspath ../shared)} ../bin/python -m pytest -q tests/core
+	cd build/wheel/run && PICKER_SHARED=$${PICKER_SHARED:-$(abspath ../shared)} ../bin/python -m pytest -q tests/core $(ARGS)
 
 docs: $(VENV)/check.stamp  ## Regenerate the configuration table of the README
 	$(BIN)/python -m tests.support.readme --write
