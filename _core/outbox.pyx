@@ -55,9 +55,10 @@ cdef buffer_t* out_open(out_t* out) noexcept nogil:
     """Where the next reply is written, behind room for its prefix. `out_close` is due, and says if that failed."""
     out.lent_bytes = 0
     if out.framed:
-        if out.bytes.capacity == 0:
-            buffer_reserve(&out.bytes, FIRST_BYTES)
-        out.failed = buffer_append(&out.bytes, <const char*>b"\0\0\0\0", PK_PREFIX_BYTES) != PK_OK
+        out.failed = (
+            (out.bytes.capacity == 0 and buffer_reserve(&out.bytes, FIRST_BYTES) != PK_OK)
+            or buffer_append(&out.bytes, <const char*>b"\0\0\0\0", PK_PREFIX_BYTES) != PK_OK
+        )
     return &out.bytes
 
 
