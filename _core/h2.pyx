@@ -616,6 +616,7 @@ cdef class Server:
         """Assert the invariants."""
         assert self.method_count <= PK_ALL_METHODS
         assert self.spare_count <= PK_SPARE_BLOCKS
+        assert all([self.spare_capacity[i] <= 4 * self.rules.write_bytes for i in range(self.spare_count)])
         assert self.tally.open_calls >= 0
 
 

@@ -249,6 +249,7 @@ def test_writes_are_as_large_as_the_rule_says(write_bytes: int) -> None:
     largest = max(map(len, client.received))
     assert largest <= write_bytes + 16_384 + 9
     assert largest > min(write_bytes, 200_000)
+    service.server._check()
 
 
 def test_a_reset_between_two_writes() -> None:

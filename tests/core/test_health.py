@@ -125,6 +125,19 @@ def test_a_watch_that_has_not_asked_is_told_nothing() -> None:
     assert statuses(call) == [SERVING]
 
 
+def test_calls_that_are_over_are_not_woken() -> None:
+    """They may never have had a method, or have lost its state."""
+    health = Health()
+    client = client_of(health)
+    lingering = [client.open("/nobody"), client.open(path("Check"), method="GET"), client.open(path("Watch"))]
+    lingering[2].send(framed(b"\xff"))
+    health.is_ready = True
+    client.connection.wake()
+    client.exchange()
+    assert [call.status for call in lingering] == ["UNIMPLEMENTED", "HTTP 405", "INVALID_ARGUMENT"]
+    assert not any(call.messages for call in lingering)
+
+
 class HealthMachine(RuleBasedStateMachine):
     """Changes that nobody is woken for are told with the next one, or not at all."""
 
