@@ -252,6 +252,15 @@ def test_writes_are_as_large_as_the_rule_says(write_bytes: int) -> None:
     service.server._check()
 
 
+def test_writes_of_headers_alone_are_no_larger() -> None:
+    client = Service(rules={"write_bytes": 500}).client()
+    for _ in range(200):
+        client.open("/nobody", end_stream=True)
+    client.exchange()
+    assert {call.status for call in client.calls.values()} == {"UNIMPLEMENTED"}
+    assert max(map(len, client.received)) < 600
+
+
 def test_a_reset_between_two_writes() -> None:
     """A frame may be half way out: it must not be finished from a stream that is gone."""
     service = Service(rules={"write_bytes": 100})

@@ -12,9 +12,9 @@ from picker._core.extproc import ExtProc
 from tests.support import messages as m
 from tests.support.builds import debug_build_only
 from tests.support.exchange import engine_with
-from tests.support.h2memory import MemoryClient
+from tests.support.h2memory import END_HEADERS, HEADERS, MemoryClient, frame, plain_headers
 from tests.support.h2peer import framed
-from tests.support.h2service import BODY, PROCESS, REQUEST, SECOND, Service, begun, bodies, chunk
+from tests.support.h2service import BODY, POST, PROCESS, REQUEST, SECOND, Service, begun, bodies, chunk
 from tests.support.leaks import assert_flat, each_allocation_failing
 
 SCORER, PICKER, MAX = (20, 2.0, (), 0), (33, 1.0, (), 0), (30, 1.0, (), 0)
@@ -264,7 +264,9 @@ def test_what_goes_wrong_beyond_that_is_the_end_of_the_connection(where: str) ->
     while client.connection.take() is not None:
         pass
     assert client.connection.is_over
-    client.connection.feed(b"x" * 100, client.now_ns)
+    before = service.server.counters()
+    client.connection.feed(frame(HEADERS, END_HEADERS, 99, plain_headers(POST)), client.now_ns)
+    assert service.server.counters() == before
     client.connection.tick(client.now_ns)
     client.close()
     service.assert_idle()
