@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from picker._core import alloc
 from picker._core.engine import Engine
 from picker._core.extproc import ExtProc
 from tests.support import messages as m
@@ -69,6 +70,19 @@ def test_a_body_that_trickles_in_is_408_too() -> None:
     assert (immediate(call), call.status) == (408, "OK")
 
 
+def test_a_refusal_stands_behind_replies_that_wait() -> None:
+    """In BUFFERED the headers are answered before the body has come."""
+    service = Service(timeout_ns=SECOND)
+    client = service.client(initial_window=0)
+    call = client.open(PROCESS)
+    call.send(framed(m.request_headers(modes=(m.BUFFERED, m.BUFFERED))))
+    client.pass_time(SECOND)
+    client.protocol.increment_flow_control_window(10_000, call.id)
+    client.exchange()
+    assert (len(call.messages), immediate(call), call.status) == (2, 408, "OK")
+    assert m.parse(call.messages[0]).WhichOneof("response") == "request_headers"
+
+
 def test_a_request_that_is_answered_has_all_the_time() -> None:
     service = Service(timeout_ns=5 * SECOND)
     client = service.client()
@@ -127,7 +141,12 @@ def test_too_many_streams_over_all_connections() -> None:
 def test_what_is_counted() -> None:
     service = Service()
     client = service.client()
-    for sent in (REQUEST, framed(m.request_headers()), framed(b"\xff"), framed(m.request_headers()) + chunk(b"{")):
+    for sent in (
+        REQUEST,
+        framed(m.request_headers()),
+        framed(b"\xff"),
+        framed(m.request_headers()) + framed(m.request_body(b"{")),
+    ):
         client.open(PROCESS).send(sent)
     assert (service.extproc.opened, service.extproc.picked) == (4, 1)
 
@@ -341,3 +360,52 @@ def test_survives_failing_allocations(answer: Any) -> None:
     busy(engine)
     assert each_allocation_failing(lambda: busy(engine)) > 50
     assert (engine.sessions, engine.in_flight) == (0, 0)
+
+
+def told_with_failing(after: int, before: bytes, sent: bytes) -> tuple[Any, list[str], list[int]]:
+    """A stream whose server fails to allocate once while it takes `sent`: the call, its replies, errors of GOAWAYs."""
+    service = Service()
+    client = service.client()
+    call = client.open(PROCESS)
+    call.send(before)
+    call.messages.clear()
+    client.protocol.send_data(call.id, sent)
+    data = client.protocol.data_to_send()
+    alloc.fail_allocation(after)
+    try:
+        client.connection.feed(data, client.now_ns)
+    finally:
+        alloc.fail_allocation(-1)
+    client.exchange()
+    kinds = [m.parse(message).WhichOneof("response") for message in call.messages]
+    errors = [goaway.error_code for goaway in client.goaways]
+    client.close()
+    service.assert_idle()
+    return call, kinds, errors
+
+
+@debug_build_only
+@pytest.mark.parametrize("answered", [False, True])
+def test_without_memory_nothing_half_is_said(answered: bool) -> None:
+    """All, or a refusal, or an error; never an end as if all were well, nor one that is the client's fault."""
+    if answered:
+        before, sent = REQUEST, framed(m.response_headers()) + framed(m.response_body(b"x" * 5000))
+        whole = ["response_headers", "response_body"]
+    else:
+        before, sent, whole = b"", REQUEST, ["request_headers", "request_body"]
+    seen = set()
+    for after in range(60):
+        call, kinds, errors = told_with_failing(after, before, sent)
+        if errors:
+            assert errors == [2]
+        elif call.status == "OK":
+            assert (kinds, answered) == (["immediate_response"], False)
+            assert immediate(call) == 429
+        elif call.status:
+            assert call.status in ("INTERNAL", "RESOURCE_EXHAUSTED", "RESET 2")
+            assert kinds == whole[: len(kinds)] and kinds != whole
+        else:
+            assert kinds == whole
+        seen.add((call.status, *kinds))
+    assert ("", *whole) in seen
+    assert ("INTERNAL", "response_headers") in seen if answered else ("OK", "immediate_response") in seen
