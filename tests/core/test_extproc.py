@@ -367,8 +367,9 @@ def told_with_failing(after: int, before: bytes, sent: bytes) -> tuple[Any, list
     service = Service()
     client = service.client()
     call = client.open(PROCESS)
-    call.send(before)
-    call.messages.clear()
+    if before:
+        call.send(before)  # else the stream begins with the same bytes
+        call.messages.clear()
     client.protocol.send_data(call.id, sent)
     data = client.protocol.data_to_send()
     alloc.fail_allocation(after)
@@ -406,6 +407,9 @@ def test_without_memory_nothing_half_is_said(answered: bool) -> None:
             assert kinds == whole[: len(kinds)] and kinds != whole
         else:
             assert kinds == whole
-        seen.add((call.status, *kinds))
+        seen.add(("GOAWAY",) if errors else (call.status, *kinds))
     assert ("", *whole) in seen
-    assert ("INTERNAL", "response_headers") in seen if answered else ("OK", "immediate_response") in seen
+    if answered:
+        assert ("INTERNAL", "response_headers") in seen
+    else:
+        assert {("OK", "immediate_response"), ("GOAWAY",)} <= seen
