@@ -77,7 +77,52 @@ def _others(shares: Mapping[str, float]) -> str:
     return ", ".join(f"{share:.0%} ({name})" for name, share in shares.items())
 
 
-def save(path: Path, rows: Sequence[Row], around: Mapping[str, Any], failures: Mapping[str, str]) -> None:
-    """`circumstances`, `rows` and `failures` (by group) as JSON."""
-    content = {"circumstances": around, "rows": [row.as_json() for row in rows], "failures": failures}
+def save(
+    path: Path, rows: Sequence[Row], around: Mapping[str, Any], failures: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """`circumstances`, `rows` and `failures` (by group) as JSON; the rows.
+
+    Groups that an earlier run of the same commit measured, and this one did not, are kept.
+    """
+    measured = {row.group for row in rows}
+    kept = [row for row in _earlier(path, around["commit"]) if row["group"] not in measured]
+    told = [*kept, *(row.as_json() for row in rows)]
+    content = {"circumstances": around, "rows": told, "failures": failures}
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return told
+
+
+def _earlier(path: Path, commit: str) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    content = json.loads(path.read_text())
+    return list(content["rows"]) if content["circumstances"]["commit"] == commit else []
+
+
+BEGIN, END = "<!-- load: begin -->\n", "<!-- load: end -->"
+
+
+def document(page: str, rows: Sequence[Mapping[str, Any]], around: Mapping[str, Any]) -> str:
+    """The page with a table of these rows where it is marked. ValueError if it has no such place."""
+    head, found, rest = page.partition(BEGIN)
+    _, ended, tail = rest.partition(END)
+    if not (found and ended):
+        raise ValueError(f"the page lacks {BEGIN.strip()} or {END}")
+    lines = ["| figure | picker | median | min - max | target |", "| --- | --- | --- | --- | --- |"]
+    lines += ["| " + " | ".join(_markdown(row)) + " |" for row in rows]
+    where = f"{around['cpus']} CPUs, Linux {around['kernel']}, Python {around['python']}, commit {around['commit']}."
+    return f"{head}{BEGIN}{where}\n\n" + "\n".join(lines) + f"\n{END}{tail}"
+
+
+def _markdown(row: Mapping[str, Any]) -> tuple[str, ...]:
+    sign = "≥" if row["at_least"] else "≤"
+    verdict = "" if row["limit"] is None else f"{sign} {shown(row['limit'])}: {'met' if row['met'] else '**missed**'}"
+    spread = f"{shown(row['min'])} - {shown(row['max'])}" if len(row["samples"]) > 1 else ""
+    note = f" ({row['note']})" if row["note"] else ""
+    return (
+        f"{row['group']}: {row['what']}{note}",
+        row["variant"],
+        f"{shown(row['median'])} {row['unit']}",
+        spread,
+        verdict,
+    )
