@@ -46,7 +46,7 @@ __all__ = ["ControlPlane", "main"]
 ANSWER_S = 5.0
 """Longest time the data plane may take to answer."""
 
-OBSERVE_S = 0.005
+OBSERVE_S = 0.02
 """How long scraped loads wait for others to be sent with them."""
 
 NICENESS = 10

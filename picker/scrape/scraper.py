@@ -23,9 +23,9 @@ __all__ = ["LoadSink", "Scraper"]
 
 log = logging.getLogger(__name__)
 
-APART_S = 0.015
+APART_S = 0.03
 """Between two looks at what is due: most of what an idle endpoint costs is waking up, and one look serves many. Longer
-would be cheaper still, but pages that come in one burst hold up picks."""
+would be cheaper still, but must stay well below the shortest interval, of 50 ms."""
 EARLY_S = APART_S / 2
 """What is due so soon is taken along, so that scrapes come on time on average."""
 TICK_S = 0.001
