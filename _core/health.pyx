@@ -23,6 +23,7 @@ from picker._core.calls cimport (
     method_t,
 )
 from picker._core.codec cimport buffer_append, buffer_t, slice_is, slice_t
+from picker._core.exchange cimport slice_text
 from picker._core.outbox cimport out_close, out_open, out_t
 
 cdef extern from *:
@@ -66,6 +67,10 @@ cdef bint _service_name(slice_t message, slice_t* name) noexcept nogil:
     return False
 
 
+cdef inline bint _always_serves(slice_t name) noexcept nogil:
+    return slice_is(name, b"liveness", 8)
+
+
 cdef int _status(const call_t* call, bint is_live) noexcept nogil:
     return SERVING if is_live or (<health_t*>call.method.service).is_ready else NOT_SERVING
 
@@ -95,16 +100,8 @@ cdef int _write_list(call_t* call) noexcept nogil:
     cdef uint32_t i
     for i in range(LISTED):
         if code == PK_OK:
-            code = _write_entry(out, PK_HEALTH_NAMES[i], _status(call, slice_is_text(PK_HEALTH_NAMES[i])))
+            code = _write_entry(out, PK_HEALTH_NAMES[i], _status(call, _always_serves(slice_text(PK_HEALTH_NAMES[i]))))
     return out_close(&call.out, code)
-
-
-cdef bint slice_is_text(const char* name) noexcept nogil:
-    """Is it the name that always serves?"""
-    cdef slice_t text
-    text.data = <const uint8_t*>name
-    text.size = strlen(name)
-    return slice_is(text, b"liveness", 8)
 
 
 # --- C kernel: methods ---
@@ -127,7 +124,7 @@ cdef void _answered(call_t* call, int code) noexcept nogil:
 cdef int _check(call_t* call, slice_t message, int64_t now_ns) noexcept nogil:
     cdef slice_t name
     if _service_name(message, &name):
-        _answered(call, _write_status(&call.out, _status(call, slice_is(name, b"liveness", 8))))
+        _answered(call, _write_status(&call.out, _status(call, _always_serves(name))))
     else:
         call_end(call, PK_GRPC_INVALID_ARGUMENT, b"not a HealthCheckRequest")
     return PK_OK
@@ -154,7 +151,7 @@ cdef int _watch(call_t* call, slice_t message, int64_t now_ns) noexcept nogil:
         call_end(call, PK_GRPC_INVALID_ARGUMENT, b"not one HealthCheckRequest")
         return PK_OK
     watch.is_asked = True
-    watch.is_live = slice_is(name, b"liveness", 8)
+    watch.is_live = _always_serves(name)
     _tell(call)
     return PK_OK
 
