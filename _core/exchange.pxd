@@ -5,6 +5,7 @@ from libc.string cimport strlen
 from picker._core.codec cimport PK_BODY_FULL_DUPLEX_STREAMED, buffer_t, slice_is, slice_t
 from picker._core.dispatch cimport engine_t, pick_t, request_t, scratch_t
 from picker._core.endpoints cimport booking_t
+from picker._core.prompt cimport prompt_t
 from picker._core.sse cimport sse_t
 from picker._core.subset cimport subset_t
 
@@ -16,6 +17,15 @@ cdef enum:
     PK_STATE_PICKED = 3        # request answered
     PK_STATE_RESPONSE = 4      # the response has begun
     PK_STATE_ENDED = 5         # response complete, or answered by picker itself
+
+ctypedef struct found_t:
+    # What `reading_find` found in the body: good while the call lasts that filled it.
+    bint has_model
+    bint model_is_json         # escapes may stand in it
+    uint32_t model_start       # of the model's value in `session.body`, without quotes
+    uint32_t model_end
+    uint64_t root              # where the hashes of the prompt begin
+    prompt_t prompt
 
 ctypedef struct session_t:
     engine_t* engine           # borrowed
@@ -46,6 +56,7 @@ ctypedef struct session_t:
     int64_t ended_ns
     uint64_t request_bytes
     uint64_t response_bytes
+    found_t found
     buffer_t body              # request body, until it is answered
     uint64_t held              # bytes of it the engine knows of
     buffer_t headers           # a copy for plugins, when there are any

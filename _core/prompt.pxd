@@ -37,6 +37,6 @@ ctypedef struct prompt_t:
 
 cdef int prompt_api(slice_t path) noexcept nogil
 cdef int prompt_read(prompt_t* prompt, const scan_t* scan, int api) noexcept nogil
-cdef uint64_t prompt_root(const prompt_t* prompt, const scan_t* scan, uint64_t seed) noexcept nogil
+cdef uint64_t prompt_root(const scan_t* scan, uint64_t root) noexcept nogil
 cdef void prompt_hash(const prompt_t* prompt, const scan_t* scan, chain_t* chain) noexcept nogil
 cdef int64_t prompt_tokens(const chain_t* chain) noexcept nogil

@@ -123,10 +123,9 @@ cdef inline bint _is_there(const scan_t* scan, uint32_t index) noexcept nogil:
     return index != 0 and scan.tape[index].kind != PK_JSON_NULL
 
 
-cdef uint64_t prompt_root(const prompt_t* prompt, const scan_t* scan, uint64_t seed) noexcept nogil:
-    """Where the chain begins: seed, model (an adapter is a model by its name) and cache_salt."""
-    cdef slice_t text = _content(scan, prompt.model)
-    cdef uint64_t root = hash_xxh64(text.data, text.size, seed)
+cdef uint64_t prompt_root(const scan_t* scan, uint64_t root) noexcept nogil:
+    """Where the chain begins: `root` (the seed, and the model: an adapter is a model by its name), and cache_salt."""
+    cdef slice_t text
     cdef uint32_t salt = scan_member(scan, 0, b"cache_salt", 10)
     if not _is_there(scan, salt):
         return root
@@ -349,15 +348,17 @@ cdef dict _read(scan_t* scan, int api, uint64_t seed, uint64_t* hashes, uint32_t
     cdef prompt_t prompt
     cdef chain_t chain
     cdef uint32_t i
+    cdef bytes model
     cdef int refused = prompt_read(&prompt, scan, api)
     if refused != PK_BODY_OK:
         return {"api": api, "refused": refused}
-    chain_start(&chain, prompt_root(&prompt, scan, seed), hashes, blocks)
+    model = _unescaped(scan, prompt.model)
+    chain_start(&chain, prompt_root(scan, hash_xxh64(<const uint8_t*>model, len(model), seed)), hashes, blocks)
     prompt_hash(&prompt, scan, &chain)
     return {
         "api": api,
         "refused": refused,
-        "model": _unescaped(scan, prompt.model),
+        "model": model,
         "stream": bool(prompt.stream),
         "max_tokens": prompt.max_tokens,
         "tokens": prompt_tokens(&chain),

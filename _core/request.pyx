@@ -10,10 +10,10 @@ Which reply carries the pick: the body's in BUFFERED modes, else the headers'; w
 headers are answered (STREAMED, NONE), the pick is made without it.
 """
 from libc.stddef cimport size_t
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from picker._core.alloc cimport PK_E_FORMAT, PK_E_LIMIT, PK_E_MISSING, PK_E_NOMEM, PK_OK, pk_resize
+from picker._core.alloc cimport PK_E_FORMAT, PK_E_MISSING, PK_E_NOMEM, PK_OK, pk_resize
 from picker._core.codec cimport (
     PK_BODY_BUFFERED,
     PK_BODY_BUFFERED_PARTIAL,
@@ -30,7 +30,7 @@ from picker._core.codec cimport (
     slice_is,
     slice_t,
 )
-from picker._core.dispatch cimport engine_hold, engine_model, engine_pick, engine_resume, scratch_t
+from picker._core.dispatch cimport engine_hold, engine_pick, engine_resume
 from picker._core.exchange cimport (
     PK_STATE_BODY,
     PK_STATE_ENDED,
@@ -42,22 +42,10 @@ from picker._core.exchange cimport (
     session_t,
     slice_equals,
 )
-from picker._core.hashing cimport chain_start, chain_t, hash_xxh64
-from picker._core.prompt cimport (
-    PK_API_OTHER,
-    PK_BODY_NOT_JSON,
-    PK_BODY_NOT_OBJECT,
-    PK_BODY_NO_MODEL,
-    PK_BODY_OK,
-    PK_BODY_TOO_COMPLEX,
-    prompt_api,
-    prompt_hash,
-    prompt_read,
-    prompt_root,
-    prompt_t,
-    prompt_tokens,
-)
+from picker._core.hashing cimport hash_xxh64
+from picker._core.prompt cimport PK_API_OTHER, PK_BODY_NOT_JSON, PK_BODY_OK, prompt_api
 from picker._core.outbox cimport out_t
+from picker._core.reading cimport reading_find, reading_hash, reading_name
 from picker._core.replies cimport (
     out_body,
     out_chunk,
@@ -68,7 +56,6 @@ from picker._core.replies cimport (
     out_strip,
     out_trailers,
 )
-from picker._core.scan cimport scan_json, scan_unescape, value_t
 from picker._core.score cimport PK_NEED_PLUGIN
 from picker._core.stats cimport (
     PK_FAIL_BAD_REQUEST,
@@ -77,8 +64,6 @@ from picker._core.stats cimport (
     PK_FAIL_NO_ENDPOINT,
     PK_FAIL_TIMEOUT,
     PK_FAIL_TOO_LARGE,
-    PK_MODEL_BYTES,
-    PK_OTHER_MODELS,
 )
 from picker._core.subset cimport subset_read
 
@@ -214,52 +199,6 @@ cdef int _request_trailers(session_t* session, int64_t now_ns, out_t* out) noexc
 # --- C kernel: the pick ---
 
 
-cdef int _model(session_t* session, const prompt_t* prompt) noexcept nogil:
-    """Name and hash of the model; its series."""
-    cdef uint8_t name[PK_MODEL_BYTES]
-    cdef const value_t* value = &session.scratch.scan.tape[prompt.model]
-    cdef const uint8_t* data = session.scratch.scan.data + value.start + 1
-    cdef size_t size = value.end - value.start - 2
-    cdef int64_t plain = scan_unescape(&session.scratch.scan, prompt.model, name, sizeof(name))
-    if plain >= 0:
-        data, size = name, <size_t>plain
-    session.request.adapter = hash_xxh64(data, size, 0)
-    session.request.series = engine_model(session.engine, data, size)
-    if session.engine.keeps_headers or (session.request.series == PK_OTHER_MODELS and size <= PK_MODEL_BYTES):
-        return buffer_append(&session.model, data, size)
-    return PK_OK
-
-
-cdef int _read_prompt(session_t* session, int* problem) noexcept nogil:
-    """Scan and hash the body into the request. `problem` is PK_BODY_*."""
-    cdef scratch_t* scratch = session.scratch
-    cdef prompt_t prompt
-    cdef chain_t chain
-    cdef const uint8_t* body = session.body.data if session.body.size else <const uint8_t*>b""
-    cdef int code = scan_json(&scratch.scan, body, session.body.size)
-    if code == PK_E_NOMEM:
-        return code
-    if code != PK_OK:
-        problem[0] = PK_BODY_TOO_COMPLEX if code == PK_E_LIMIT else PK_BODY_NOT_JSON
-        return PK_OK
-    problem[0] = prompt_read(&prompt, &scratch.scan, session.api)
-    if problem[0] == PK_BODY_NOT_OBJECT or problem[0] == PK_BODY_NO_MODEL:
-        return PK_OK
-    code = _model(session, &prompt)
-    if code != PK_OK or problem[0] != PK_BODY_OK:
-        return code
-    chain_start(
-        &chain, prompt_root(&prompt, &scratch.scan, session.engine.hash_seed), scratch.hashes,
-        session.engine.limits.prompt_blocks
-    )
-    prompt_hash(&prompt, &scratch.scan, &chain)
-    session.request.hashes = scratch.hashes
-    session.request.hash_count = chain.count
-    session.request.prompt_tokens = prompt_tokens(&chain)
-    session.request.max_tokens = prompt.max_tokens
-    return PK_OK
-
-
 cdef inline bint _is_cut(const session_t* session) noexcept nogil:
     """Did the gateway perhaps send only the beginning of the body?"""
     return session.request_mode == PK_BODY_BUFFERED_PARTIAL and not session.request_done
@@ -271,7 +210,11 @@ cdef int _complete(session_t* session, int64_t now_ns, out_t* out) noexcept nogi
     cdef int code
     session.request.max_tokens = -1
     if session.api != PK_API_OTHER and (session.has_body or session.has_trailers):
-        code = _read_prompt(session, &problem)
+        code = reading_find(session, &problem)
+        if code == PK_OK and session.found.has_model:
+            code = reading_name(session, NULL)
+        if code == PK_OK and problem == PK_BODY_OK:
+            code = reading_hash(session)
         if code != PK_OK:
             return code
         if problem != PK_BODY_OK and not (problem == PK_BODY_NOT_JSON and _is_cut(session)):

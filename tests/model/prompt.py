@@ -177,13 +177,14 @@ def read(path: bytes, body: bytes, seed: int = 0, blocks: int = 65536) -> dict[s
         return {"api": kind, "refused": problem}
     model, salt, stream = tree.get("model"), tree.get("cache_salt"), tree.get("stream")
     assert model
-    root = xxhash.xxh64_intdigest(model.text, seed=seed)
+    name = json.loads(b'"' + model.text + b'"').encode("utf-8", "surrogatepass")
+    root = xxhash.xxh64_intdigest(name, seed=seed)
     root = xxhash.xxh64_intdigest(salt.text, seed=root) if salt else root
     text = prompt_text(tree, kind)
     return {
         "api": kind,
         "refused": OK,
-        "model": json.loads(b'"' + model.text + b'"').encode("utf-8", "surrogatepass"),
+        "model": name,
         "stream": stream is not None and stream.kind == scan.TRUE,
         "max_tokens": _max_tokens(tree),
         "tokens": min(-(-len(text) // 4), blocks * 64),
