@@ -29,6 +29,12 @@ cdef enum:
     PK_BODY_FULL_DUPLEX_STREAMED = 4
     PK_BODY_GRPC = 5
 
+# envoy.extensions.filters.http.ext_proc.v3.ProcessingMode.HeaderSendMode
+cdef enum:
+    PK_SEND_DEFAULT = 0
+    PK_SEND_SEND = 1
+    PK_SEND_SKIP = 2
+
 ctypedef struct slice_t:
     const uint8_t* data     # borrowed from the message
     size_t size
@@ -47,6 +53,7 @@ ctypedef struct message_t:
     bint has_protocol       # protocol_config is there: the first message of a stream
     uint32_t request_mode   # PK_BODY_*
     uint32_t response_mode
+    bint is_observed        # observability_mode: the gateway takes no answer
 
 ctypedef struct header_t:
     slice_t key
@@ -55,10 +62,17 @@ ctypedef struct header_t:
 ctypedef struct mutation_t:
     # What a reply changes. Slices are borrowed; empty means absent.
     slice_t destination             # "ip:port[,ip:port...]": header and dynamic metadata
-    header_t extra                  # one further header to set
+    const header_t* set             # further headers to set
+    uint32_t set_count
     const slice_t* removed          # header names to remove
     uint32_t removed_count
+    slice_t body                    # instead of the body; not for FULL_DUPLEX_STREAMED
+    bint has_body                   # `body` counts, though it may be empty
     bint clear_route_cache
+    bint has_mode                   # mode_override; the gateway may take none
+    uint32_t request_mode           # PK_BODY_*, from here on
+    uint32_t response_mode
+    uint32_t response_trailers      # PK_SEND_*
 
 cdef int buffer_reserve(buffer_t* buffer, size_t extra) noexcept nogil
 cdef int buffer_append(buffer_t* buffer, const void* data, size_t size) noexcept nogil

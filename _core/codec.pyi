@@ -28,6 +28,10 @@ class Message:
         """Whether a headers or body message is the last of its direction; False for trailers."""
 
     @property
+    def is_observed(self) -> bool:
+        """Whether the gateway only shows what passes, and takes no answer (observability_mode)."""
+
+    @property
     def modes(self) -> tuple[int, int] | None:
         """Request and response BodySendMode numbers of protocol_config, or None if that is absent."""
 
@@ -62,14 +66,17 @@ class Writer:
         destination: bytes = b"",
         *,
         removed: Iterable[bytes] = (),
-        extra: tuple[bytes, bytes] = (b"", b""),
+        headers: Iterable[tuple[bytes, bytes]] = (),
+        body: bytes | None = None,
+        mode: tuple[int, int, int] | None = None,
         clear_route_cache: bool = False,
     ) -> None:
         """A HeadersResponse or BodyResponse (`reply` 1 to 4).
 
-        Sets the destination (header and dynamic metadata) and the `extra` (key, value) header unless empty, and removes
-        the headers named in `removed` (at most 16, else OverflowError). Raises CodecError for names or a destination
-        that are not UTF-8.
+        Sets the destination (header and dynamic metadata) unless empty, and `headers` ((key, value) pairs); removes
+        the headers named in `removed`; puts `body` in the body's place. At most 16 headers each, else OverflowError.
+        `mode` overrides the body modes of request and response and the HeaderSendMode of response trailers from here
+        on. Raises CodecError for names or a destination that are not UTF-8.
         """
 
     def unchanged(self, reply: int) -> None:

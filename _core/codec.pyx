@@ -13,7 +13,7 @@ Source: envoy/service/ext_proc/v3/external_processor.proto, envoy/config/core/v3
 cimport cython
 from libc.stddef cimport size_t
 from libc.stdint cimport UINT32_MAX, int32_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy, memmove
+from libc.string cimport memcmp, memcpy, memmove, memset
 
 from picker._core.alloc cimport PK_E_FORMAT, PK_E_NOMEM, PK_OK, pk_free, pk_grow
 
@@ -96,6 +96,7 @@ cdef int _field(slice_t* rest, field_t* field) noexcept nogil:
     if not _varint(rest, 5, &tag) or tag > UINT32_MAX or tag < 8:
         return PK_E_FORMAT
     field.tag = <uint32_t>tag
+    field.number = 0
     field.bytes.data = NULL
     field.bytes.size = 0
     wire = field.tag & 7
@@ -254,13 +255,15 @@ cdef int codec_decode(message_t* message, const uint8_t* data, size_t size) noex
     content.data = message.headers.data = message.body.data = message.metadata.data = NULL
     content.size = message.headers.size = message.body.size = message.metadata.size = 0
     message.kind = 0
-    message.end_of_stream = message.has_protocol = False
+    message.end_of_stream = message.has_protocol = message.is_observed = False
     message.request_mode = message.response_mode = PK_BODY_NONE
     while True:
         got = _field(&rest, &field)
         if got != 1:
             break
         if field.tag & 7 != WIRE_BYTES:
+            if field.tag == _tag(10, WIRE_VARINT):
+                message.is_observed = field.number != 0
             continue
         if PK_REQUEST_HEADERS <= field.tag >> 3 <= PK_RESPONSE_TRAILERS:
             if not _once(&content, field.bytes):
@@ -508,13 +511,13 @@ cdef int _put_header_mutation(buffer_t* out, const mutation_t* mutation) noexcep
     cdef size_t mark = 0
     cdef uint32_t i
     cdef int code
-    if not (mutation.destination.size or mutation.extra.key.size or mutation.removed_count):
+    if not (mutation.destination.size or mutation.set_count or mutation.removed_count):
         return PK_OK
     code = _open(out, 2, &mark)
     if mutation.destination.size:
         code |= _put_set_header(out, _destination_key(), mutation.destination)
-    if mutation.extra.key.size:
-        code |= _put_set_header(out, mutation.extra.key, mutation.extra.value)
+    for i in range(mutation.set_count):
+        code |= _put_set_header(out, mutation.set[i].key, mutation.set[i].value)
     for i in range(mutation.removed_count):
         code |= _put_string(out, 2, mutation.removed[i])
     return _close(out, mark, code)
@@ -540,22 +543,53 @@ cdef int _put_destination_metadata(buffer_t* out, slice_t destination) noexcept 
     return _close(out, root, code)
 
 
+cdef int _put_body_mutation(buffer_t* out, slice_t body) noexcept nogil:
+    """CommonResponse.body_mutation.body. A member of a oneof is written even if it is empty."""
+    cdef size_t mark = 0
+    cdef int code = _open(out, 3, &mark)
+    code |= _put_bytes(out, 1, body)
+    return _close(out, mark, code)
+
+
+cdef int _put_mode(buffer_t* out, const mutation_t* mutation) noexcept nogil:
+    """ProcessingResponse.mode_override: both body modes are said, for what is not said is NONE."""
+    cdef size_t mark = 0
+    cdef int code = _open(out, 9, &mark)
+    if mutation.request_mode:
+        code |= _put_uint(out, 3, mutation.request_mode)
+    if mutation.response_mode:
+        code |= _put_uint(out, 4, mutation.response_mode)
+    if mutation.response_trailers:
+        code |= _put_uint(out, 6, mutation.response_trailers)
+    return _close(out, mark, code)
+
+
+cdef int _put_common(buffer_t* out, const mutation_t* mutation) noexcept nogil:
+    """The CommonResponse of a HeadersResponse or BodyResponse."""
+    cdef size_t mark = 0
+    cdef int code = _open(out, 1, &mark)
+    code |= _put_header_mutation(out, mutation)
+    if mutation.has_body:
+        code |= _put_body_mutation(out, mutation.body)
+    if mutation.clear_route_cache:
+        code |= _put_uint(out, 5, 1)
+    return _close(out, mark, code)
+
+
 cdef int codec_write_common(buffer_t* out, int reply, const mutation_t* mutation) noexcept nogil:
     """A HeadersResponse or BodyResponse with a CommonResponse; `mutation` NULL or empty changes nothing.
 
     PK_OK, PK_E_NOMEM, or PK_E_FORMAT for a header name or destination that is not UTF-8.
     """
-    cdef size_t root = 0, common = 0, start = out.size
+    cdef size_t root = 0, start = out.size
     cdef int code = _open(out, reply, &root)
     if mutation != NULL:
-        code |= _open(out, 1, &common)
-        code |= _put_header_mutation(out, mutation)
-        if mutation.clear_route_cache:
-            code |= _put_uint(out, 5, 1)
-        code = _close(out, common, code)
+        code |= _put_common(out, mutation)
     code = _close(out, root, code)
     if mutation != NULL and mutation.destination.size:
         code |= _put_destination_metadata(out, mutation.destination)
+    if mutation != NULL and mutation.has_mode:
+        code |= _put_mode(out, mutation)
     return _finish(out, start, code)
 
 
@@ -699,6 +733,11 @@ cdef class Message:
         return bool(self._message.end_of_stream)
 
     @property
+    def is_observed(self) -> bool:
+        """Whether the gateway only shows what passes, and takes no answer (observability_mode)."""
+        return bool(self._message.is_observed)
+
+    @property
     def modes(self) -> tuple | None:
         """Request and response BodySendMode numbers of protocol_config, or None if that is absent."""
         if not self._message.has_protocol:
@@ -755,6 +794,20 @@ cdef int _reply(int reply, int first, int last) except -1:
     return reply
 
 
+cdef list _kept_pairs(headers):
+    return [(key, value) for key, value in headers]
+
+
+cdef uint32_t _headers(list pairs, header_t* made) except? 0:
+    """Headers to set, at most 16; they point into `pairs`."""
+    cdef Py_ssize_t i
+    if len(pairs) > 16:
+        raise OverflowError(f"at most 16 headers can be set at once, not {len(pairs)}")
+    for i, (key, value) in enumerate(pairs):
+        made[i].key, made[i].value = _slice(key), _slice(value)
+    return <uint32_t>len(pairs)
+
+
 cdef int _written(int code) except -1:
     if code == PK_E_FORMAT:
         raise CodecError("a header name, the destination or the details are not UTF-8")
@@ -781,30 +834,40 @@ cdef class Writer:
         bytes destination not None=b"",
         *,
         removed=(),
-        tuple extra not None=(b"", b""),
+        headers=(),
+        bytes body=None,
+        tuple mode=None,
         bint clear_route_cache=False,
     ) -> None:
         """A HeadersResponse or BodyResponse (`reply` 1 to 4).
 
-        Sets the destination (header and dynamic metadata) and the `extra` (key, value) header unless empty, and removes
-        the headers named in `removed` (at most 16, else OverflowError). Raises CodecError for names or a destination
-        that are not UTF-8.
+        Sets the destination (header and dynamic metadata) unless empty, and `headers` ((key, value) pairs); removes
+        the headers named in `removed`; puts `body` in the body's place. At most 16 headers each, else OverflowError.
+        `mode` overrides the body modes of request and response and the HeaderSendMode of response trailers from here
+        on. Raises CodecError for names or a destination that are not UTF-8.
         """
         cdef mutation_t mutation
         cdef slice_t names[16]
-        cdef list kept = list(removed)      # holds the bytes that `names` points into
-        cdef bytes key, value
+        cdef header_t made[16]
+        cdef list kept = list(removed), pairs = _kept_pairs(headers)     # hold the bytes that are pointed into
         cdef Py_ssize_t i
         _reply(reply, PK_REPLY_REQUEST_HEADERS, PK_REPLY_RESPONSE_BODY)
         if len(kept) > 16:
             raise OverflowError(f"at most 16 headers can be removed at once, not {len(kept)}")
         for i in range(len(kept)):
             names[i] = _slice(kept[i])
-        key, value = extra
+        memset(&mutation, 0, sizeof(mutation))
         mutation.destination = _slice(destination)
-        mutation.extra.key, mutation.extra.value = _slice(key), _slice(value)
+        mutation.set_count = _headers(pairs, made)
+        mutation.set = made
         mutation.removed = names
         mutation.removed_count = <uint32_t>len(kept)
+        mutation.has_body = body is not None
+        if body is not None:
+            mutation.body = _slice(body)
+        mutation.has_mode = mode is not None
+        if mode is not None:
+            mutation.request_mode, mutation.response_mode, mutation.response_trailers = mode
         mutation.clear_route_cache = clear_route_cache
         _written(codec_write_common(&self._out, reply, &mutation))
 
@@ -830,16 +893,11 @@ cdef class Writer:
         Raises OverflowError for more than 16 headers, CodecError for header names or details that are not UTF-8.
         """
         cdef header_t made[16]
-        cdef list kept = [(key, value) for key, value in headers]       # holds what `made` points into
-        cdef Py_ssize_t i
+        cdef list kept = _kept_pairs(headers)       # holds what `made` points into
         if not 200 <= status <= 599:
             raise ValueError(f"an immediate response has a status of 200 to 599, not {status}")
-        if len(kept) > 16:
-            raise OverflowError(f"at most 16 headers fit an immediate response, not {len(kept)}")
-        for i, (key, value) in enumerate(kept):
-            made[i].key, made[i].value = _slice(key), _slice(value)
         _written(codec_write_immediate(
-            &self._out, status, made, <uint32_t>len(kept), _slice(body), _slice(details)
+            &self._out, status, made, _headers(kept, made), _slice(body), _slice(details)
         ))
 
     def take(self) -> bytes:

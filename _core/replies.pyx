@@ -149,9 +149,12 @@ cdef int out_pick(out_t* out, int reply, slice_t destination, uint32_t controls)
 cdef int out_header(out_t* out, int reply, slice_t key, slice_t value) noexcept nogil:
     """Headers that go on with one set."""
     cdef mutation_t mutation
+    cdef header_t header
     memset(&mutation, 0, sizeof(mutation_t))
-    mutation.extra.key = key
-    mutation.extra.value = value
+    header.key = key
+    header.value = value
+    mutation.set = &header
+    mutation.set_count = 1
     return out_close(out, codec_write_common(out_open(out), reply, &mutation))
 
 

@@ -69,7 +69,13 @@ def requests(draw: st.DrawFn) -> ext_proc.ProcessingRequest:
 def shown(message: codec.Message) -> model.Request:
     message._check()
     return model.Request(
-        message.kind, message.headers(), message.body, message.end_of_stream, message.modes, metadata=b""
+        message.kind,
+        message.headers(),
+        message.body,
+        message.end_of_stream,
+        message.modes,
+        metadata=b"",
+        observed=message.is_observed,
     )
 
 
@@ -281,11 +287,11 @@ def test_malformed_maps_are_found_when_they_are_walked(broken: bytes) -> None:
     ],
 )
 def test_varints_are_cut_as_protobuf_cuts_them(varint: bytes, end_of_stream: bool, mode: int) -> None:
-    data = field(4, b"\x10" + varint) + field(11, b"\x08" + varint)
+    data = field(4, b"\x10" + varint) + field(11, b"\x08" + varint) + b"\x50" + varint
     request = parse(data)
     assert request is not None
     message = assert_equal(request, data)
-    assert (message.end_of_stream, message.modes) == (end_of_stream, (mode, 0))
+    assert (message.end_of_stream, message.is_observed, message.modes) == (end_of_stream, end_of_stream, (mode, 0))
 
 
 def test_tags_and_lengths_have_five_bytes_at_most() -> None:

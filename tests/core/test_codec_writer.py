@@ -41,21 +41,29 @@ def common_response(
     reply: int,
     destination: str = "",
     removed: list[str] | None = None,
-    extra: tuple[str, bytes] = ("", b""),
+    headers: list[tuple[str, bytes]] | None = None,
+    body: bytes | None = None,
+    mode: tuple[int, int, int] | None = None,
     clear: bool = False,
 ) -> ext_proc.ProcessingResponse:
     """The message that `Writer.common` shall write."""
     name = ext_proc.ProcessingResponse.DESCRIPTOR.fields_by_number[reply].name
-    headers = [set_header(DESTINATION, destination.encode())] if destination else []
-    headers += [set_header(*extra)] if extra[0] else []
-    mutation = ext_proc.HeaderMutation(set_headers=headers, remove_headers=removed or [])
+    options = [set_header(DESTINATION, destination.encode())] if destination else []
+    options += [set_header(*header) for header in headers or []]
+    mutation = ext_proc.HeaderMutation(set_headers=options, remove_headers=removed or [])
     response = ext_proc.CommonResponse(
-        header_mutation=mutation if headers or removed else None, clear_route_cache=clear
+        header_mutation=mutation if options or removed else None,
+        body_mutation=None if body is None else ext_proc.BodyMutation(body=body),
+        clear_route_cache=clear,
     )
     whole = ext_proc.HeadersResponse if reply < 3 else ext_proc.BodyResponse
     message = ext_proc.ProcessingResponse(**{name: whole(response=response)})
     if destination:
         message.dynamic_metadata.update({"envoy.lb": {DESTINATION: destination}})
+    if mode is not None:
+        message.mode_override.SetInParent()
+        override = message.mode_override
+        override.request_body_mode, override.response_body_mode, override.response_trailer_mode = mode  # type: ignore[assignment]
     return message
 
 
@@ -87,22 +95,32 @@ names = st.text(min_size=1, max_size=5) | st.sampled_from(["x-a", "x" * 127, "x"
     st.integers(1, 4),
     st.just("") | names,
     st.lists(names, max_size=16),
-    st.tuples(st.just("") | names, octets),
+    st.lists(st.tuples(names, octets), max_size=16),
+    st.none() | octets,
+    st.none() | st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 2)),
     st.booleans(),
 )
 def test_common_response(
-    reply: int, destination: str, removed: list[str], extra: tuple[str, bytes], clear: bool
+    reply: int,
+    destination: str,
+    removed: list[str],
+    headers: list[tuple[str, bytes]],
+    body: bytes | None,
+    mode: tuple[int, int, int] | None,
+    clear: bool,
 ) -> None:
     data = written(
         lambda writer: writer.common(
             reply,
             destination.encode(),
             removed=[name.encode() for name in removed],
-            extra=(extra[0].encode(), extra[1]),
+            headers=[(key.encode(), value) for key, value in headers],
+            body=body,
+            mode=mode,
             clear_route_cache=clear,
         )
     )
-    assert read(data) == common_response(reply, destination, removed, extra, clear)
+    assert read(data) == common_response(reply, destination, removed, headers, body, mode, clear)
 
 
 @pytest.mark.parametrize("reply", [1, 2, 3, 4])
@@ -138,8 +156,9 @@ def test_lengths_of_one_two_three_and_four_bytes(size: int) -> None:
     body, text = b"x" * size, "x" * size
     assert read(written(lambda w: w.streamed(3, body, True))) == streamed_response(3, body, True)
     assert read(written(lambda w: w.common(1, text.encode()))) == common_response(1, text)
-    extra = written(lambda w: w.common(2, extra=(b"k", body), clear_route_cache=True))
-    assert read(extra) == common_response(2, extra=("k", body), clear=True)
+    header = written(lambda w: w.common(2, headers=[(b"k", body)], clear_route_cache=True))
+    assert read(header) == common_response(2, headers=[("k", body)], clear=True)
+    assert read(written(lambda w: w.common(3, body=body))) == common_response(3, body=body)
     answer = written(lambda w: w.immediate(429, [(b"k", body)], body, text.encode()))
     assert read(answer) == immediate_response(429, [("k", body)], body, text)
 
@@ -162,7 +181,8 @@ def test_messages_follow_one_another_in_one_buffer() -> None:
 
 def every_write() -> Iterator[Callable[[codec.Writer], None]]:
     yield lambda w: w.trailers(5)
-    yield lambda w: w.common(1, b"10.0.0.1:8000", removed=[b"x-a"], extra=(b"x-b", b"1"), clear_route_cache=True)
+    yield lambda w: w.common(1, b"10.0.0.1:8000", removed=[b"x-a"], headers=[(b"x-b", b"1"), (b"x-c", b"2")])
+    yield lambda w: w.common(3, clear_route_cache=True, body=b"instead", mode=(2, 1, 2))
     yield lambda w: w.streamed(3, b"x" * 300, False)
     yield lambda w: w.immediate(503, [(b"retry-after", b"1")], b"{}", b"no_endpoint")
     yield lambda w: w.unchanged(4)
@@ -173,7 +193,7 @@ def every_write() -> Iterator[Callable[[codec.Writer], None]]:
     ("error", "write"),
     [
         (codec.CodecError, lambda w: w.common(1, BAD)),
-        (codec.CodecError, lambda w: w.common(1, extra=(BAD, b""))),
+        (codec.CodecError, lambda w: w.common(1, headers=[(BAD, b"")])),
         (codec.CodecError, lambda w: w.common(1, b"ok", removed=[b"ok", BAD])),
         (codec.CodecError, lambda w: w.immediate(500, [(BAD, b"")], b"")),
         (codec.CodecError, lambda w: w.immediate(500, [], b"", BAD)),
@@ -189,11 +209,14 @@ def every_write() -> Iterator[Callable[[codec.Writer], None]]:
         (OverflowError, lambda w: w.immediate(-1, [], b"")),
         (OverflowError, lambda w: w.immediate(500, [(b"a", b"")] * 17, b"")),
         (OverflowError, lambda w: w.common(1, removed=[b"a"] * 17)),
-        (ValueError, lambda w: w.common(1, extra=(b"",))),
+        (OverflowError, lambda w: w.common(1, headers=[(b"a", b"")] * 17)),
+        (OverflowError, lambda w: w.common(1, mode=(-1, 0, 0))),
+        (ValueError, lambda w: w.common(1, mode=(0, 0))),
+        (ValueError, lambda w: w.common(1, headers=[(b"",)])),
         (ValueError, lambda w: w.immediate(500, [(b"a",)], b"")),
         (TypeError, lambda w: w.common(1, removed=["text"])),
         (TypeError, lambda w: w.common(1, removed=[None])),
-        (TypeError, lambda w: w.common(1, extra=("a", b""))),
+        (TypeError, lambda w: w.common(1, headers=[("a", b"")])),
         (TypeError, lambda w: w.common(1, None)),
         (TypeError, lambda w: w.immediate(500, [(b"a", None)], b"")),
         (TypeError, lambda w: w.immediate(500, None, b"")),
@@ -211,7 +234,8 @@ def test_a_refused_write_writes_nothing(error: type[Exception], write: Callable[
 
 
 def test_header_values_and_bodies_need_not_be_text() -> None:
-    assert read(written(lambda w: w.common(1, extra=(b"k", BAD)))) == common_response(1, extra=("k", BAD))
+    assert read(written(lambda w: w.common(1, headers=[(b"k", BAD)]))) == common_response(1, headers=[("k", BAD)])
+    assert read(written(lambda w: w.common(3, body=BAD))) == common_response(3, body=BAD)
     assert read(written(lambda w: w.immediate(500, [(b"k", BAD)], BAD))).immediate_response.body == BAD
 
 

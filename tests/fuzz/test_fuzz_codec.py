@@ -142,8 +142,15 @@ def decoded(data: bytes) -> tuple[codec.Message | None, model.Request | type[mod
         raise AssertionError(f"accepted what is malformed: {error}") from error
     message = codec.Message(exact)
     message._check()
-    read = (message.kind, message.headers(), message.body, message.end_of_stream, message.modes)
-    assert read == (expected.kind, expected.headers, expected.body, expected.end_of_stream, expected.modes)
+    read = (message.kind, message.headers(), message.body, message.end_of_stream, message.modes, message.is_observed)
+    assert read == (
+        expected.kind,
+        expected.headers,
+        expected.body,
+        expected.end_of_stream,
+        expected.modes,
+        expected.observed,
+    )
     return message, expected
 
 

@@ -41,6 +41,7 @@ class Request:
     end_of_stream: bool
     modes: tuple[int, int] | None
     metadata: bytes
+    observed: bool = False
 
 
 def read_varint(data: bytes, at: int, longest: int) -> tuple[int, int]:
@@ -125,6 +126,7 @@ def decode(data: bytes) -> Request:
     request = once([field for field in seen if field.wire == BYTES and 2 <= field.number <= 7])
     metadata = once([field for field in seen if field.key == (8, BYTES)])
     protocol = once([field for field in seen if field.key == (11, BYTES)])
+    observed = scalar([field for field in seen if field.key == (10, VARINT)])
     both_modes = modes(protocol.content) if protocol else None
     if request is None:
         raise Refused("no request")
@@ -141,6 +143,7 @@ def decode(data: bytes) -> Request:
         end_of_stream=bool(end and end.value) and not is_trailers,
         modes=both_modes,
         metadata=metadata.content if metadata else b"",
+        observed=bool(observed and observed.value),
     )
 
 

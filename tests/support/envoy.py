@@ -48,6 +48,7 @@ def as_request(message: ext_proc.ProcessingRequest) -> Request:
         end_of_stream=not is_trailers and part.end_of_stream,
         modes=(protocol.request_body_mode, protocol.response_body_mode) if protocol else None,
         metadata=b"",
+        observed=message.observability_mode,
     )
 
 
