@@ -1,6 +1,7 @@
 # ext_proc messages: ProcessingRequest in, ProcessingResponse out, only the fields picker uses.
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport strlen
 
 # envoy.service.ext_proc.v3.ProcessingRequest.request, by field number
 cdef enum:
@@ -79,6 +80,31 @@ cdef int buffer_append(buffer_t* buffer, const void* data, size_t size) noexcept
 cdef void buffer_free(buffer_t* buffer) noexcept nogil
 
 cdef bint slice_is(slice_t text, const char* other, size_t size) noexcept nogil
+
+
+cdef inline slice_t slice_text(const char* text) noexcept nogil:
+    cdef slice_t slice
+    slice.data = <const uint8_t*>text
+    slice.size = strlen(text)
+    return slice
+
+
+cdef inline slice_t slice_bytes(const buffer_t* buffer) noexcept nogil:
+    cdef slice_t slice
+    slice.data = buffer.data
+    slice.size = buffer.size
+    return slice
+
+
+cdef inline bint slice_equals(slice_t text, const char* other) noexcept nogil:
+    return slice_is(text, other, strlen(other))
+
+
+cdef inline bint slice_starts(slice_t text, const char* start) noexcept nogil:
+    cdef slice_t head = text
+    head.size = strlen(start)
+    return text.size >= head.size and slice_equals(head, start)
+
 
 cdef int codec_decode(message_t* message, const uint8_t* data, size_t size) noexcept nogil
 cdef bint codec_next_header(slice_t* rest, header_t* header) noexcept nogil

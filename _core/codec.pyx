@@ -483,15 +483,8 @@ cdef int _finish(buffer_t* out, size_t start, int code) noexcept nogil:
     return code
 
 
-cdef slice_t _text(const char* text, size_t size) noexcept nogil:
-    cdef slice_t slice
-    slice.data = <const uint8_t*>text
-    slice.size = size
-    return slice
-
-
 cdef slice_t _destination_key() noexcept nogil:
-    return _text(b"x-gateway-destination-endpoint", 30)
+    return slice_text(b"x-gateway-destination-endpoint")
 
 
 cdef int _put_set_header(buffer_t* out, slice_t key, slice_t value) noexcept nogil:
@@ -528,7 +521,7 @@ cdef int _put_destination_metadata(buffer_t* out, slice_t destination) noexcept 
     cdef size_t root = 0, entry = 0, value = 0, inner = 0, leaf_entry = 0, leaf = 0
     cdef int code = _open(out, 8, &root)
     code |= _open(out, 1, &entry)
-    code |= _put_bytes(out, 1, _text(b"envoy.lb", 8))
+    code |= _put_bytes(out, 1, slice_text(b"envoy.lb"))
     code |= _open(out, 2, &value)
     code |= _open(out, 5, &inner)
     code |= _open(out, 1, &leaf_entry)
@@ -675,7 +668,10 @@ cdef bytes _bytes(slice_t text):
 
 
 cdef slice_t _slice(bytes text):
-    return _text(text, len(text))
+    cdef slice_t slice
+    slice.data = text
+    slice.size = len(text)
+    return slice
 
 
 cdef list _pairs(slice_t rest):

@@ -1,8 +1,7 @@
 # One ext_proc stream: what is known of the HTTP exchange it carries. Shared by its two directions.
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport strlen
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from picker._core.codec cimport PK_BODY_FULL_DUPLEX_STREAMED, buffer_t, slice_is, slice_t
+from picker._core.codec cimport PK_BODY_FULL_DUPLEX_STREAMED, buffer_t, slice_t
 from picker._core.dispatch cimport engine_t, pick_t, request_t, scratch_t
 from picker._core.endpoints cimport booking_t
 from picker._core.prompt cimport prompt_t
@@ -67,30 +66,6 @@ ctypedef struct session_t:
     booking_t booking
     pick_t pick
     sse_t usage
-
-
-cdef inline slice_t slice_text(const char* text) noexcept nogil:
-    cdef slice_t slice
-    slice.data = <const uint8_t*>text
-    slice.size = strlen(text)
-    return slice
-
-
-cdef inline slice_t slice_bytes(const buffer_t* buffer) noexcept nogil:
-    cdef slice_t slice
-    slice.data = buffer.data
-    slice.size = buffer.size
-    return slice
-
-
-cdef inline bint slice_equals(slice_t text, const char* other) noexcept nogil:
-    return slice_is(text, other, strlen(other))
-
-
-cdef inline bint slice_starts(slice_t text, const char* start) noexcept nogil:
-    cdef slice_t head = text
-    head.size = strlen(start)
-    return text.size >= head.size and slice_equals(head, start)
 
 
 cdef inline slice_t session_header(const session_t* session) noexcept nogil:

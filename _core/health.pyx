@@ -22,8 +22,7 @@ from picker._core.calls cimport (
     call_t,
     method_t,
 )
-from picker._core.codec cimport buffer_append, buffer_t, slice_is, slice_t
-from picker._core.exchange cimport slice_text
+from picker._core.codec cimport buffer_append, buffer_t, slice_is, slice_t, slice_text
 from picker._core.outbox cimport out_close, out_open, out_t
 
 cdef extern from *:

@@ -7,7 +7,7 @@ Source: envoy external_processor.proto; the OpenAI API's error object; names of 
     Extension and llm-d.
 """
 from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint32_t
 from libc.stdio cimport snprintf
 from libc.string cimport memset, strlen
 
@@ -25,6 +25,7 @@ from picker._core.codec cimport (
     mutation_t,
     slice_is,
     slice_t,
+    slice_text,
 )
 from picker._core.outbox cimport out_close, out_free, out_lend, out_list, out_open, out_own, out_t
 from picker._core.prompt cimport PK_BODY_NOT_JSON, PK_BODY_OK, PK_BODY_PROBLEMS
@@ -88,13 +89,6 @@ cdef extern from *:
 # --- C kernel: headers ---
 
 
-cdef inline slice_t _text(const char* text) noexcept nogil:
-    cdef slice_t slice
-    slice.data = <const uint8_t*>text
-    slice.size = strlen(text)
-    return slice
-
-
 cdef uint32_t out_control(slice_t key) noexcept nogil:
     """The bit of a control header; 0 for any other."""
     cdef uint32_t i
@@ -111,7 +105,7 @@ cdef uint32_t _listed(uint32_t controls, slice_t* names) noexcept nogil:
     cdef uint32_t i, count = 0
     for i in range(PK_CONTROL_HEADERS):
         if controls & (<uint32_t>1 << i):
-            names[count] = _text(PK_CONTROL[i])
+            names[count] = slice_text(PK_CONTROL[i])
             count += 1
     return count
 
@@ -229,13 +223,16 @@ cdef int out_refusal(out_t* out, int failure, int problem, uint32_t offset) noex
         body, sizeof(body), PK_ERROR_FORM, PK_PROBLEMS[problem] if refusal.status == 400 else refusal.message, tail,
         refusal.type, PK_PARAMS[problem], refusal.code
     )
-    headers[0].key, headers[0].value = _text(b"content-type"), _text(b"application/json")
+    headers[0].key, headers[0].value = slice_text(b"content-type"), slice_text(b"application/json")
     if refusal.status == 503 or refusal.status == 429:
-        headers[1].key, headers[1].value = _text(b"retry-after"), _text(b"1")
-        headers[2].key, headers[2].value = _text(b"x-llm-d-request-dropped-reason"), _text(refusal.reason)
+        headers[1].key, headers[1].value = slice_text(b"retry-after"), slice_text(b"1")
+        headers[2].key, headers[2].value = slice_text(b"x-llm-d-request-dropped-reason"), slice_text(refusal.reason)
         count = 3
     return out_close(
-        out, codec_write_immediate(out_open(out), refusal.status, headers, count, _text(body), _text(refusal.reason))
+        out,
+        codec_write_immediate(
+            out_open(out), refusal.status, headers, count, slice_text(body), slice_text(refusal.reason)
+        ),
     )
 
 

@@ -27,6 +27,7 @@ from picker._core.codec cimport (
     codec_next_header,
     header_t,
     message_t,
+    slice_equals,
     slice_is,
     slice_t,
 )
@@ -40,7 +41,6 @@ from picker._core.exchange cimport (
     is_duplex,
     session_header,
     session_t,
-    slice_equals,
 )
 from picker._core.hashing cimport hash_xxh64
 from picker._core.prompt cimport PK_API_OTHER, PK_BODY_NOT_JSON, PK_BODY_OK, prompt_api

@@ -19,7 +19,10 @@ from picker._core.codec cimport (
     codec_value_string,
     header_t,
     message_t,
+    slice_equals,
+    slice_starts,
     slice_t,
+    slice_text,
 )
 from picker._core.dispatch cimport engine_answered, engine_first_byte, engine_served, engine_token
 from picker._core.endpoints cimport PK_TOKEN_BYTES
@@ -30,9 +33,6 @@ from picker._core.exchange cimport (
     is_duplex,
     session_header,
     session_t,
-    slice_equals,
-    slice_starts,
-    slice_text,
 )
 from picker._core.outbox cimport out_t
 from picker._core.replies cimport out_chunk, out_header, out_plain, out_trailers

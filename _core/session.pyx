@@ -28,6 +28,7 @@ from picker._core.codec cimport (
     buffer_free,
     codec_decode,
     message_t,
+    slice_bytes,
 )
 from picker._core.dispatch cimport (
     engine_open,
@@ -45,7 +46,6 @@ from picker._core.exchange cimport (
     PK_STATE_RESPONSE,
     PK_STATE_WAITING,
     session_t,
-    slice_bytes,
 )
 from picker._core.outbox cimport out_clear, out_free, out_list, out_t
 from picker._core.request cimport request_drop, request_feed, request_refuse, request_resume
