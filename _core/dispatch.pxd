@@ -2,10 +2,11 @@
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from picker._core.codec cimport slice_t
+from picker._core.codec cimport buffer_t, slice_t
 from picker._core.decisions cimport decisions_t
 from picker._core.endpoints cimport PK_TARGET_BYTES, booking_t, details_t, endpoint_t, endpoints_t
 from picker._core.radix cimport radix_t
+from picker._core.rewrite cimport rewrites_t
 from picker._core.scan cimport scan_t
 from picker._core.score cimport PK_MAX_CHOSEN, frame_t, pipeline_t
 from picker._core.stats cimport stats_t
@@ -95,6 +96,7 @@ ctypedef struct engine_t:
     size_t match_room
     stats_t stats
     decisions_t decisions
+    rewrites_t rewrites
     uint64_t random
     uint64_t hash_seed
     double output_tokens       # learned: what an answer is expected to be long
@@ -106,6 +108,7 @@ ctypedef struct engine_t:
     uint8_t session_header[PK_HEADER_BYTES]   # lower-case
     bint ignores_subset
     bint keeps_headers         # a Python plugin may want to see them
+    bint restores_models       # responses name the model as the client did, not the one it was rewritten to
     bint lets_go               # sessions end when the request is answered: responses are not looked at
 
 ctypedef struct scratch_t:
@@ -121,6 +124,7 @@ cdef void engine_free(engine_t* engine) noexcept nogil
 
 cdef int engine_open(engine_t* engine) noexcept nogil
 cdef int engine_hold(engine_t* engine, uint64_t* held, uint64_t wanted) noexcept nogil
+cdef int engine_rewrite(engine_t* engine, slice_t model, buffer_t* target) noexcept nogil
 cdef uint32_t engine_model(engine_t* engine, const uint8_t* name, size_t size) noexcept nogil
 cdef int engine_pick(engine_t* engine, const request_t* request, booking_t* booking, pick_t* pick) noexcept nogil
 cdef int engine_resume(engine_t* engine, const request_t* request, booking_t* booking, pick_t* pick) noexcept nogil

@@ -42,6 +42,7 @@ from picker._core.endpoints cimport (
 from picker._core.hashing cimport hash_xxh64
 from picker._core.prompt cimport PK_BLOCK_TOKENS, PK_BYTES_PER_TOKEN
 from picker._core.radix cimport radix_free, radix_init, radix_insert, radix_match
+from picker._core.rewrite cimport rewrites_any, rewrites_choose, rewrites_free, rewrites_init
 from picker._core.scan cimport scan_free, scan_init
 from picker._core.score cimport (
     PK_NEED_PLUGIN,
@@ -51,6 +52,7 @@ from picker._core.score cimport (
     frame_reserve,
     frame_skip,
     pipeline_run,
+    random_next,
 )
 from picker._core.stats cimport (
     PK_FAIL_NONE,
@@ -93,6 +95,8 @@ cdef int engine_init(engine_t* engine, const limits_t* limits, double prior_rate
     """Fill a zeroed engine. PK_OK or PK_E_NOMEM; `engine_free` is due either way."""
     pthread_mutex_init(&engine.lock, NULL)
     engine.limits = limits[0]
+    engine.restores_models = True
+    rewrites_init(&engine.rewrites, limits.models)
     engine.output_tokens = 256.0
     endpoints_init(&engine.endpoints, limits.endpoints, prior_rate)
     if radix_init(&engine.radix, ENDPOINTS_AT_FIRST, limits.endpoint_blocks, limits.index_blocks) != PK_OK:
@@ -111,6 +115,7 @@ cdef void engine_free(engine_t* engine) noexcept nogil:
     frame_free(&engine.frame)
     pk_free(engine.match)
     decisions_free(&engine.decisions)
+    rewrites_free(&engine.rewrites)
     pthread_mutex_destroy(&engine.lock)
 
 
@@ -137,6 +142,19 @@ cdef int engine_hold(engine_t* engine, uint64_t* held, uint64_t wanted) noexcept
     else:
         engine.buffered = others + wanted
         held[0] = wanted
+    pthread_mutex_unlock(&engine.lock)
+    return code
+
+
+cdef int engine_rewrite(engine_t* engine, slice_t model, buffer_t* target) noexcept nogil:
+    """Where a request for `model` (plain UTF-8, empty if none was named) goes by the rewrite rules; counts it.
+
+    PK_OK and the name in `target`, in place of what was there; PK_E_MISSING if no rule says anything; PK_E_NOMEM.
+    """
+    cdef int code = PK_E_MISSING
+    pthread_mutex_lock(&engine.lock)
+    if rewrites_any(&engine.rewrites):
+        code = rewrites_choose(&engine.rewrites, model, random_next(&engine.random), target)
     pthread_mutex_unlock(&engine.lock)
     return code
 

@@ -3,6 +3,8 @@ from typing import Any, final
 
 from typing_extensions import Buffer
 
+from picker._core.rewrite import _Rule
+
 _Step = tuple[int, float, Sequence[float], int]
 _Plugins = Callable[[int, dict[str, Any], list[dict[str, Any]]], Sequence[float] | None]
 
@@ -33,6 +35,7 @@ class Engine:
         ignore_subset: bool = False,
         session_header: str = "x-session-token",
         lets_go: bool = False,
+        restores_models: bool = True,
     ) -> None:
         """Replace the pipeline: see `score.pipeline_fill`. In force from the next pick on; past decisions are dropped.
 
@@ -40,8 +43,23 @@ class Engine:
         `score.frame_answer` takes (filters: slots to keep, scorers: scores in order, pickers: slots in order of
         preference), or None to be skipped. What it raises comes out of `Session.feed`. `session_header` holds a
         session's token, and responses carry it when a session scorer runs. With `lets_go` sessions end when the request
-        is answered, so that responses cost nothing and teach nothing. ValueError or OverflowError for what no
-        policy can be; the old one then stays.
+        is answered, so that responses cost nothing and teach nothing. Responses of rewritten requests name the model as
+        the client did unless `restores_models` is false. ValueError or OverflowError for what no policy can be; the old
+        one then stays.
+        """
+
+    def set_rewrites(self, rules: Sequence[_Rule]) -> None:
+        """Replace the rewrite rules: (name of the object, model or None for any, ((target, weight or None), ...)) each.
+
+        By precedence: the first for a model counts, and the first for any model where none is for the model itself. In
+        force from the next request on, all at once. What was decided by what stays, stays counted. ValueError or
+        OverflowError for what no rules can be, MemoryError; the old ones then stay.
+        """
+
+    def rewrite_counts(self, first: int, most: int) -> list[tuple[str, str, str, int]] | None:
+        """Decisions among the counters `first` to `first + most - 1`; None behind the last.
+
+        Each as (name of the object, model asked for, target, decisions); what never happened is left out.
         """
 
     def add_endpoint(

@@ -55,6 +55,15 @@ from picker._core.radix cimport (
     radix_total,
     radix_widen,
 )
+from picker._core.rewrite cimport (
+    rewrites_carry,
+    rewrites_fill,
+    rewrites_free,
+    rewrites_t,
+    rewrites_tally,
+    tally_t,
+    tally_view,
+)
 from picker._core.score cimport PK_PICK_RANDOM, PK_SCORE_SESSION, frame_answer, pipeline_fill, pipeline_t
 from picker._core.stats cimport (
     PK_MOST_MODELS,
@@ -146,6 +155,15 @@ cdef int _remove(engine_t* engine, uint32_t slot, uint32_t generation) noexcept 
     return code
 
 
+cdef int _tally(engine_t* engine, uint32_t index, tally_t* out) noexcept nogil:
+    """A counter of the rewrite rules: see `rewrites_tally`."""
+    cdef int found
+    pthread_mutex_lock(&engine.lock)
+    found = rewrites_tally(&engine.rewrites, index, out)
+    pthread_mutex_unlock(&engine.lock)
+    return found
+
+
 cdef int64_t _in_flight(engine_t* engine) noexcept nogil:
     cdef int64_t total = 0
     cdef uint32_t slot
@@ -233,15 +251,17 @@ cdef class Engine:
             scratch_free(&self._scratch)
 
     def set_policy(self, steps, *, uint32_t wanted=1, plugins=None, bint ignore_subset=False,
-                   str session_header not None="x-session-token", bint lets_go=False) -> None:
+                   str session_header not None="x-session-token", bint lets_go=False,
+                   bint restores_models=True) -> None:
         """Replace the pipeline: see `score.pipeline_fill`. In force from the next pick on; past decisions are dropped.
 
         `plugins(step, request, endpoints)` runs Python steps: `request` and `endpoints` are dicts; it returns what
         `score.frame_answer` takes (filters: slots to keep, scorers: scores in order, pickers: slots in order of
         preference), or None to be skipped. What it raises comes out of `Session.feed`. `session_header` holds a
         session's token, and responses carry it when a session scorer runs. With `lets_go` sessions end when the request
-        is answered, so that responses cost nothing and teach nothing. ValueError or OverflowError for what no
-        policy can be; the old one then stays.
+        is answered, so that responses cost nothing and teach nothing. Responses of rewritten requests name the model as
+        the client did unless `restores_models` is false. ValueError or OverflowError for what no policy can be; the old
+        one then stays.
         """
         cdef pipeline_t pipeline
         cdef uint32_t i, size
@@ -262,10 +282,44 @@ cdef class Engine:
         self._engine.keeps_headers = plugins is not None
         self._engine.hands_out_tokens = hands_out_tokens
         self._engine.lets_go = lets_go
+        self._engine.restores_models = restores_models
         self._engine.frames += 1
         decisions_clear(&self._engine.decisions)
         pthread_mutex_unlock(&self._engine.lock)
         self._plugins = plugins
+
+    def set_rewrites(self, rules) -> None:
+        """Replace the rewrite rules: (name of the object, model or None for any, ((target, weight or None), ...)) each.
+
+        By precedence: the first for a model counts, and the first for any model where none is for the model itself. In
+        force from the next request on, all at once. What was decided by what stays, stays counted. ValueError or
+        OverflowError for what no rules can be, MemoryError; the old ones then stay.
+        """
+        cdef rewrites_t rewrites, old
+        rewrites_fill(&rewrites, rules, self._engine.limits.models)
+        pthread_mutex_lock(&self._engine.lock)
+        old = self._engine.rewrites
+        rewrites_carry(&rewrites, &old)
+        self._engine.rewrites = rewrites
+        pthread_mutex_unlock(&self._engine.lock)
+        rewrites_free(&old)
+
+    def rewrite_counts(self, uint32_t first, uint32_t most):
+        """Decisions among the counters `first` to `first + most - 1`; None behind the last.
+
+        Each as (name of the object, model asked for, target, decisions); what never happened is left out.
+        """
+        cdef tally_t tally
+        cdef uint32_t i = 0
+        cdef int found = -1
+        cdef list rows = []
+        for i in range(most):
+            found = _tally(&self._engine, first + i, &tally)
+            if found < 0:
+                break
+            if found:
+                rows.append(tally_view(&tally))
+        return None if found < 0 and i == 0 else rows
 
     cdef int run_plugin(self, const pick_t* pick, const request_t* request, bytes headers, bytes model) except -1:
         """Ask the plugin the pick waits for, and take its answer into the frame; without one it is skipped later."""
