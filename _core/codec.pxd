@@ -60,6 +60,11 @@ ctypedef struct header_t:
     slice_t key
     slice_t value           # raw_value, else value
 
+ctypedef struct field_t:
+    uint32_t tag            # field number << 3 | wire type
+    uint64_t number         # a varint's value
+    slice_t bytes           # a length-delimited field's content
+
 ctypedef struct mutation_t:
     # What a reply changes. Slices are borrowed; empty means absent.
     slice_t destination             # "ip:port[,ip:port...]": header and dynamic metadata
@@ -105,6 +110,11 @@ cdef inline bint slice_starts(slice_t text, const char* start) noexcept nogil:
     head.size = strlen(start)
     return text.size >= head.size and slice_equals(head, start)
 
+
+# For other messages than ext_proc's: 1 and the next field of `rest`, 0 at its end, or PK_E_FORMAT
+cdef int codec_field(slice_t* rest, field_t* field) noexcept nogil
+cdef bint codec_varint(slice_t* rest, uint64_t* value) noexcept nogil
+cdef bint codec_utf8(slice_t text) noexcept nogil
 
 cdef int codec_decode(message_t* message, const uint8_t* data, size_t size) noexcept nogil
 cdef bint codec_next_header(slice_t* rest, header_t* header) noexcept nogil

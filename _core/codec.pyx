@@ -23,11 +23,6 @@ cdef enum:
     WIRE_BYTES = 2
     WIRE_FIXED32 = 5
 
-ctypedef struct field_t:
-    uint32_t tag            # field number << 3 | wire type
-    uint64_t number         # a varint's value
-    slice_t bytes           # a length-delimited field's content
-
 # --- C kernel: buffers ---
 
 
@@ -115,6 +110,16 @@ cdef int _field(slice_t* rest, field_t* field) noexcept nogil:
     return PK_E_FORMAT
 
 
+cdef int codec_field(slice_t* rest, field_t* field) noexcept nogil:
+    """The next field of another message than ext_proc's: 1, 0 at the end, or PK_E_FORMAT."""
+    return _field(rest, field)
+
+
+cdef bint codec_varint(slice_t* rest, uint64_t* value) noexcept nogil:
+    """A varint of a packed field; False at the end, or where it stops too early."""
+    return _varint(rest, 10, value)
+
+
 cdef inline uint32_t _tag(uint32_t number, uint32_t wire) noexcept nogil:
     return number << 3 | wire
 
@@ -151,6 +156,11 @@ cdef bint _utf8(slice_t text) noexcept nogil:
             i += 1
             more -= 1
     return True
+
+
+cdef bint codec_utf8(slice_t text) noexcept nogil:
+    """Is this valid UTF-8?"""
+    return _utf8(text)
 
 
 cdef int _header(slice_t rest, header_t* header) noexcept nogil:
