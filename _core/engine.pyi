@@ -3,7 +3,7 @@ from typing import Any, final
 
 from typing_extensions import Buffer
 
-from picker._core.rewrite import _Rule
+from picker._core.rewrite import Rewrites, _Rule
 
 _Step = tuple[int, float, Sequence[float], int]
 _Plugins = Callable[[int, dict[str, Any], list[dict[str, Any]]], Sequence[float] | None]
@@ -48,12 +48,13 @@ class Engine:
         one then stays.
         """
 
-    def set_rewrites(self, rules: Sequence[_Rule]) -> None:
+    def set_rewrites(self, rules: Sequence[_Rule] | Rewrites) -> None:
         """Replace the rewrite rules: (name of the object, model or None for any, ((target, weight or None), ...)) each.
 
         By precedence: the first for a model counts, and the first for any model where none is for the model itself. In
-        force from the next request on, all at once. What was decided by what stays, stays counted. ValueError or
-        OverflowError for what no rules can be, MemoryError; the old ones then stay.
+        force from the next request on, all at once. What was decided by what stays, stays counted. Rules made before,
+        a piece at a time, are taken out of a `Rewrites`. ValueError or OverflowError for what no rules can be,
+        MemoryError; the old ones then stay.
         """
 
     def rewrite_counts(self, first: int, most: int) -> list[tuple[str, str, str, int]] | None:

@@ -56,9 +56,10 @@ from picker._core.radix cimport (
     radix_widen,
 )
 from picker._core.rewrite cimport (
+    Rewrites,
     rewrites_carry,
-    rewrites_fill,
     rewrites_free,
+    rewrites_init,
     rewrites_t,
     rewrites_tally,
     tally_t,
@@ -292,16 +293,19 @@ cdef class Engine:
         """Replace the rewrite rules: (name of the object, model or None for any, ((target, weight or None), ...)) each.
 
         By precedence: the first for a model counts, and the first for any model where none is for the model itself. In
-        force from the next request on, all at once. What was decided by what stays, stays counted. ValueError or
-        OverflowError for what no rules can be, MemoryError; the old ones then stay.
+        force from the next request on, all at once. What was decided by what stays, stays counted. Rules made before,
+        a piece at a time, are taken out of a `Rewrites`. ValueError or OverflowError for what no rules can be,
+        MemoryError; the old ones then stay.
         """
-        cdef rewrites_t rewrites, old
-        rewrites_fill(&rewrites, rules, self._engine.limits.models)
+        cdef Rewrites made = rules if isinstance(rules, Rewrites) else Rewrites(rules)
+        cdef rewrites_t old
+        made._rewrites.seen.limit = self._engine.limits.models + 1
         pthread_mutex_lock(&self._engine.lock)
         old = self._engine.rewrites
-        rewrites_carry(&rewrites, &old)
-        self._engine.rewrites = rewrites
+        rewrites_carry(&made._rewrites, &old)
+        self._engine.rewrites = made._rewrites
         pthread_mutex_unlock(&self._engine.lock)
+        rewrites_init(&made._rewrites, made._limit)
         rewrites_free(&old)
 
     def rewrite_counts(self, uint32_t first, uint32_t most):

@@ -66,7 +66,7 @@ cdef void rewrites_carry(rewrites_t* fresh, rewrites_t* old) noexcept nogil
 cdef int rewrites_tally(const rewrites_t* rewrites, uint32_t index, tally_t* out) noexcept nogil
 
 
-cdef int rewrites_fill(rewrites_t* rewrites, object rules, uint32_t limit) except -1
+cdef int rewrites_extend(rewrites_t* rewrites, object rules) except -1
 cdef tuple tally_view(const tally_t* tally)
 
 

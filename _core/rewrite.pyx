@@ -15,7 +15,7 @@ from libc.string cimport memcmp, memcpy, memset
 from picker._core.alloc cimport PK_E_LIMIT, PK_E_MISSING, PK_E_NOMEM, PK_OK, pk_alloc, pk_free, pk_grow
 from picker._core.codec cimport buffer_append, buffer_free
 from picker._core.hashing cimport hash_xxh64
-from picker._core.stats cimport PK_MODEL_BYTES
+from picker._core.stats cimport PK_MODEL_BYTES, PK_MOST_MODELS
 
 cdef enum:
     OTHER = 0                  # number of the models without a counter of their own
@@ -99,10 +99,10 @@ cdef int64_t names_add(names_t* names, slice_t name) noexcept nogil:
 
 
 cdef void rewrites_init(rewrites_t* rewrites, uint32_t limit) noexcept nogil:
-    """No rules. The generic rule will count by `limit` models at most, and all others as `other`."""
+    """No rules. The generic one will count by `limit` models (at most PK_MOST_MODELS), and all others as `other`."""
     memset(rewrites, 0, sizeof(rewrites_t))
     rewrites.models.limit = PK_REWRITE_RULES
-    rewrites.seen.limit = limit + 1 if limit < UINT32_MAX else limit
+    rewrites.seen.limit = limit + 1
 
 
 cdef void rewrites_free(rewrites_t* rewrites) noexcept nogil:
@@ -367,6 +367,8 @@ cdef dict _weights(object targets):
 
 
 cdef int _raise(int code) except -1:
+    if code == PK_E_LIMIT:
+        raise OverflowError(f"at most {PK_REWRITE_RULES} models can have rules")
     if code == PK_E_NOMEM:
         raise MemoryError("no memory for rewrite rules")
     return 0
@@ -378,38 +380,34 @@ cdef int _fill_rule(rewrites_t* rewrites, object name, object model, object targ
     cdef dict weights = _weights(targets)
     cdef slice_t model_name = _slice(asked)
     cdef rule_t* rule
+    if rewrites.choice_count + len(weights) > PK_REWRITE_CHOICES:
+        raise OverflowError(f"at most {PK_REWRITE_CHOICES} targets in all rules")
     _raise(_add_rule(rewrites, NULL if model is None else &model_name, &rule))
     if rule == NULL:
         return 0
-    if rewrites.choice_count + len(weights) > PK_REWRITE_CHOICES:
-        raise OverflowError(f"at most {PK_REWRITE_CHOICES} targets in all rules")
     _raise(_begin_rule(rewrites, rule, _slice(object_name)))
     for target, weight in weights.items():
         _raise(_add_choice(rewrites, rule, _slice(target), weight))
-    return 0
+    return _raise(_reserve_other(rewrites)) if rule == &rewrites.generic else 0
 
 
-cdef int rewrites_fill(rewrites_t* rewrites, object rules, uint32_t limit) except -1:
-    """Compile `rules`, a sequence of (name of the object, model or None for any, ((target, weight or None), ...)).
+cdef int rewrites_extend(rewrites_t* rewrites, object rules) except -1:
+    """Add `rules` below those there are: (name of the object, model or None for any, ((target, weight or None), ...)).
 
-    They stand by precedence: the first for a model counts. `limit`: see `rewrites_init`. Raises ValueError,
-    OverflowError or MemoryError; then `rewrites` is as it was.
+    They stand by precedence: the first for a model counts. Raises ValueError, OverflowError or MemoryError; then
+    there are no rules any more.
     """
-    cdef rewrites_t fresh
-    if len(rules) > PK_REWRITE_RULES:
-        raise OverflowError(f"at most {PK_REWRITE_RULES} rules, not {len(rules)}")
-    rewrites_init(&fresh, limit)
+    cdef uint32_t limit = rewrites.seen.limit
     try:
         for number, (name, model, targets) in enumerate(rules):
             try:
-                _fill_rule(&fresh, name, model, targets)
+                _fill_rule(rewrites, name, model, targets)
             except ValueError as error:
                 raise ValueError(f"rule {number}: {error}") from None
-        _raise(_reserve_other(&fresh))
     except BaseException:
-        rewrites_free(&fresh)
+        rewrites_free(rewrites)
+        rewrites_init(rewrites, limit - 1)
         raise
-    rewrites[0] = fresh
     return 0
 
 
@@ -427,28 +425,36 @@ cdef tuple tally_view(const tally_t* tally):
 @cython.final
 @cython.auto_pickle(False)
 cdef class Rewrites:
-    """Rules alone, for tests and benchmarks; the engine holds its own.
+    """Rules as they are made, a piece at a time, to be given to an engine.
 
-    `limit`: models that the generic rule counts by name; further ones are `other`. `rules`: see `replace`.
+    `limit`: models that the generic rule counts by name, 2**20 at most; further ones are `other`. `rules`: (name of the
+    object, model or None for any, ((target, weight or None), ...)) each, by precedence: the first for a model counts.
+    ValueError or OverflowError for what no rules can be, MemoryError.
     """
 
     def __cinit__(self, rules=(), *, uint32_t limit=1000):
-        self._limit = limit
-        rewrites_fill(&self._rewrites, rules, limit)
+        self._limit = min(limit, <uint32_t>PK_MOST_MODELS)
+        rewrites_init(&self._rewrites, self._limit)
+        rewrites_extend(&self._rewrites, rules)
 
     def __dealloc__(self):
         rewrites_free(&self._rewrites)
 
     def replace(self, rules) -> None:
-        """Other rules from now on: (name of the object, model or None for any, ((target, weight or None), ...)) each.
+        """Other rules from now on. What was counted for an object, a model and a target that stay is kept.
 
-        By precedence: the first for a model counts. What was counted for an object, a model and a target that stay is
-        kept. ValueError or OverflowError for what no rules can be, MemoryError; the old ones then stay.
+        ValueError or OverflowError for what no rules can be, MemoryError; the old ones then stay.
         """
-        cdef rewrites_t old = self._rewrites
-        rewrites_fill(&self._rewrites, rules, self._limit)
-        rewrites_carry(&self._rewrites, &old)
+        cdef rewrites_t fresh, old = self._rewrites
+        rewrites_init(&fresh, self._limit)
+        rewrites_extend(&fresh, rules)
+        rewrites_carry(&fresh, &old)
+        self._rewrites = fresh
         rewrites_free(&old)
+
+    def extend(self, rules) -> None:
+        """More rules, below those there are. ValueError, OverflowError or MemoryError; there are none then."""
+        rewrites_extend(&self._rewrites, rules)
 
     def choose(self, bytes model not None, uint64_t random):
         """The model to ask for instead of `model` (plain UTF-8, b"" if there is none), or None; counts."""

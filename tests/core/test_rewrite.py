@@ -48,6 +48,11 @@ class Machine(RuleBasedStateMachine):
         self.slow.replace(rules)
 
     @rule(rules=RULES)
+    def extend(self, rules: list[model.Rule]) -> None:
+        self.core.extend(rules)
+        self.slow.rules += rules
+
+    @rule(rules=RULES)
     def refuse(self, rules: list[model.Rule]) -> None:
         with pytest.raises(ValueError, match=f"rule {len(rules)}: "):
             self.core.replace([*rules, ("o", "", [("x", None)])])
@@ -130,9 +135,11 @@ def test_many_rules() -> None:
     rewrites._check()
     for number in (0, 1, 4094, 4095):
         assert rewrites.choose(b"model-%d" % number, 7) == b"target-%d" % number
-    with pytest.raises(OverflowError, match="at most 4096 rules, not 4097"):
+    with pytest.raises(OverflowError, match="at most 4096 models can have rules"):
         rewrites.replace([*rules, ("o", "more", (("x", None),))])
     assert len(rewrites) == 4096
+    rewrites.extend([("o", "model-7", (("x", None),)), ("o", None, (("y", None),))])
+    assert (rewrites.choose(b"model-7", 0), rewrites.choose(b"more", 0)) == (b"target-7", b"y")
 
 
 def test_many_targets() -> None:
@@ -169,6 +176,10 @@ def test_refuses_what_no_rule_can_be(bad: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Rewrites([bad])
     assert rewrites.choose(b"llama", 0) == b"llama-v1"
+    with pytest.raises(ValueError, match=message):
+        rewrites.extend([bad])
+    rewrites._check()
+    assert len(rewrites) == 0
 
 
 def test_the_engine_s_rules() -> None:
@@ -179,6 +190,12 @@ def test_the_engine_s_rules() -> None:
     with pytest.raises(ValueError, match="rule 0"):
         engine.set_rewrites([("o", "a", ())])
     assert engine.rewrite_counts(2, 8) is None
+    made = Rewrites(CANARY)
+    made.extend([("any", None, (("x", None),))])
+    engine.set_rewrites(made)
+    assert engine.rewrite_counts(3, 8) == []
+    assert len(made) == 0  # the engine has them
+    made._check()
 
 
 def test_leaks_nothing() -> None:
