@@ -52,9 +52,9 @@ class Engine:
         """Replace the rewrite rules: (name of the object, model or None for any, ((target, weight or None), ...)) each.
 
         By precedence: the first for a model counts, and the first for any model where none is for the model itself. In
-        force from the next request on, all at once. What was decided by what stays, stays counted. Rules made before,
-        a piece at a time, are taken out of a `Rewrites`. ValueError or OverflowError for what no rules can be,
-        MemoryError; the old ones then stay.
+        force from the next request on, all at once. What was decided by what stays, stays counted. The models named
+        have series of their own. Rules made before, a piece at a time, are taken out of a `Rewrites`. ValueError or
+        OverflowError for what no rules can be, MemoryError; the old ones then stay.
         """
 
     def rewrite_counts(self, first: int, most: int) -> list[tuple[str, str, str, int]] | None:

@@ -11,6 +11,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from picker._core.alloc cimport PK_E_LIMIT, PK_E_NOMEM, PK_OK, pk_grow
+from picker._core.codec cimport slice_t
 from picker._core.decisions cimport (
     PK_DECISIONS,
     decision_t,
@@ -60,6 +61,7 @@ from picker._core.rewrite cimport (
     rewrites_carry,
     rewrites_free,
     rewrites_init,
+    rewrites_name,
     rewrites_t,
     rewrites_tally,
     tally_t,
@@ -72,6 +74,7 @@ from picker._core.stats cimport (
     series_counted,
     series_t,
     series_view,
+    stats_keep,
     stats_t,
     stats_totals,
 )
@@ -163,6 +166,20 @@ cdef int _tally(engine_t* engine, uint32_t index, tally_t* out) noexcept nogil:
     found = rewrites_tally(&engine.rewrites, index, out)
     pthread_mutex_unlock(&engine.lock)
     return found
+
+
+cdef void _keep_models(engine_t* engine) noexcept nogil:
+    """Models that rules name have figures of their own, however many clients think of. One at a time under the lock."""
+    cdef uint32_t index = 0
+    cdef slice_t name
+    cdef bint found = True
+    while found:
+        pthread_mutex_lock(&engine.lock)
+        found = rewrites_name(&engine.rewrites, index, &name)
+        if found:
+            stats_keep(&engine.stats, name.data, name.size)
+        pthread_mutex_unlock(&engine.lock)
+        index += 1
 
 
 cdef int64_t _in_flight(engine_t* engine) noexcept nogil:
@@ -293,9 +310,9 @@ cdef class Engine:
         """Replace the rewrite rules: (name of the object, model or None for any, ((target, weight or None), ...)) each.
 
         By precedence: the first for a model counts, and the first for any model where none is for the model itself. In
-        force from the next request on, all at once. What was decided by what stays, stays counted. Rules made before,
-        a piece at a time, are taken out of a `Rewrites`. ValueError or OverflowError for what no rules can be,
-        MemoryError; the old ones then stay.
+        force from the next request on, all at once. What was decided by what stays, stays counted. The models named
+        have series of their own. Rules made before, a piece at a time, are taken out of a `Rewrites`. ValueError or
+        OverflowError for what no rules can be, MemoryError; the old ones then stay.
         """
         cdef Rewrites made = rules if isinstance(rules, Rewrites) else Rewrites(rules)
         cdef rewrites_t old
@@ -307,6 +324,7 @@ cdef class Engine:
         pthread_mutex_unlock(&self._engine.lock)
         rewrites_init(&made._rewrites, made._limit)
         rewrites_free(&old)
+        _keep_models(&self._engine)
 
     def rewrite_counts(self, uint32_t first, uint32_t most):
         """Decisions among the counters `first` to `first + most - 1`; None behind the last.

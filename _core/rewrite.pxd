@@ -63,6 +63,7 @@ cdef void rewrites_free(rewrites_t* rewrites) noexcept nogil
 cdef bint rewrites_any(const rewrites_t* rewrites) noexcept nogil
 cdef int rewrites_choose(rewrites_t* rewrites, slice_t model, uint64_t random, buffer_t* target) noexcept nogil
 cdef void rewrites_carry(rewrites_t* fresh, rewrites_t* old) noexcept nogil
+cdef bint rewrites_name(const rewrites_t* rewrites, uint32_t index, slice_t* name) noexcept nogil
 cdef int rewrites_tally(const rewrites_t* rewrites, uint32_t index, tally_t* out) noexcept nogil
 
 

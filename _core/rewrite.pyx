@@ -300,6 +300,18 @@ cdef void rewrites_carry(rewrites_t* fresh, rewrites_t* old) noexcept nogil:
     _carry_generic(fresh, old)
 
 
+cdef bint rewrites_name(const rewrites_t* rewrites, uint32_t index, slice_t* name) noexcept nogil:
+    """The index-th of the models that rules name, targets first; False behind the last."""
+    if index < rewrites.choice_count:
+        name[0] = _text(&rewrites.text, rewrites.choices[index].target)
+        return True
+    index -= rewrites.choice_count
+    if index < rewrites.models.count:
+        name[0] = _text(&rewrites.models.text, rewrites.models.spans[index])
+        return True
+    return False
+
+
 cdef void _copy_names(tally_t* out, slice_t object_name, slice_t model, slice_t target) noexcept nogil:
     out.object_size, out.model_size = <uint32_t>object_name.size, <uint32_t>model.size
     out.target_size = <uint32_t>target.size

@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 cdef enum:
     PK_MODEL_BYTES = 256       # longer model names share the series `other`
     PK_MOST_MODELS = 1 << 20
+    PK_MOST_KEPT = 4096        # models with a series beside the limit
     PK_NO_MODEL = 0            # series of requests whose model is not known
     PK_OTHER_MODELS = 1        # series of all models without one of their own
     PK_MAX_BOUNDS = 36
@@ -48,7 +49,8 @@ ctypedef struct stats_t:
     series_t** series          # see PK_NO_MODEL, PK_OTHER_MODELS
     size_t capacity
     uint32_t count
-    uint32_t limit
+    uint32_t limit             # of models with a series, but for those kept
+    uint32_t kept
     uint32_t* table            # open addressing: 0 = empty, else series index + 1
     uint32_t mask
     hist_t scheduling_s
@@ -63,6 +65,7 @@ ctypedef struct stats_t:
 cdef int stats_init(stats_t* stats, uint32_t limit) noexcept nogil
 cdef void stats_free(stats_t* stats) noexcept nogil
 cdef uint32_t stats_find(const stats_t* stats, const uint8_t* name, size_t size) noexcept nogil
+cdef void stats_keep(stats_t* stats, const uint8_t* name, size_t size) noexcept nogil
 cdef uint32_t stats_model(stats_t* stats, const uint8_t* name, size_t size) noexcept nogil
 cdef void hist_add(hist_t* hist, double value) noexcept nogil
 cdef bint series_counted(const series_t* series) noexcept nogil

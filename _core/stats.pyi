@@ -14,6 +14,9 @@ class Stats:
     def count(self, model: bytes, duration_s: float) -> None:
         """One request of `model` (a name in UTF-8, surrogates allowed) that took `duration_s` seconds."""
 
+    def keep(self, model: bytes) -> None:
+        """A series for `model` (a name as above) beside the limit, for 4,096 of them."""
+
     def view(self) -> dict[str, Any]:
         """Everything, as plain Python objects: see `Engine.stats`."""
 

@@ -1,6 +1,7 @@
 """Counters and histograms of the data plane, one series per model name, bounded.
 
-Invariants: a series lives as long as its stats and its name is text; beyond `limit` names everything goes to `other`.
+Invariants: a series lives as long as its stats and its name is text; beyond `limit` names, and PK_MOST_KEPT that
+    whoever runs picker has named, everything goes to `other`.
 Cost: O(1) per event, O(log bounds) per observation; allocates for a new model name only.
 Memory: owns its series.   Threads: one at a time; the engine holds its lock.
 Buckets are those of the reference picker, so that existing dashboards read them.
@@ -121,12 +122,12 @@ cdef uint32_t _place(const stats_t* stats, const uint8_t* name, size_t size) noe
 
 
 cdef int stats_init(stats_t* stats, uint32_t limit) noexcept nogil:
-    """Room for `limit` model names. PK_OK, PK_E_NOMEM, or PK_E_RANGE for more than PK_MOST_MODELS."""
+    """Room for `limit` model names and those kept. PK_OK, PK_E_NOMEM, or PK_E_RANGE for more than PK_MOST_MODELS."""
     cdef uint32_t size = 4
     memset(stats, 0, sizeof(stats_t))
     if limit > PK_MOST_MODELS:
         return PK_E_RANGE
-    while size < limit * 2 + 4:
+    while size < (limit + PK_MOST_KEPT) * 2 + 4:
         size *= 2
     stats.limit = limit
     stats.mask = size - 1
@@ -178,10 +179,22 @@ cdef uint32_t stats_model(stats_t* stats, const uint8_t* name, size_t size) noex
     if series != PK_OTHER_MODELS or size > PK_MODEL_BYTES or not _is_text(name, size):
         return series
     at = _place(stats, name, size)
-    if stats.table[at] or stats.count >= stats.limit + 2 or _append(stats, name, size) != PK_OK:
+    if stats.table[at] or stats.count - stats.kept >= stats.limit + 2 or _append(stats, name, size) != PK_OK:
         return PK_OTHER_MODELS
     stats.table[at] = stats.count
     return stats.count - 1
+
+
+cdef void stats_keep(stats_t* stats, const uint8_t* name, size_t size) noexcept nogil:
+    """A series for this model, beside the limit. Without memory or beyond PK_MOST_KEPT it is one like any other."""
+    cdef uint32_t at
+    if stats_find(stats, name, size) != PK_OTHER_MODELS or size > PK_MODEL_BYTES or not _is_text(name, size):
+        return
+    at = _place(stats, name, size)
+    if stats.table[at] or stats.kept >= PK_MOST_KEPT or _append(stats, name, size) != PK_OK:
+        return
+    stats.table[at] = stats.count
+    stats.kept += 1
 
 
 # --- Python face ---
@@ -270,6 +283,11 @@ cdef class Stats:
         series.requests += 1
         hist_add(&series.duration_s, duration_s)
 
+    def keep(self, bytes model not None) -> None:
+        """A series for `model` (a name as above) beside the limit, for 4,096 of them."""
+        model.decode("utf-8", "surrogatepass")
+        stats_keep(&self._stats, model, len(model))
+
     def view(self) -> dict:
         """Everything, as plain Python objects: see `Engine.stats`."""
         cdef uint32_t i
@@ -286,7 +304,8 @@ cdef class Stats:
         for i in range(self._stats.mask + 1):
             assert self._stats.table[i] <= self._stats.count
             used += self._stats.table[i] != 0
-        assert used == self._stats.count - 1 <= self._stats.limit + 1
+        assert used == self._stats.count - 1 <= self._stats.limit + self._stats.kept + 1
+        assert self._stats.kept <= PK_MOST_KEPT
         for i in range(1, self._stats.count):
             series = self._stats.series[i]
             assert stats_find(&self._stats, series.name, series.name_size) == i

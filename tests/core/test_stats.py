@@ -15,12 +15,17 @@ NAMES = st.sampled_from(["", "a", "b", "other", "llama-é", "\ud800", "\ud801x",
 SECONDS = st.sampled_from([0.0, 0.004, 0.005, 0.0051, 1.0, 3600.0, 3601.0, 1e9])
 
 
-@given(st.integers(0, 3), st.lists(st.tuples(NAMES, SECONDS), max_size=12))
-def test_equals_the_model(limit: int, requests: list[tuple[bytes, float]]) -> None:
+@given(st.integers(0, 3), st.lists(st.tuples(NAMES, SECONDS | st.none()), max_size=12))
+def test_equals_the_model(limit: int, requests: list[tuple[bytes, float | None]]) -> None:
+    """None: the name is kept."""
     core, slow = stats.Stats(limit), model.Stats(limit)
     for name, duration_s in requests:
-        core.count(name, duration_s)
-        slow.count(name, duration_s)
+        if duration_s is None:
+            core.keep(name)
+            slow.keep(name)
+        else:
+            core.count(name, duration_s)
+            slow.count(name, duration_s)
         core._check()
     series = {one["model"]: one for one in core.view()["series"]}
     assert series.keys() == slow.durations.keys()
@@ -39,6 +44,18 @@ def test_names_are_told_apart_however_many() -> None:
     series = {one["model"]: one["requests"] for one in core.view()["series"]}
     assert series.pop("other") == 100
     assert series == {f"model-{number}": 1 for number in range(500)}
+
+
+def test_names_kept_are_told_apart_beside_the_limit() -> None:
+    core = stats.Stats(1)
+    for number in range(5000):
+        core.keep(b"kept-%d" % number)
+    for number in range(5000):
+        core.count(b"kept-%d" % number, 1.0)
+    core._check()
+    series = {one["model"]: one["requests"] for one in core.view()["series"]}
+    assert series.pop("other") == 5000 - 4096 - 1
+    assert series == {f"kept-{number}": 1 for number in range(4097)}
 
 
 def test_every_histogram_ends_in_infinity_and_counts_up() -> None:

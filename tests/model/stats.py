@@ -10,6 +10,7 @@ class Stats:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.durations: dict[str, list[float]] = {}
+        self.kept: set[str] = set()
 
     def name(self, model: bytes) -> str:
         """What the series of a model is called."""
@@ -17,10 +18,19 @@ class Stats:
             name = model.decode()
         except UnicodeDecodeError:  # surrogates
             return OTHER
-        own = [known for known in self.durations if known not in ("", OTHER)]
+        if name in self.kept:
+            return name
+        own = [known for known in self.durations if known not in ("", OTHER) and known not in self.kept]
         if len(model) > LONGEST or (name not in ("", OTHER, *own) and len(own) >= self.limit):
             return OTHER
         return name
+
+    def keep(self, model: bytes) -> None:
+        self.limit += 1
+        name = self.name(model)
+        self.limit -= 1
+        if name not in ("", OTHER) and name not in self.durations:
+            self.kept.add(name)
 
     def count(self, model: bytes, duration_s: float) -> None:
         self.durations.setdefault(self.name(model), []).append(duration_s)
