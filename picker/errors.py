@@ -4,7 +4,15 @@ Every message is written for the person who must act on it: where, what is wrong
 Anything else that escapes is a bug. Imports nothing, so that every floor may import it.
 """
 
-__all__ = ["ConfigError", "CoreUnavailable", "EndpointsFileError", "PickerError", "UsageError", "printable"]
+__all__ = [
+    "ConfigError",
+    "CoreUnavailable",
+    "EndpointsFileError",
+    "PickerError",
+    "ResourcesError",
+    "UsageError",
+    "printable",
+]
 
 _LONGEST = 1000
 
@@ -46,6 +54,10 @@ class ConfigError(PickerError):
 
 class EndpointsFileError(ConfigError):
     """The endpoints file cannot be used: unreadable, not YAML, or an entry that is wrong."""
+
+
+class ResourcesError(ConfigError):
+    """A text of Kubernetes objects cannot be used: not YAML, or an object that is wrong."""
 
 
 class CoreUnavailable(PickerError):

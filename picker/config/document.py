@@ -14,7 +14,7 @@ import yaml
 
 from picker.errors import ConfigError
 
-__all__ = ["Document", "MemberPath", "compose", "drain", "field_name", "read_text"]
+__all__ = ["Document", "MemberPath", "compose", "compose_all", "drain", "field_name", "read_text"]
 
 MAX_BYTES = 1 << 20
 MAX_NODES = 250_000  # after expanding aliases
@@ -130,9 +130,28 @@ def compose(
     line, for text that is not YAML, holds a second document, a repeated or non-text key, an unknown alias or a tag,
     or is beyond the limits of this module.
     """
+    builder = _Builder(source, error, keep_null=keep_null, most_documents=1)
+    yield from _build(builder, text, source, error)
+    if not builder.roots or builder.roots[0].value is None:
+        raise error("is empty", source=source, hint="write a mapping, or leave the file out")
+    return Document(builder.roots[0])
+
+
+def compose_all(
+    text: str, *, source: str, error: type[ConfigError] = ConfigError
+) -> Generator[None, None, tuple[Document, ...]]:
+    """Reads the documents of a text, which `---` lines stand between; those that are empty are left out.
+
+    In slices, and with the errors and limits of `compose`; the limits are those of all documents together.
+    """
+    builder = _Builder(source, error, keep_null=False, most_documents=MAX_NODES)
+    yield from _build(builder, text, source, error)
+    return tuple(Document(root) for root in builder.roots if root.value is not None)
+
+
+def _build(builder: "_Builder", text: str, source: str, error: type[ConfigError]) -> Generator[None, None, None]:
     if len(text) > MAX_BYTES:
         raise error(f"is larger than {MAX_BYTES // 1024} KiB", source=source, hint="that is the limit")
-    builder = _Builder(source, error, keep_null)
     try:
         for count, event in enumerate(yaml.parse(text, Loader=_LOADER)):
             builder.feed(event)
@@ -142,9 +161,6 @@ def compose(
         raise _syntax_error(problem, text, source, error) from None
     except UnicodeEncodeError:  # half of a surrogate pair: no UTF-8 file can hold it, an argument can
         raise error("is not Unicode text", source=source, hint="save it as UTF-8") from None
-    if builder.root is None or builder.root.value is None:
-        raise error("is empty", source=source, hint="write a mapping, or leave the file out")
-    return Document(builder.root)
 
 
 def _syntax_error(problem: yaml.YAMLError, text: str, source: str, error: type[ConfigError]) -> ConfigError:
@@ -162,10 +178,12 @@ def _syntax_error(problem: yaml.YAMLError, text: str, source: str, error: type[C
 
 
 class _Builder:
-    """Turns the event stream into values; `root` is set once the document is complete."""
+    """Turns the event stream into values; `roots` are the documents that are complete."""
 
-    def __init__(self, source: str, error: type[ConfigError], keep_null: bool) -> None:
-        self.root: _Node | None = None
+    def __init__(self, source: str, error: type[ConfigError], *, keep_null: bool, most_documents: int) -> None:
+        self.roots: list[_Node] = []
+        self._most = most_documents
+        self._size = 0  # of all documents
         self._source, self._error, self._keep_null = source, error, keep_null
         self._open: list[_Open] = []
         self._anchors: dict[str, _Node] = {}
@@ -184,7 +202,8 @@ class _Builder:
             self._alias(event)
         elif isinstance(event, yaml.DocumentStartEvent):
             self._documents += 1
-            if self._documents > 1:
+            self._anchors = {}  # known within a document
+            if self._documents > self._most:
                 self._fail(event, "holds a second document", "keep one document per file; remove what follows '---'")
 
     def _fail(self, event: yaml.Event, message: str, hint: str) -> NoReturn:
@@ -256,15 +275,14 @@ class _Builder:
 
     def _add(self, event: yaml.Event, node: _Node) -> None:
         if not self._open:
-            self.root = node
+            self._size += node.size
+            self._check_size(event, self._size, node.height)
+            self.roots.append(node)
             return
         parent = self._open[-1]
         parent.size += node.size
         parent.height = max(parent.height, node.height + 1)
-        if parent.size > MAX_NODES or parent.height > MAX_DEPTH:
-            self._fail(
-                event, f"holds more than {MAX_NODES} values, or deeper ones than {MAX_DEPTH}", "that is the limit"
-            )
+        self._check_size(event, parent.size, parent.height)
         if isinstance(parent.value, list):
             parent.marks.children[len(parent.value)] = node.marks
             parent.value.append(node.value)
@@ -274,6 +292,11 @@ class _Builder:
         parent.marks.children[key] = _Marks(parent.key_line, node.marks.children)
         if node.value is not None or self._keep_null:
             parent.value[key] = node.value
+
+    def _check_size(self, event: yaml.Event, size: int, height: int) -> None:
+        if size > MAX_NODES or height > MAX_DEPTH:
+            what = f"holds more than {MAX_NODES} values, or deeper ones than {MAX_DEPTH}"
+            self._fail(event, what, "that is the limit")
 
 
 def _line(event: Any) -> int:
