@@ -243,6 +243,18 @@ async def test_a_certificate_for_scraping_that_cannot_be_read_is_an_error(given:
         await App(dataclasses.replace(given, scrape=scrape)).run(asyncio.Event())
 
 
+@pytest.mark.parametrize("shell", ["wire", "grpcio"])
+def test_a_certificate_that_is_no_good_is_an_error_at_the_start(tmp_path: Path, shell: str) -> None:
+    given = settings(tmp_path, shell=shell)
+    for name in ("tls.crt", "tls.key"):
+        (tmp_path / name).write_text("x")
+    listen = dataclasses.replace(given.listen, secure_serving=True, cert_path=str(tmp_path))
+    wanted = r"picker serve: cannot use .*tls.crt.*; they must hold a PEM"
+    with _logging_left_alone(), pytest.raises(UsageError, match=wanted) as caught:
+        serve(dataclasses.replace(given, listen=listen))
+    assert caught.value.exit_code == 2
+
+
 class Least(Scorer):
     """Prefers the lowest address."""
 

@@ -49,8 +49,6 @@ _ENGINE_CONFIGS = "name the series in the configuration: core-metrics-extractor,
 REFUSED = (
     _Flag("metrics-cert-dir", flags.text, "", f"/metrics over TLS: {_LATER}"),
     _Flag("metrics-client-ca-file", flags.text, "", f"client certificates for /metrics: {_LATER}"),
-    _Flag("tls-min-version", flags.text, "VersionTLS12", f"TLS 1.2 is the minimum; another: {_LATER}"),
-    _Flag("tls-cipher-suites", flags.text, "", f"choosing cipher suites: {_LATER}"),
     _Flag("total-queued-requests-metric", flags.text, "", _ENGINE_CONFIGS),
     _Flag("total-running-requests-metric", flags.text, "", _ENGINE_CONFIGS),
     _Flag("kv-cache-usage-percentage-metric", flags.text, "", _ENGINE_CONFIGS),

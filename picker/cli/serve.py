@@ -6,6 +6,7 @@ import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from ssl import TLSVersion
 from typing import Any, TypeVar
 
 from picker.cli import flags
@@ -19,6 +20,7 @@ from picker.config.model import DEFAULT_CONFIG, PickerConfig
 from picker.config.reference import GROUPS, field_docs, options, shown_default
 from picker.config.settings import DiscoverySettings, ListenSettings, ScrapeSettings, ServeSettings
 from picker.config.support import FileDiscovery, MetricsDataSource
+from picker.config.tls import cipher_list, lowest_version
 from picker.errors import UsageError
 
 __all__ = ["configure", "run", "settings_from"]
@@ -117,17 +119,31 @@ def _discovery(given: DiscoverySettings, config: PickerConfig) -> DiscoverySetti
 
 
 def _check_tls(listen: ListenSettings) -> None:
+    """What is in the files is told when they are read, at the start of the server."""
     if not listen.secure_serving:
+        if listen.client_ca_file:
+            raise UsageError("picker serve: --client-ca-file needs TLS: leave --secure-serving at true")
         return
-    if not listen.cert_path:
-        raise UsageError(
-            "picker serve: TLS is on by default and needs a certificate: pass --cert-path DIR (with tls.crt and "
-            "tls.key), or --secure-serving=false to serve plaintext; self-signed certificates come in a later release"
-        )
-    for name in ("tls.crt", "tls.key"):
-        file = Path(listen.cert_path, name)
+    for flag, check in (("tls-min-version", _check_version), ("tls-cipher-suites", _check_ciphers)):
+        try:
+            check(listen)
+        except ValueError as problem:
+            raise UsageError(f"picker serve: --{flag}: {problem}") from problem
+    pair = [Path(listen.cert_path, name) for name in ("tls.crt", "tls.key")] if listen.cert_path else []
+    for file in pair:
         if not os.access(file, os.R_OK):
             raise UsageError(f"picker serve: {file} cannot be read; --cert-path must hold tls.crt and tls.key")
+
+
+def _check_version(listen: ListenSettings) -> None:
+    if lowest_version(listen.tls_min_version) > TLSVersion.TLSv1_2 and listen.shell == "grpcio":
+        raise ValueError("grpcio takes TLS 1.2 and 1.3 and can be told no other; use --shell=wire")
+
+
+def _check_ciphers(listen: ListenSettings) -> None:
+    cipher_list(listen.tls_cipher_suites, lowest_version(listen.tls_min_version))
+    if listen.tls_cipher_suites and listen.shell == "grpcio":
+        raise ValueError("grpcio chooses by itself and can be told no other; use --shell=wire")
 
 
 def _scrape(given: ScrapeSettings, config: PickerConfig) -> ScrapeSettings:

@@ -44,13 +44,22 @@ class ListenSettings:
     """Port of the HTTP server for `/metrics`."""
 
     secure_serving: bool = option(True, "secure-serving", "boolean")
-    """Whether the ext_proc port speaks TLS. Needs `--cert-path`."""
+    """Whether the ext_proc port speaks TLS."""
 
     cert_path: str = option("", "cert-path", "text")
-    """Directory that holds `tls.crt` and `tls.key`."""
+    """Directory that holds `tls.crt` and `tls.key`. Empty: a certificate made at the start, signed by itself."""
 
     enable_cert_reload: bool = option(False, "enable-cert-reload", "boolean")
-    """Whether a certificate that changes on disk is taken for new connections. By the wire shell."""
+    """Whether certificates that change on disk (`--cert-path`, `--client-ca-file`) are taken for new connections."""
+
+    client_ca_file: str = option("", "client-ca-file", "text")
+    """PEM file of authorities. A client must show a certificate of one of them. Empty: any client is served."""
+
+    tls_min_version: str = option("", "tls-min-version", "text")
+    """Lowest TLS version: VersionTLS12 (the default) or, by the wire shell, VersionTLS13."""
+
+    tls_cipher_suites: str = option("", "tls-cipher-suites", "text")
+    """Suites of TLS 1.2, by their IANA names, comma-separated; by the wire shell. Empty: OpenSSL's choice."""
 
     health_checking: bool = option(False, "health-checking", "boolean")
     """Whether the ext_proc port answers health checks too."""

@@ -9,7 +9,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -26,6 +25,7 @@ from picker._core.session import (
     SessionError,
 )
 from picker.config.settings import LimitSettings, ListenSettings
+from picker.extproc.certificate import Certificate, Pem, certificate_of
 from picker.extproc.health import Health
 from picker.extproc.readiness import Readiness
 from picker.extproc.shell import SERVICE
@@ -140,10 +140,21 @@ class ExtProc:
         return replies
 
 
-def server_credentials(cert_path: str) -> grpc.ServerCredentials:
-    """TLS from `tls.key` and `tls.crt` in the directory. Raises OSError if they cannot be read."""
-    key, certificate = (Path(cert_path, name).read_bytes() for name in ("tls.key", "tls.crt"))
-    return grpc.ssl_server_credentials([(key, certificate)])
+def server_credentials(
+    certificate: Certificate, clock_ns: Callable[[], int] = time.monotonic_ns
+) -> grpc.ServerCredentials:
+    """TLS as `certificate` has it, renewed when a client comes and it has changed."""
+
+    def latest() -> grpc.ServerCertificateConfiguration | None:
+        """Called by grpcio for each connection, on a thread of its own; None: as before."""
+        return _configuration(certificate.pem) if certificate.renew(clock_ns()) else None
+
+    asks_clients = bool(certificate.pem.clients)
+    return grpc.dynamic_ssl_server_credentials(_configuration(certificate.pem), latest, asks_clients)
+
+
+def _configuration(pem: Pem) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(pem.key, pem.chain)], pem.clients or None)
 
 
 async def start_server(
@@ -193,11 +204,12 @@ class GrpcioShell:
 
     async def start_extproc(self) -> int:
         listen = self._listen
+        certificate = certificate_of(listen)
         server, port = await start_server(
             [self._extproc.handler(), *([self._health.handler()] if listen.health_checking else [])],
             address=listen.bind_address or "::",
             port=listen.grpc_port,
-            credentials=server_credentials(listen.cert_path) if listen.secure_serving else None,
+            credentials=server_credentials(certificate) if certificate else None,
             max_receive_bytes=listen.grpc_max_recv_msg_bytes,
             max_send_bytes=listen.grpc_max_send_msg_bytes,
         )

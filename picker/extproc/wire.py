@@ -18,7 +18,7 @@ from picker._core.extproc import ExtProc
 from picker._core.h2 import Connection, Server
 from picker._core.health import Health
 from picker.config.settings import LimitSettings, ListenSettings
-from picker.extproc.certificate import Certificate
+from picker.extproc.certificate import Certificate, certificate_of
 from picker.extproc.readiness import Readiness
 
 __all__ = ["WireServer", "WireShell"]
@@ -197,11 +197,12 @@ class WireShell:
     async def start_extproc(self) -> int:
         listen = self._listen
         services = [self._extproc.methods(), *([self._health.methods()] if listen.health_checking else [])]
-        certificate = None
-        if listen.secure_serving:
-            certificate = Certificate(listen.cert_path, reload=listen.enable_cert_reload)
         server = WireServer(
-            services, rules=self._rules, certificate=certificate, on_read=self._count_picks, on_tick=self._look
+            services,
+            rules=self._rules,
+            certificate=certificate_of(listen),
+            on_read=self._count_picks,
+            on_tick=self._look,
         )
         return await self._start(server, listen.grpc_port)
 

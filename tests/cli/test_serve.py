@@ -137,30 +137,49 @@ def test_accepted_with_a_warning(words: tuple[str, ...], warning: str) -> None:
         "cache-info-metric",
         "metrics-cert-dir",
         "metrics-client-ca-file",
-        "tls-cipher-suites",
-        "tls-min-version",
     ],
 )
 def test_refused(name: str) -> None:
     assert refusal(f"--{name}", "x").startswith(f"picker serve: --{name} cannot be honoured: ")
-    assert settings(f"--{name}=").warnings == () if name != "tls-min-version" else settings(f"--{name}=VersionTLS12")
+    assert settings(f"--{name}=").warnings == ()
 
 
-def test_tls_needs_a_certificate(tmp_path: Path) -> None:
-    base = ("--endpoints-file=e.yaml",)
-    assert refusal(base=base) == (
-        "picker serve: TLS is on by default and needs a certificate: pass --cert-path DIR (with tls.crt and tls.key), "
-        "or --secure-serving=false to serve plaintext; self-signed certificates come in a later release"
-    )
+TLS = ("--endpoints-file=e.yaml",)
+
+
+def test_tls_is_the_default(tmp_path: Path) -> None:
+    listen = settings(base=TLS).listen
+    assert (listen.secure_serving, listen.cert_path) == (True, "")
     (tmp_path / "tls.crt").write_text("x")
     assert "tls.key cannot be read; --cert-path must hold tls.crt and tls.key" in refusal(
-        f"--cert-path={tmp_path}", base=base
+        f"--cert-path={tmp_path}", base=TLS
     )
     (tmp_path / "tls.key").write_text("x")
-    listen = settings(f"--cert-path={tmp_path}", base=base).listen
+    listen = settings(f"--cert-path={tmp_path}", base=TLS).listen
     assert (listen.secure_serving, listen.cert_path, listen.enable_cert_reload) == (True, str(tmp_path), False)
-    renewed = settings(f"--cert-path={tmp_path}", "--enable-cert-reload", base=base)
+    renewed = settings(f"--cert-path={tmp_path}", "--enable-cert-reload", base=TLS)
     assert (renewed.listen.enable_cert_reload, renewed.warnings) == (True, ())
+
+
+def test_clients_are_asked_for_certificates_by_tls_alone() -> None:
+    assert settings("--client-ca-file=ca.pem", base=TLS).listen.client_ca_file == "ca.pem"
+    wanted = "picker serve: --client-ca-file needs TLS: leave --secure-serving at true"
+    assert refusal("--client-ca-file=ca.pem") == wanted
+
+
+def test_versions_and_suites() -> None:
+    suite = "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"
+    listen = settings("--tls-min-version=VersionTLS13", f"--tls-cipher-suites={suite}", base=TLS).listen
+    assert (listen.tls_min_version, listen.tls_cipher_suites) == ("VersionTLS13", suite)
+    assert "picker serve: --tls-min-version: HTTP/2 forbids VersionTLS11" in refusal(
+        "--tls-min-version=VersionTLS11", base=TLS
+    )
+    assert 'picker serve: --tls-cipher-suites: "RC4" is unknown or forbidden' in refusal(
+        "--tls-cipher-suites=RC4", base=TLS
+    )
+    assert settings("--shell=grpcio", "--tls-min-version=VersionTLS12", base=TLS).listen.tls_min_version
+    for words in ("--tls-min-version=VersionTLS13", f"--tls-cipher-suites={suite}"):
+        assert refusal("--shell=grpcio", words, base=TLS).endswith("can be told no other; use --shell=wire")
 
 
 def test_discovery_through_kubernetes_is_not_there_yet() -> None:

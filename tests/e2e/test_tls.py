@@ -10,9 +10,9 @@ import pytest
 from picker.demo.envoy import Gateway
 from tests.e2e.stack import SHELLS, Stack, running
 from tests.e2e.test_gateway import KIB, MIB, chat, post
-from tests.support.certificates import needs_openssl, self_signed
+from tests.support.certificates import self_signed
 
-pytestmark = [pytest.mark.e2e, needs_openssl]
+pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +21,15 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=SHELLS)
-def stack(
-    request: pytest.FixtureRequest, certificate: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stack]:
+def shell(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def stack(shell: str, certificate: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     flags = ["--secure-serving=true", f"--cert-path={certificate}", "--enable-cert-reload"]
     directory = tmp_path_factory.mktemp("tls")
-    with running(directory, shell=request.param, flags=flags, gateway=Gateway(tls=True)) as made:
+    with running(directory, shell=shell, flags=flags, gateway=Gateway(tls=True)) as made:
         yield made
 
 
@@ -44,11 +47,20 @@ def served_certificate(stack: Stack) -> str:
 
 
 def test_a_certificate_is_renewed_without_a_break(stack: Stack, certificate: Path) -> None:
-    if stack.shell != "wire":
-        pytest.skip("the reference shell reads its certificate at the start")
     before = served_certificate(stack)
     self_signed(certificate)
     stack.wait_until(lambda: served_certificate(stack) != before)
     assert post(f"{stack.url}/v1/chat/completions", chat(KIB))[0] == 200
     stats = stack.ext_proc_stats()
     assert (stats["streams_failed"], stats["spurious_msgs_received"]) == (0, 0)
+
+
+def test_without_a_certificate_it_signs_its_own(shell: str, tmp_path: Path) -> None:
+    """As the manifests of the reference picker start it: no TLS flag at all."""
+    with running(tmp_path, shell=shell, servers=1, flags=["--secure-serving"], gateway=Gateway(tls=True)) as stack:
+        body = chat(KIB)
+        status, headers, _ = post(f"{stack.url}/v1/chat/completions", body)
+        assert (status, headers["x-body-sha256"]) == (200, hashlib.sha256(body).hexdigest())
+        assert served_certificate(stack) != ""
+        stats = stack.ext_proc_stats()
+        assert (stats["streams_failed"], stats["spurious_msgs_received"]) == (0, 0)

@@ -1,9 +1,8 @@
-"""What the reference shell does by itself: time limits, draining, bugs, TLS, sizes."""
+"""What the reference shell does by itself: time limits, draining, bugs, sizes."""
 
 import asyncio
 import logging
 import socket
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,9 +10,8 @@ import grpc.aio
 import pytest
 
 from picker.extproc import grpcio
-from picker.extproc.grpcio import ExtProc, server_credentials, start_server
+from picker.extproc.grpcio import ExtProc, start_server
 from tests.support import messages as m
-from tests.support.certificates import needs_openssl, self_signed
 from tests.support.streams import PATH, GrpcShell, GrpcStream, engine, within_deadline
 from tests.support.virtual_time import pass_time, virtual
 
@@ -303,64 +301,6 @@ async def test_a_port_that_is_taken_is_said() -> None:
     with pytest.raises(OSError, match=rf"cannot listen on 127.0.0.1:{port}: is the port taken\?"):
         await start_server([], address="127.0.0.1", port=port)
     await server.stop(None)
-
-
-# --- TLS ---
-
-
-@pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    """A directory with a self-signed certificate for `localhost` and its key."""
-    return self_signed(tmp_path)
-
-
-@needs_openssl
-def test_tls(certificate: Path) -> None:
-    @within_deadline
-    async def body() -> None:
-        server, port = await start_server(
-            [ExtProc(engine()).handler()],
-            address="127.0.0.1",
-            port=0,
-            credentials=server_credentials(str(certificate)),
-        )
-        trusted = grpc.ssl_channel_credentials((certificate / "tls.crt").read_bytes())
-        named = (("grpc.ssl_target_name_override", "localhost"),)
-        async with grpc.aio.secure_channel(f"127.0.0.1:{port}", trusted, options=named) as channel:
-            stream = GrpcStream(channel)
-            await pick(stream)
-            assert await stream.finish() == "OK"
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as plain:
-            assert await _code(plain) == "UNAVAILABLE"
-        await server.stop(None)
-
-    body()
-
-
-async def _code(channel: grpc.aio.Channel) -> str:
-    stream = GrpcStream(channel)
-    await stream.send(m.request_headers())
-    return await stream.ended()
-
-
-@pytest.mark.parametrize(("name", "problem"), [("tls.key", FileNotFoundError), ("tls.crt", FileNotFoundError)])
-@needs_openssl
-def test_a_certificate_that_is_not_there(certificate: Path, name: str, problem: type[OSError]) -> None:
-    (certificate / name).unlink()
-    with pytest.raises(problem):
-        server_credentials(str(certificate))
-
-
-@needs_openssl
-def test_a_certificate_that_is_no_good(certificate: Path) -> None:
-    (certificate / "tls.crt").write_text("-----BEGIN CERTIFICATE-----\nbm8=\n-----END CERTIFICATE-----\n")
-
-    @within_deadline
-    async def body() -> None:
-        with pytest.raises(OSError, match="or the certificate no good"):
-            await start_server([], address="127.0.0.1", port=0, credentials=server_credentials(str(certificate)))
-
-    body()
 
 
 def test_the_path_is_the_one_gateways_call() -> None:

@@ -16,7 +16,7 @@ from picker.config.settings import ScrapeSettings
 from picker.scrape.fetch import Fetcher, Outcome, PageSource
 from picker.types import Endpoint
 from tests.scrape.support import PAGE
-from tests.support.certificates import needs_openssl, self_signed
+from tests.support.certificates import self_signed
 from tests.support.virtual_time import VirtualLoop
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(PAGE) + PAGE
@@ -375,7 +375,6 @@ def secure(directory: Path, **others: Any) -> ScrapeSettings:
     return ScrapeSettings(scheme="https", client_cert_path=certificate, client_key_path=key, **others)
 
 
-@needs_openssl
 @pytest.mark.parametrize("answer", [ANSWER, LAST_ANSWER])
 def test_pages_over_tls(run: Run, tls: ssl.SSLContext, tmp_path: Path, answer: bytes) -> None:
     async def body() -> None:
@@ -390,7 +389,6 @@ def test_pages_over_tls(run: Run, tls: ssl.SSLContext, tmp_path: Path, answer: b
     run(body())
 
 
-@needs_openssl
 def test_a_server_that_does_not_take_leave_holds_nobody_up(run: Run, tls: ssl.SSLContext, tmp_path: Path) -> None:
     async def body() -> None:
         closed = asyncio.Event()
@@ -416,7 +414,6 @@ def test_a_server_that_does_not_take_leave_holds_nobody_up(run: Run, tls: ssl.SS
     run(body())
 
 
-@needs_openssl
 def test_a_server_nobody_vouches_for_is_refused(run: Run, tls: ssl.SSLContext, tmp_path: Path) -> None:
     async def body() -> None:
         settings = secure(tmp_path, insecure_skip_verify=False)
@@ -426,7 +423,6 @@ def test_a_server_nobody_vouches_for_is_refused(run: Run, tls: ssl.SSLContext, t
     run(body())
 
 
-@needs_openssl
 def test_a_server_may_refuse_us(run: Run, tls: ssl.SSLContext) -> None:
     """With TLS 1.3 the client learns of it only when it reads."""
 
