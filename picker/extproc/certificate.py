@@ -57,13 +57,14 @@ class Certificate:
         min_version: str = "",
         ciphers: str = "",
     ) -> None:
-        self._pair = tuple(Path(directory, name) for name in ("tls.crt", "tls.key")) if directory else ()
+        names = ("tls.crt", "tls.key") if directory else ()
+        self._pair = tuple(Path(directory, name) for name in names)
         self._client_ca = Path(client_ca) if client_ca else None
         self._reload = reload
         self._lowest = lowest_version(min_version)
         self._ciphers = cipher_list(ciphers, self._lowest)
         self._looked_ns = 0
-        self._made = () if self._pair else _self_signed()
+        self._made: tuple[bytes, ...] = () if self._pair else _self_signed()
         self.context = _Renewable(ssl.PROTOCOL_TLS_SERVER)
         """For an asyncio server."""
         self._load()
