@@ -40,6 +40,7 @@ from tests.support.config_samples import HEAD
 from tests.support.streams import GrpcStream, within_deadline
 
 CONFIG = HEAD + "plugins: [{type: kv-cache-utilization-scorer, name: kv}, {type: decode-filter}]"
+FOLLOW_READINESS = ("", "readiness", "inference-extension", "envoy.service.ext_proc.v3.ExternalProcessor")
 MIB = 1 << 20
 
 
@@ -169,10 +170,15 @@ async def test_health_is_told_on_the_port_of_ext_proc_only_if_asked_for(given: S
 async def test_draining_says_so_first_and_lets_streams_end(given: ServeSettings) -> None:
     async with running(given) as picker:
         stream, _ = await picker.pick()
-        watch = health_pb2_grpc.HealthStub(picker.checks).Watch(health_pb2.HealthCheckRequest())
-        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        watches = [
+            health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=name))
+            for channel in (picker.checks, picker.extproc)
+            for name in FOLLOW_READINESS
+        ]
+        assert {(await watch.read()).status for watch in watches} == {health_pb2.HealthCheckResponse.SERVING}
         picker.stop.set()
-        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert {(await watch.read()).status for watch in watches} == {health_pb2.HealthCheckResponse.NOT_SERVING}
+        assert await picker.health(picker.extproc, "liveness") == health_pb2.HealthCheckResponse.SERVING
         assert await picker.get("/readyz") == (503, "not ready\n")
         late, _ = await picker.pick()  # a gateway that has not noticed yet is served all the same
         await late.finish()

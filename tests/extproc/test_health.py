@@ -1,4 +1,8 @@
-"""gRPC health: the names gateways, probes and manifests ask for (PROTOCOL 1.6), and what they see change."""
+"""gRPC health: the names gateways, probes and manifests ask for (PROTOCOL 1.6), and what they see change.
+
+All of it on each shell, on the port of its own (9003) and on that of ext_proc (9002, with --health-checking).
+A name nobody knows follows readiness, as with the reference picker where no leader is elected.
+"""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -20,15 +24,26 @@ EXT_PROC = "envoy.service.ext_proc.v3.ExternalProcessor"
 FOLLOWING = ["", "readiness", "inference-extension", EXT_PROC, "whatever a manifest may name"]
 SHELLS = {"grpcio": GrpcioShell, "wire": WireShell}
 
-on_each_shell = pytest.mark.parametrize("shell", SHELLS)
+PORTS = ("health", "ext_proc")
+
+on_each_shell = pytest.mark.parametrize("shell", [f"{shell} {port}" for shell in SHELLS for port in PORTS])
 
 
 @contextlib.asynccontextmanager
 async def stub(shell: str, readiness: Readiness) -> AsyncIterator[Any]:
-    """A client of the shell's health server."""
-    listen = ListenSettings(bind_address="127.0.0.1", grpc_health_port=0, grpc_max_recv_msg_bytes=1 << 20)
-    running = SHELLS[shell](engine(), readiness, listen, LimitSettings())
-    port = await running.start_health()
+    """A client of the shell's health service on one of its ports."""
+    name, _, where = shell.partition(" ")
+    sizes = {"grpc_max_recv_msg_bytes": 1 << 20, "grpc_max_send_msg_bytes": 1 << 20}
+    listen = ListenSettings(
+        bind_address="127.0.0.1",
+        grpc_port=0,
+        grpc_health_port=0,
+        secure_serving=False,
+        health_checking=where == "ext_proc",
+        **sizes,
+    )
+    running = SHELLS[name](engine(), readiness, listen, LimitSettings())
+    port = await (running.start_extproc() if where == "ext_proc" else running.start_health())
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             yield health_pb2_grpc.HealthStub(channel)
@@ -91,10 +106,11 @@ async def test_list_names_them_all(shell: str) -> None:
 async def test_watch_sees_readiness_change(shell: str) -> None:
     readiness = Readiness()
     async with stub(shell, readiness) as asked:
-        watches = [asked.Watch(health_pb2.HealthCheckRequest(service=name)) for name in ("", EXT_PROC)]
+        watches = [asked.Watch(health_pb2.HealthCheckRequest(service=name)) for name in FOLLOWING]
         for ready in (False, True, False, True):
             readiness.set_ready(ready)
-            assert [(await watch.read()).status for watch in watches] == [SERVING if ready else NOT_SERVING] * 2
+            told = [(await watch.read()).status for watch in watches]
+            assert told == [SERVING if ready else NOT_SERVING] * len(FOLLOWING)
 
 
 @on_each_shell
