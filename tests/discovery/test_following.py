@@ -163,7 +163,7 @@ def test_nothing_is_read_while_nothing_changes(path: Path, monkeypatch: pytest.M
 
     async def body(f: Followed) -> None:
         await f.look()  # reads once more: an edit right after the start may leave no trace but the content
-        monkeypatch.setattr("picker.discovery.file.os.fstat", counted)
+        monkeypatch.setattr("picker.config.following.os.fstat", counted)
         await f.look(5)
         assert reads == []
         write(path, text("a", "b"))
@@ -283,7 +283,7 @@ def test_a_bug_does_not_end_the_watch(
 ) -> None:
     async def body(f: Followed) -> None:
         with monkeypatch.context() as broken:
-            broken.setattr("picker.discovery.file.os.fstat", lambda fd: 1 // 0)
+            broken.setattr("picker.config.following.os.fstat", lambda fd: 1 // 0)
             write(path, text("b"))
             await f.look(2)
         await f.look(2)
