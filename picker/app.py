@@ -18,12 +18,14 @@ from picker.control.answers import Answers
 from picker.control.messages import Start
 from picker.control.supervisor import ControlProcess
 from picker.discovery.file import EndpointsFile
-from picker.errors import ConfigError, UsageError
+from picker.discovery.resources import ResourcesFile
+from picker.errors import ConfigError, ResourcesError, UsageError
 from picker.extproc.readiness import Readiness
 from picker.extproc.shell import make_shell
 from picker.logs import configure_logging
 from picker.policy.compile import Policy, compile_policy
 from picker.pool import Pool
+from picker.resources.rules import rewrite_rules
 from picker.scrape.engines import configured_engines
 from picker.scrape.fetch import tls_context
 
@@ -78,6 +80,7 @@ class App:
         self.engine = _engine(settings, self._policy)
         self.pool = Pool(self.engine, self._policy)
         self.pool.set_endpoints(endpoints)
+        _set_rewrites(settings, self.engine)
         self.health = Readiness()
         self.shell = make_shell(self.engine, self.health, settings.listen, settings.limits)
         self.control: ControlProcess | None = None
@@ -127,6 +130,7 @@ class App:
             extractor=settings.config.parameters(CoreMetricsExtractor),
             pool=self._pool_name,
             fingerprint="" if restarts else self._fingerprint,
+            resources_pool=settings.routing.pool_name,
             confirmed_ns=confirmed_ns,
             restarts=restarts,
             shell=self.shell.name,
@@ -141,6 +145,17 @@ class App:
                 await self.shell.wait_idle(QUIET_S)
         except TimeoutError:
             _LOG.warning("cutting %d streams after %g s", self.engine.sessions, limit_s)
+
+
+def _set_rewrites(settings: ServeSettings, engine: Engine) -> None:
+    """The first request finds the rules in force; the control process goes on from there. Raises ResourcesError."""
+    path = settings.discovery.resources_file
+    if path:
+        rules = rewrite_rules(ResourcesFile(path).load(), pool=settings.routing.pool_name)
+        try:
+            engine.set_rewrites(rules)
+        except OverflowError as problem:
+            raise ResourcesError(str(problem), source=path, hint="leave some out") from None
 
 
 def _check_engines(settings: ServeSettings) -> None:
@@ -180,6 +195,7 @@ def _engine(settings: ServeSettings, policy: Policy) -> Engine:
         ignore_subset=settings.routing.disable_endpoint_subset_filter,
         session_header=policy.session_header,
         lets_go=settings.config.response_tracking == "off",
+        restores_models=settings.routing.response_model == "client",
     )
     return engine
 

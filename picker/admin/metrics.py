@@ -53,7 +53,8 @@ Counter = tuple[str, Sequence[str], Sequence[tuple[Sequence[str], float]]]
 class Snapshot:
     """What the page is made of, taken at once. `stats` and `endpoints` are `Engine.stats()` and `Engine.endpoints()`.
 
-    `endpoints_age_s`: how long ago the endpoints were last known to be those there are. `plugins` are
+    `endpoints_age_s`: how long ago the endpoints were last known to be those there are. `rewrites`: name of the object,
+    model asked for, target, decisions. `plugins` are
     `PluginRecord.view()`; `counters` maps a name to its help, label names and rows of (label values, value). Times in
     ns of one monotonic clock.
     """
@@ -70,6 +71,7 @@ class Snapshot:
     index_blocks: int
     index_bytes: int
     endpoints_age_s: float = 0.0
+    rewrites: Sequence[tuple[str, str, str, int]] = ()
     plugins: Sequence[Mapping[str, Any]] = ()
     counters: Mapping[str, Counter] = field(default_factory=dict)
 
@@ -80,6 +82,7 @@ def families(snapshot: Snapshot) -> Iterator[Family]:
     yield from _pool(snapshot)
     yield from _scheduler(snapshot)
     yield from _endpoints(snapshot)
+    yield from _rewrites(snapshot.rewrites)
     yield from _plugins(snapshot.plugins)
     yield from _counters(snapshot.counters)
 
@@ -206,6 +209,20 @@ def _endpoints(snapshot: Snapshot) -> Iterator[Family]:
         ejected.add((endpoint["target"],), float(endpoint["ejected"]))
         picks.add((endpoint["target"],), endpoint["picks"])
     yield from (age, stale, ejected, picks)
+
+
+def _rewrites(rewrites: Sequence[tuple[str, str, str, int]]) -> Iterator[Family]:
+    """Rules may count one thing in two places, but only once it is shown."""
+    counts: dict[tuple[str, str, str], int] = {}
+    for name, model, target, count in rewrites:
+        counts[name, model, target] = counts.get((name, model, target), 0) + count
+    labels = ("model_rewrite_name", "model_name", "target_model")
+    for prefix in ("inference_extension", "llm_d_epp"):
+        about = "Requests that a rewrite rule sent to another model."
+        family = Counters(f"{prefix}_model_rewrite_decisions", about, labels)
+        for values, total in counts.items():
+            family.add(values, total)
+        yield family
 
 
 def _plugins(plugins: Sequence[Mapping[str, Any]]) -> Iterator[Family]:

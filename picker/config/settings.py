@@ -148,8 +148,11 @@ class RoutingSettings:
     disable_endpoint_subset_filter: bool = option(False, "disable-endpoint-subset-filter", "boolean")
     """Whether the gateway's subset hint is ignored."""
 
+    response_model: str = option("client", "response-model", "choice", "client", "served")
+    """What responses to rewritten requests call the model: as the client did, or as the one that served."""
+
     pool_name: str = option("", "pool-name", "text")
-    """Name of the pool, as metrics label it."""
+    """Name of the pool, as metrics label it. Objects for other pools count for nothing."""
 
     pool_namespace: str = option("", "pool-namespace", "text")
     """Namespace of the pool. Empty: that of the environment variable NAMESPACE, else `default`."""
@@ -157,13 +160,16 @@ class RoutingSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiscoverySettings:
-    """Where the endpoints come from."""
+    """Where the endpoints come from, and the objects beside them."""
 
     endpoints_file: str = option("", "endpoints-file", "text")
     """YAML file of the endpoints. It is followed while picker runs."""
 
+    resources_file: str = option("", "resources-file", "text")
+    """YAML file of Kubernetes objects, `InferenceModelRewrite` and its like. It is followed too."""
+
     endpoints_interval_s: float = option(0.5, "endpoints-interval", "duration")
-    """Time between two looks at the endpoints file; a change counts once two looks agree."""
+    """Time between two looks at these files; a change counts once two looks agree."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from picker._core.copies import busy_targets, copy_endpoints, copy_series, copy_totals
 from picker._core.engine import Engine
+from picker._core.rewrite import Rewrites
 from picker.control.messages import (
     Ask,
     Change,
@@ -15,6 +16,8 @@ from picker.control.messages import (
     FromControl,
     FromData,
     Observed,
+    RewriteFigures,
+    Rewriting,
     Rows,
     SeriesFigures,
     Text,
@@ -28,6 +31,7 @@ __all__ = ["Answers", "decisions"]
 # Per message, so that making one takes some 20 us at most.
 SERIES = 8
 ENDPOINTS = 64
+REWRITES = 64
 DECISIONS = 8
 
 
@@ -43,6 +47,7 @@ class Answers:
         self._policy = policy
         self._pool = pool
         self._is_ready = is_ready
+        self._rewrites = Rewrites()
 
     def take(self, message: FromControl) -> Iterator[FromData]:
         """Does what the message says; what is to be sent back is made as it is asked for."""
@@ -52,9 +57,18 @@ class Answers:
         elif isinstance(message, Observed):
             for key, load in message.loads:
                 self._pool.observe(key, load)
+        elif isinstance(message, Rewriting):
+            self._rewrite(message)
         else:
             return self._answer(message)
         return iter(())
+
+    def _rewrite(self, piece: Rewriting) -> None:
+        if piece.is_first:  # what came of others before has no end
+            self._rewrites = Rewrites()
+        self._rewrites.extend(piece.rules)
+        if piece.is_last:
+            self._engine.set_rewrites(self._rewrites)
 
     def _answer(self, question: Ask) -> Iterator[FromData]:
         match question.what:
@@ -87,6 +101,11 @@ class Answers:
             if (copies := copy_endpoints(engine, first, ENDPOINTS)) is None:
                 break
             yield EndpointFigures(copies)
+        for first in count(0, REWRITES):
+            if (rows := engine.rewrite_counts(first, REWRITES)) is None:
+                break
+            if rows:
+                yield RewriteFigures(rows)
 
     def _decisions(self, limit: int) -> Iterator[FromData]:
         before = 0

@@ -11,6 +11,7 @@ import msgspec
 
 from picker.config.settings import DiscoverySettings, LogSettings, ScrapeSettings
 from picker.config.support import CoreMetricsExtractor
+from picker.resources.rules import RewriteRules
 from picker.types import Endpoint, EndpointKey, ScrapedLoad
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "Known",
     "Observed",
     "Question",
+    "RewriteFigures",
+    "Rewriting",
     "Rows",
     "SeriesFigures",
     "Start",
@@ -53,6 +56,14 @@ class Observed(_Message, frozen=True):
     loads: tuple[tuple[EndpointKey, ScrapedLoad], ...]
 
 
+class Rewriting(_Message, frozen=True):
+    """A piece of new rewrite rules, in order of precedence; they are in force with the last piece."""
+
+    rules: RewriteRules
+    is_first: bool
+    is_last: bool
+
+
 class Ask(_Message, frozen=True):
     """A question; the answer is any number of messages and an `End`."""
 
@@ -60,7 +71,7 @@ class Ask(_Message, frozen=True):
     limit: int = 0
 
 
-FromControl: TypeAlias = Change | Observed | Ask
+FromControl: TypeAlias = Change | Observed | Rewriting | Ask
 
 
 # --- from the data plane ---
@@ -74,7 +85,8 @@ class Known(_Message, frozen=True):
 
 class Start(_Message, frozen=True):
     """Begin. `fingerprint` is that of the file the endpoints came from ("": not known), `confirmed_ns` when they last
-    were known to be current, `restarts` how often this process has been started again."""
+    were known to be current, `restarts` how often this process has been started again. Objects for other
+    pools than `resources_pool` do not count ("": all do)."""
 
     scrape: ScrapeSettings
     discovery: DiscoverySettings
@@ -82,6 +94,7 @@ class Start(_Message, frozen=True):
     extractor: CoreMetricsExtractor | None
     pool: str
     fingerprint: str
+    resources_pool: str
     confirmed_ns: int
     restarts: int
     shell: str
@@ -117,6 +130,12 @@ class EndpointFigures(_Message, frozen=True):
     copies: bytes
 
 
+class RewriteFigures(_Message, frozen=True):
+    """Decisions by rewrite rules: name of the object, model asked for, target, how many."""
+
+    rows: list[tuple[str, str, str, int]]
+
+
 class Rows(_Message, frozen=True):
     """Decisions, as they are shown."""
 
@@ -127,4 +146,4 @@ class End(_Message, frozen=True):
     """The answer is whole."""
 
 
-FromData: TypeAlias = Known | Start | Text | Vitals | SeriesFigures | EndpointFigures | Rows | End
+FromData: TypeAlias = Known | Start | Text | Vitals | SeriesFigures | EndpointFigures | RewriteFigures | Rows | End

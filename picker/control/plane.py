@@ -17,6 +17,7 @@ import uvloop
 
 from picker import __version__
 from picker._core.copies import read_endpoints, read_series, read_totals
+from picker._core.rewrite import Rewrites
 from picker.admin.metrics import Counter, Snapshot
 from picker.admin.server import Unavailable, start_admin
 from picker.control.link import Link
@@ -29,6 +30,8 @@ from picker.control.messages import (
     Known,
     Observed,
     Question,
+    RewriteFigures,
+    Rewriting,
     Rows,
     SeriesFigures,
     Start,
@@ -36,7 +39,10 @@ from picker.control.messages import (
     Vitals,
 )
 from picker.discovery.file import EndpointsFile
+from picker.discovery.resources import ResourcesFile
 from picker.logs import configure_logging
+from picker.resources.objects import Resource
+from picker.resources.rules import rewrite_rules
 from picker.scrape.engines import configured_engines
 from picker.scrape.scraper import Scraper
 from picker.types import Endpoint, EndpointKey, ScrapedLoad
@@ -53,7 +59,7 @@ NICENESS = 10
 """Where cores are scarce, picks come first: one busy thread beside this process leaves it a tenth of a core."""
 
 PULSE_S = 1.0
-PIECE = 16  # endpoints or loads in one message: some 200 us of the data plane's time
+PIECE = 16  # endpoints, loads or rules in one message: some 200 us of the data plane's time
 
 _LOG = logging.getLogger("picker.control")
 T = TypeVar("T")
@@ -142,6 +148,9 @@ class ControlPlane:
             discovery.endpoints_file, on_change=self._set_endpoints, interval_s=discovery.endpoints_interval_s
         )
         self._discovery.resume(tuple(endpoints), start.fingerprint)
+        self._resources = ResourcesFile(
+            discovery.resources_file, on_change=self._set_resources, interval_s=discovery.endpoints_interval_s
+        )
         self._scraper = Scraper(self, settings=start.scrape, engines=configured_engines(start.extractor))
         self._scraper.set_endpoints(endpoints)
         self._snapshots = asyncio.Lock()
@@ -154,10 +163,13 @@ class ControlPlane:
         if self._start.scrape.enabled:
             await self._scraper.start()
         self._discovery.start()
+        if self._start.discovery.resources_file:
+            self._resources.start()
         try:
             await self._pulse()
         finally:
             await self._discovery.stop()
+            await self._resources.stop()
             await self._scraper.stop()
             await admin.cleanup()
 
@@ -186,6 +198,19 @@ class ControlPlane:
         self._scraper.change(gone=[endpoint.key for endpoint in (*gone, *replaced)], come=come)
         self._questions.link.send(Change(tuple(old.target for old in piece), ()) for piece in _pieces(gone))
         self._questions.link.send(Change((), tuple(piece)) for piece in _pieces(come))
+
+    # Rules.
+
+    def _set_resources(self, objects: tuple[Resource, ...]) -> None:
+        """Sends the rules they come to. Raises OverflowError if those are too many."""
+        rules = rewrite_rules(objects, pool=self._start.resources_pool)
+        Rewrites(rules)
+        _LOG.info("rewrite rules: rules=%d objects=%d", len(rules), len(objects))
+        pieces = tuple(_pieces(rules)) or ((),)
+        last = len(pieces) - 1
+        self._questions.link.send(
+            Rewriting(tuple(piece), is_first=at == 0, is_last=at == last) for at, piece in enumerate(pieces)
+        )
 
     # What the scraper asks and tells.
 
@@ -223,12 +248,15 @@ class ControlPlane:
             messages = await self._ask("snapshot")
         series: list[dict[str, Any]] = []
         endpoints: list[dict[str, Any]] = []
+        rewrites: list[tuple[str, str, str, int]] = []
         (vitals,) = (message for message in messages if isinstance(message, Vitals))
         for message in messages:
             if isinstance(message, SeriesFigures):
                 series += read_series(message.copies)
             elif isinstance(message, EndpointFigures):
                 endpoints += read_endpoints(message.copies, vitals.now_ns)
+            elif isinstance(message, RewriteFigures):
+                rewrites += message.rows
         return Snapshot(
             version=__version__,
             shell=self._start.shell,
@@ -241,6 +269,7 @@ class ControlPlane:
             buffered_bytes=vitals.buffered_bytes,
             index_blocks=vitals.index_blocks,
             index_bytes=vitals.index_bytes,
+            rewrites=rewrites,
             endpoints_age_s=self._endpoints_age_s(),
             plugins=vitals.plugins,
             counters=self._counters(),
@@ -275,6 +304,11 @@ class ControlPlane:
                 "Edits of the endpoints file not taken.",
                 (),
                 [((), float(discovery.reload_errors))],
+            ),
+            "picker_resources_file_errors": (
+                "Edits of the resources file not taken.",
+                (),
+                [((), float(self._resources.reload_errors))],
             ),
             "picker_endpoint_changes": ("Endpoints that came, went or changed.", (), [((), float(self.changes))]),
             "picker_control_restarts": (

@@ -50,6 +50,7 @@ class Data:
             extractor=None,
             pool="pool-a",
             fingerprint="",
+            resources_pool="",
             confirmed_ns=confirmed_ns,
             restarts=restarts,
             shell="wire",
