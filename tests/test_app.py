@@ -33,7 +33,7 @@ from picker.config.settings import (
     ScrapeSettings,
     ServeSettings,
 )
-from picker.errors import ConfigError, EndpointsFileError, UsageError
+from picker.errors import ConfigError, EndpointsFileError, ResourcesError, UsageError
 from picker.policy.api import Candidate, Request, Scorer
 from tests.support import messages as m
 from tests.support.config_samples import HEAD
@@ -351,6 +351,38 @@ def test_a_bad_endpoints_file_is_an_error_at_the_start(given: ServeSettings) -> 
     Path(given.discovery.endpoints_file).write_text("endpoints: nowhere\n")
     with pytest.raises(EndpointsFileError, match="expected a list"):
         App(given)
+
+
+def with_resources(given: ServeSettings, text: str, **routing: str) -> ServeSettings:
+    file = Path(given.discovery.endpoints_file).with_name("resources.yaml")
+    file.write_text(text)
+    discovery = dataclasses.replace(given.discovery, resources_file=str(file))
+    return dataclasses.replace(given, discovery=discovery, routing=dataclasses.replace(given.routing, **routing))
+
+
+REWRITE = """
+apiVersion: llm-d.ai/v1alpha2
+kind: InferenceModelRewrite
+metadata: {name: canary}
+spec: {poolRef: {name: pool-a}, rules: [{targets: [{modelRewrite: x}]}]}
+"""
+
+
+@pytest.mark.parametrize(("pool", "rules"), [("pool-a", 1), ("", 1), ("pool-b", 0)])
+def test_rewrite_rules_are_there_from_the_first(given: ServeSettings, pool: str, rules: int) -> None:
+    engine = App(with_resources(given, REWRITE, pool_name=pool)).engine
+    assert (engine.rewrite_counts(0, 1) is not None) == bool(rules)
+
+
+def test_a_bad_resources_file_is_an_error_at_the_start(given: ServeSettings) -> None:
+    with pytest.raises(ResourcesError, match=r"resources.yaml:5: spec.rule: unknown field") as caught:
+        App(with_resources(given, REWRITE.replace("rules", "rule")))
+    assert caught.value.exit_code == 2
+    matches = ", ".join(f"{{model: {{value: m{number}}}}}" for number in range(4097))
+    with pytest.raises(ResourcesError, match=r"resources.yaml: at most 4096 models can have rules; leave some out"):
+        App(with_resources(given, REWRITE.replace("{targets", f"{{matches: [{matches}], targets")))
+    with pytest.raises(ResourcesError, match="No such file"):
+        App(dataclasses.replace(given, discovery=dataclasses.replace(given.discovery, resources_file="/nowhere")))
 
 
 def test_a_bad_metric_of_an_engine_is_an_error_at_the_start(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def compatibility_warnings(args: argparse.Namespace, *, has_endpoints: bool) -> 
         raise UsageError("picker serve: no endpoints to route to; pass --endpoints-file FILE")
     warnings = [f"--{flag.name} has no effect: {flag.answer}" for flag, _ in _given(args, IGNORED) if flag.answer]
     if "pool-name" in kubernetes:
-        warnings.append("--pool-name only labels the metrics: endpoints come from the endpoints file")
+        warnings.append("--pool-name labels metrics and chooses objects: endpoints come from the endpoints file")
     if "endpoint-selector" in kubernetes:
         warnings.append("--endpoint-selector has no effect: endpoints come from the endpoints file")
     return tuple(warnings)

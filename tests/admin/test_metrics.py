@@ -254,7 +254,29 @@ def test_pages_longer_than_a_slice_are_whole() -> None:
     assert len(samples(shown, "picker_endpoint_picks_total", OPENMETRICS)) == 200
 
 
-# --- plugins and counters ---
+# --- rewrite rules, plugins and counters ---
+
+
+@FORMATS
+def test_rewrite_decisions_are_shown_under_both_names(busy: Rig, accept: str) -> None:
+    rows = [
+        ("canary", "llama", "v1", 90),
+        ("canary", "llama", "v2", 10),
+        ("any", "other", "v1", 2),
+        ("any", "other", "v1", 3),
+    ]
+    shown = snapshot(busy, rewrites=rows)
+    for name in ("inference_extension_model_rewrite_decisions_total", "llm_d_epp_model_rewrite_decisions_total"):
+        found = {tuple(sorted(each.labels.items())): each.value for each in samples(shown, name, accept)}
+        labels = ("model_name", "model_rewrite_name", "target_model")
+        assert found == {
+            tuple(zip(labels, values, strict=True)): count
+            for values, count in {
+                ("llama", "canary", "v1"): 90,
+                ("llama", "canary", "v2"): 10,
+                ("other", "any", "v1"): 5,
+            }.items()
+        }
 
 
 def test_python_plugins_are_shown(busy: Rig) -> None:

@@ -68,6 +68,7 @@ def test_flags_reach_their_settings() -> None:
         *("--grpc-max-recv-msg-size", "10MiB", "--disable-endpoint-subset-filter=true"),
         *("--metrics-staleness-threshold", "2s", "-v4", "--zap-encoder=json", "--shell", "grpcio"),
         *("--endpoints-interval", "1s", "--pool-namespace", "prod"),
+        *("--resources-file", "r.yaml", "--response-model=served"),
     )
     listen, limits = found.listen, found.limits
     assert (listen.grpc_port, listen.grpc_health_port, listen.metrics_port) == (1, 2, 3)
@@ -78,6 +79,7 @@ def test_flags_reach_their_settings() -> None:
     assert found.routing.disable_endpoint_subset_filter
     assert (found.scrape.staleness_threshold_s, found.log.verbosity, found.log.encoder) == (2.0, 4, "json")
     assert (found.discovery.endpoints_interval_s, found.routing.pool_namespace) == (1.0, "prod")
+    assert (found.discovery.resources_file, found.routing.response_model) == ("r.yaml", "served")
 
 
 @pytest.mark.parametrize("shell", ["wire", "grpcio", "auto"])
@@ -94,7 +96,7 @@ def test_the_manifest_of_a_chart_starts() -> None:
         *("--enable-pprof=false", "--ha-enable-leader-election=false", "--allow-experimental-plugins"),
         *("--refresh-metrics-interval", "50ms", "--model-server-metrics-path", "/metrics"),
     )
-    assert found.warnings == ("--pool-name only labels the metrics: endpoints come from the endpoints file",)
+    assert found.warnings == ("--pool-name labels metrics and chooses objects: endpoints come from the endpoints file",)
     assert found.routing.pool_name == "vllm-qwen"
 
 

@@ -8,7 +8,16 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from picker.config.document import MAX_BYTES, Document, compose, decode_text, drain, field_name, read_text
+from picker.config.document import (
+    MAX_BYTES,
+    Document,
+    compose,
+    compose_all,
+    decode_text,
+    drain,
+    field_name,
+    read_text,
+)
 from picker.errors import ConfigError, EndpointsFileError
 from tests.support.config_samples import line_count
 
@@ -131,6 +140,30 @@ def test_depth_is_limited_also_through_aliases() -> None:
     chain = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 100))
     assert "deeper ones than 64" in refusal(chain)
     assert read("[" * 60 + "]" * 60).value is not None
+
+
+def read_all(text: str) -> tuple[Document, ...]:
+    return drain(compose_all(text, source="f.yaml"))
+
+
+def test_documents_are_read_one_by_one() -> None:
+    first, second = read_all("---\na: &x 1\n--- # nothing\n---\nb:\n- c\n...\n---\n~\n")
+    assert (first.value, second.value) == ({"a": 1}, {"b": ["c"]})
+    assert (first.line(("a",)), second.line(()), second.line(("b", 0))) == (2, 5, 6)
+    assert read_all("") == read_all("---\n---\n") == ()
+
+
+def test_documents_know_nothing_of_each_other_s_anchors() -> None:
+    with pytest.raises(ConfigError, match=r"f.yaml:3: b: alias \*x names nothing before it"):
+        read_all("a: &x 1\n---\nb: *x\n")
+
+
+def test_limits_are_those_of_all_documents() -> None:
+    one = "[" + "x," * 50_000 + "]\n---\n"
+    assert len(read_all(one * 4)) == 4
+    with pytest.raises(ConfigError, match="more than 250000 values"):
+        read_all(one * 5)
+    assert "holds a second document" in refusal("a: 1\n---\n")
 
 
 def test_size_is_limited() -> None:

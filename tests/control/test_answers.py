@@ -14,6 +14,8 @@ from picker.control.messages import (
     EndpointFigures,
     FromData,
     Observed,
+    RewriteFigures,
+    Rewriting,
     Rows,
     SeriesFigures,
     Text,
@@ -84,6 +86,30 @@ def test_a_snapshot_comes_in_pieces_and_is_whole(monkeypatch: pytest.MonkeyPatch
     figures = [piece for piece in pieces if isinstance(piece, EndpointFigures)]
     assert series == told.rig.engine.stats()["series"]
     assert [len(read_endpoints(piece.copies, vitals.now_ns)) for piece in figures] == [2, 2, 1]
+
+
+def test_rewrite_rules_come_in_pieces_and_are_in_force_with_the_last() -> None:
+    told = Told()
+
+    def send(name: str, *, first: bool, last: bool) -> None:
+        rules = ((name, name, (("x", None), ("y", None))),)
+        assert list(told.answers.take(Rewriting(rules, is_first=first, is_last=last))) == []
+
+    def counters() -> int:
+        """Two for each rule in force."""
+        return sum(told.rig.engine.rewrite_counts(first, 1) is not None for first in range(9))
+
+    send("lost", first=True, last=False)  # whoever sent this ended there
+    send("a", first=True, last=False)
+    send("b", first=False, last=False)
+    assert counters() == 0
+    send("c", first=False, last=True)
+    assert counters() == 6
+    send("d", first=True, last=True)
+    assert counters() == 2
+    assert list(told.answers.take(Rewriting((), is_first=True, is_last=True))) == []
+    assert counters() == 0
+    assert not [piece for piece in told.ask("snapshot") if isinstance(piece, RewriteFigures)]
 
 
 @pytest.mark.parametrize(("limit", "found"), [(0, 0), (1, 1), (3, 3), (8, 8), (11, 11), (1000, 20)])

@@ -34,6 +34,8 @@ class Data:
     def __init__(self, folder: Path) -> None:
         self.file = folder / "endpoints.yaml"
         self.file.write_text("endpoints:\n" + entry(1))
+        self.resources = folder / "resources.yaml"
+        self.resources.write_text("")
         self.rig = Rig(HEAD, [endpoint(1)])
         self.listeners = listen("127.0.0.1", 0)
         self.port = self.listeners[0].getsockname()[1]
@@ -45,16 +47,23 @@ class Data:
     def start(self, restarts: int, confirmed_ns: int) -> Start:
         return Start(
             scrape=ScrapeSettings(enabled=False),
-            discovery=DiscoverySettings(endpoints_file=str(self.file), endpoints_interval_s=0.01),
+            discovery=DiscoverySettings(
+                endpoints_file=str(self.file), resources_file=str(self.resources), endpoints_interval_s=0.01
+            ),
             log=LogSettings(),
             extractor=None,
             pool="pool-a",
             fingerprint="",
-            resources_pool="",
+            resources_pool="pool-a",
             confirmed_ns=confirmed_ns,
             restarts=restarts,
             shell="wire",
         )
+
+    @property
+    def counters(self) -> int:
+        """As many as rewrite rules in force have targets."""
+        return sum(self.rig.engine.rewrite_counts(first, 1) is not None for first in range(9))
 
     @property
     def targets(self) -> list[str]:
@@ -114,6 +123,49 @@ async def test_it_follows_the_file_and_serves_the_admin_port(tmp_path: Path) -> 
         assert await data.metric("picker_control_restarts_total") == 0
         assert await data.metric("picker_endpoints_age_seconds") < 30
         assert (await data.get("/metrics")).count("picker_endpoint_picks_total{") == 2
+
+
+def rewrites(*names: str, pool: str = "pool-a") -> str:
+    """Objects of two targets each."""
+    targets = "targets: [{modelRewrite: x}, {modelRewrite: y}]"
+    return "---\n".join(
+        f"apiVersion: llm-d.ai/v1alpha2\nkind: InferenceModelRewrite\nmetadata: {{name: {name}}}\n"
+        f"spec: {{poolRef: {{name: {pool}}}, rules: [{{matches: [{{model: {{value: {name}}}}}], {targets}}}]}}\n"
+        for name in names
+    )
+
+
+@within_deadline
+async def test_it_follows_the_resources_file(tmp_path: Path) -> None:
+    async with running(tmp_path) as data:
+        data.resources.write_text(rewrites("a", "b"))
+        await until(lambda: data.counters == 4)
+        data.resources.write_text(rewrites("a") + "nonsense: 1\n")
+
+        async def is_told() -> bool:
+            return await data.metric("picker_resources_file_errors_total") == 1
+
+        await until(is_told)
+        assert data.counters == 4
+        data.resources.write_text(rewrites("a") + "---\n" + rewrites("b", pool="pool-b"))
+        await until(lambda: data.counters == 2)
+        data.resources.write_text("")
+        await until(lambda: data.counters == 0)
+
+
+@within_deadline
+async def test_rules_stay_while_it_is_away_and_are_taken_up_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "BACKOFF_S", (0.01, 0.02))
+    async with running(tmp_path) as data:
+        data.resources.write_text(rewrites("a"))
+        await until(lambda: data.counters == 2)
+        os.kill(data.process.pid, signal.SIGSTOP)
+        data.resources.write_text(rewrites("a", "b", "c"))
+        os.kill(data.process.pid, signal.SIGKILL)
+        assert data.counters == 2
+        await until(lambda: data.counters == 6)
 
 
 @within_deadline
