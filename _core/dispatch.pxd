@@ -106,6 +106,7 @@ ctypedef struct engine_t:
     bint hands_out_tokens      # a session scorer runs: responses carry the session token
     uint32_t session_header_size
     uint8_t session_header[PK_HEADER_BYTES]   # lower-case
+    uint32_t families          # of APIs whose bodies are read: bits of `apis`
     bint ignores_subset
     bint keeps_headers         # a Python plugin may want to see them
     bint restores_models       # responses name the model as the client did, not the one it was rewritten to

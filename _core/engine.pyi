@@ -36,6 +36,7 @@ class Engine:
         session_header: str = "x-session-token",
         lets_go: bool = False,
         restores_models: bool = True,
+        apis: Iterable[str] | None = None,
     ) -> None:
         """Replace the pipeline: see `score.pipeline_fill`. In force from the next pick on; past decisions are dropped.
 
@@ -44,8 +45,9 @@ class Engine:
         preference), or None to be skipped. What it raises comes out of `Session.feed`. `session_header` holds a
         session's token, and responses carry it when a session scorer runs. With `lets_go` sessions end when the request
         is answered, so that responses cost nothing and teach nothing. Responses of rewritten requests name the model as
-        the client did unless `restores_models` is false. ValueError or OverflowError for what no policy can be; the old
-        one then stays.
+        the client did unless `restores_models` is false. `apis`: names of the API families (`apis.FAMILIES`) whose
+        bodies are read, None for all; others are picked for without model and prompt. ValueError or OverflowError for
+        what no policy can be; the old one then stays.
         """
 
     def set_rewrites(self, rules: Sequence[_Rule] | Rewrites) -> None:

@@ -11,6 +11,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from picker._core.alloc cimport PK_E_LIMIT, PK_E_NOMEM, PK_OK, pk_grow
+from picker._core.apis cimport PK_ALL_FAMILIES, families_of
 from picker._core.codec cimport slice_t
 from picker._core.decisions cimport (
     PK_DECISIONS,
@@ -270,7 +271,7 @@ cdef class Engine:
 
     def set_policy(self, steps, *, uint32_t wanted=1, plugins=None, bint ignore_subset=False,
                    str session_header not None="x-session-token", bint lets_go=False,
-                   bint restores_models=True) -> None:
+                   bint restores_models=True, apis=None) -> None:
         """Replace the pipeline: see `score.pipeline_fill`. In force from the next pick on; past decisions are dropped.
 
         `plugins(step, request, endpoints)` runs Python steps: `request` and `endpoints` are dicts; it returns what
@@ -278,12 +279,14 @@ cdef class Engine:
         preference), or None to be skipped. What it raises comes out of `Session.feed`. `session_header` holds a
         session's token, and responses carry it when a session scorer runs. With `lets_go` sessions end when the request
         is answered, so that responses cost nothing and teach nothing. Responses of rewritten requests name the model as
-        the client did unless `restores_models` is false. ValueError or OverflowError for what no policy can be; the old
-        one then stays.
+        the client did unless `restores_models` is false. `apis`: names of the API families (`apis.FAMILIES`) whose
+        bodies are read, None for all; others are picked for without model and prompt. ValueError or OverflowError for
+        what no policy can be; the old one then stays.
         """
         cdef pipeline_t pipeline
         cdef uint32_t i, size
         cdef bint hands_out_tokens = False
+        cdef uint32_t families = PK_ALL_FAMILIES if apis is None else families_of(apis)
         cdef bytes header = _visible(session_header.lower(), "session_header")
         cdef const uint8_t* data = header
         if not 0 < len(header) <= PK_HEADER_BYTES:
@@ -296,6 +299,7 @@ cdef class Engine:
         memcpy(self._engine.session_header, data, size)
         self._engine.session_header_size = size
         self._engine.pipeline = pipeline
+        self._engine.families = families
         self._engine.ignores_subset = ignore_subset
         self._engine.keeps_headers = plugins is not None
         self._engine.hands_out_tokens = hands_out_tokens

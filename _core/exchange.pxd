@@ -1,12 +1,15 @@
 # One ext_proc stream: what is known of the HTTP exchange it carries. Shared by its two directions.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from picker._core.apis cimport route_t
 from picker._core.codec cimport PK_BODY_FULL_DUPLEX_STREAMED, buffer_t, slice_t
 from picker._core.dispatch cimport engine_t, pick_t, request_t, scratch_t
 from picker._core.endpoints cimport booking_t
+from picker._core.form cimport form_t
 from picker._core.prompt cimport prompt_t
 from picker._core.sse cimport sse_t
 from picker._core.subset cimport subset_t
+from picker._core.vllmgrpc cimport vllm_t
 
 # Where a session stands
 cdef enum:
@@ -17,21 +20,29 @@ cdef enum:
     PK_STATE_RESPONSE = 4      # the response has begun
     PK_STATE_ENDED = 5         # response complete, or answered by picker itself
 
+cdef enum:
+    PK_FORMAT_UNREAD = 255     # besides PK_FORMAT_*: nothing could be read, which is not refused
+
 ctypedef struct found_t:
     # What `reading_find` found in the body: good while the call lasts that filled it.
+    int format                 # PK_FORMAT_*
     bint has_model
     bint model_is_json         # escapes may stand in it
     uint32_t model_start       # of the model's value in `session.body`, without quotes
     uint32_t model_end
     uint64_t root              # where the hashes of the prompt begin
-    prompt_t prompt
+    int64_t max_tokens         # -1 = not said
+    prompt_t prompt            # of JSON
+    form_t form
+    vllm_t vllm                # of gRPC
 
 ctypedef struct session_t:
     engine_t* engine           # borrowed
     scratch_t* scratch         # borrowed: the calling thread's
     int state
     int reply                  # PK_REPLY_*: the kind that carries the pick
-    int api
+    int api                    # as which the body is read
+    route_t route              # until it is
     uint32_t request_mode
     uint32_t response_mode
     uint32_t controls          # bits of the control headers the client sent

@@ -1,74 +1,118 @@
 """Reading the body of a request: which model it names, which prompt it holds, what a pick needs of both.
 
-Invariants: what is refused is found first, so that a body that cannot be served is never named or hashed; the hashes
-    start from the model that the request goes to, whatever its client called it.
-Cost: O(bytes); one scan, one pass over the prompt.
+Invariants: what is refused is found first, so that a body that cannot be served is never hashed; the hashes start from
+    the model that the request goes to, whatever its client called it. Only JSON is refused: a form or a gRPC message
+    that cannot be read is as good as empty, and its model server says so in its own way.
+Cost: O(bytes); one pass to find, one over the prompt.
 Memory: the tape and the hashes lie on the session's scratch; `session.found` points into both, and is good until the
     call ends in which it was filled.   Threads: one at a time per scratch.
 """
 from libc.stddef cimport size_t
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport UINT32_MAX, int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
 
 from picker._core.alloc cimport PK_E_LIMIT, PK_E_NOMEM, PK_OK
-from picker._core.codec cimport buffer_append, slice_t
-from picker._core.dispatch cimport engine_model, scratch_t
-from picker._core.exchange cimport found_t, session_t
-from picker._core.hashing cimport chain_start, chain_t, hash_xxh64
-from picker._core.prompt cimport (
+from picker._core.apis cimport (
     PK_BODY_NOT_JSON,
-    PK_BODY_NOT_OBJECT,
-    PK_BODY_NO_MODEL,
+    PK_BODY_OK,
     PK_BODY_TOO_COMPLEX,
-    prompt_hash,
-    prompt_read,
-    prompt_root,
-    prompt_tokens,
+    PK_FORMAT_FORM,
+    PK_FORMAT_GRPC,
+    PK_FORMAT_JSON,
+    api_get,
 )
+from picker._core.codec cimport buffer_append, codec_utf8, slice_t
+from picker._core.dispatch cimport engine_model, scratch_t
+from picker._core.exchange cimport PK_FORMAT_UNREAD, found_t, session_t
+from picker._core.form cimport form_hash, form_read
+from picker._core.hashing cimport chain_start, chain_t, hash_xxh64
+from picker._core.prompt cimport prompt_hash, prompt_read, prompt_root, prompt_tokens
 from picker._core.scan cimport scan_json, scan_unescape, value_t
 from picker._core.stats cimport PK_MODEL_BYTES, PK_OTHER_MODELS
+from picker._core.vllmgrpc cimport vllm_hash, vllm_read
 
-# --- C kernel ---
+# --- C kernel: finding ---
 
 
-cdef int reading_find(session_t* session, int* problem) noexcept nogil:
-    """Where model and prompt stand; `problem` is PK_BODY_*. PK_OK or PK_E_NOMEM."""
+cdef int _find_json(session_t* session, slice_t body, int* problem) noexcept nogil:
     cdef scratch_t* scratch = session.scratch
     cdef found_t* found = &session.found
-    cdef const uint8_t* body = session.body.data if session.body.size else <const uint8_t*>b""
     cdef const value_t* value
-    cdef int code = scan_json(&scratch.scan, body, session.body.size)
-    found.has_model = False
-    found.root = session.engine.hash_seed
+    cdef int code = scan_json(&scratch.scan, body.data, body.size)
     if code == PK_E_NOMEM:
         return code
     if code != PK_OK:
         problem[0] = PK_BODY_TOO_COMPLEX if code == PK_E_LIMIT else PK_BODY_NOT_JSON
         return PK_OK
     problem[0] = prompt_read(&found.prompt, &scratch.scan, session.api)
-    if problem[0] == PK_BODY_NOT_OBJECT or problem[0] == PK_BODY_NO_MODEL:
-        return PK_OK
-    value = &scratch.scan.tape[found.prompt.model]
-    found.has_model = True
-    found.model_is_json = True
-    found.model_start = value.start + 1
-    found.model_end = value.end - 1
+    found.format = PK_FORMAT_JSON
+    found.max_tokens = found.prompt.max_tokens
+    if found.prompt.model:
+        value = &scratch.scan.tape[found.prompt.model]
+        found.has_model = found.model_is_json = True
+        found.model_start = value.start + 1
+        found.model_end = value.end - 1
     return PK_OK
+
+
+cdef void _find_form(session_t* session, slice_t body) noexcept nogil:
+    cdef found_t* found = &session.found
+    cdef slice_t boundary, model
+    boundary.data, boundary.size = session.route.boundary, session.route.boundary_size
+    if body.size > UINT32_MAX or form_read(&found.form, body.data, body.size, boundary) != PK_OK:
+        return
+    found.format = PK_FORMAT_FORM
+    model = found.form.model
+    if model.size and codec_utf8(model):
+        found.has_model = True
+        found.model_start = <uint32_t>(model.data - body.data)
+        found.model_end = found.model_start + <uint32_t>model.size
+
+
+cdef void _find_grpc(session_t* session, slice_t body) noexcept nogil:
+    cdef found_t* found = &session.found
+    if vllm_read(&found.vllm, body.data, body.size) == PK_OK:
+        found.format = PK_FORMAT_GRPC
+        found.max_tokens = found.vllm.max_tokens
+
+
+cdef int reading_find(session_t* session, int* problem) noexcept nogil:
+    """Where model and prompt stand; `problem` is PK_BODY_*. PK_OK or PK_E_NOMEM."""
+    cdef unsigned char format = api_get(session.api).format
+    cdef slice_t body
+    body.data = session.body.data if session.body.size else <const uint8_t*>b""
+    body.size = session.body.size
+    memset(&session.found, 0, sizeof(found_t))
+    session.found.format = PK_FORMAT_UNREAD
+    session.found.max_tokens = -1
+    session.found.root = session.engine.hash_seed
+    problem[0] = PK_BODY_OK
+    if format == PK_FORMAT_GRPC:
+        _find_grpc(session, body)
+    elif format == PK_FORMAT_FORM and session.route.is_form:
+        _find_form(session, body)
+    else:
+        return _find_json(session, body, problem)
+    return PK_OK
+
+
+# --- C kernel: naming ---
 
 
 cdef slice_t reading_model(const session_t* session, uint8_t* room) noexcept nogil:
     """The model as the client named it: unescaped into `room` (PK_MODEL_BYTES) where it fits, else as it stands."""
+    cdef const found_t* found = &session.found
     cdef slice_t name
     cdef int64_t plain
-    name.data = room
-    name.size = 0
-    if not session.found.has_model:
+    name.data, name.size = room, 0
+    if not found.has_model:
         return name
-    name.data = session.body.data + session.found.model_start
-    name.size = session.found.model_end - session.found.model_start
-    plain = scan_unescape(&session.scratch.scan, session.found.prompt.model, room, PK_MODEL_BYTES)
-    if plain >= 0:
-        name.data = room
-        name.size = <size_t>plain
+    name.data = session.body.data + found.model_start
+    name.size = found.model_end - found.model_start
+    if found.model_is_json:
+        plain = scan_unescape(&session.scratch.scan, found.prompt.model, room, PK_MODEL_BYTES)
+        if plain >= 0:
+            name.data, name.size = room, <size_t>plain
     return name
 
 
@@ -87,17 +131,28 @@ cdef int reading_name(session_t* session, const slice_t* target) noexcept nogil:
     return PK_OK
 
 
+# --- C kernel: hashing ---
+
+
 cdef int reading_hash(session_t* session) noexcept nogil:
     """Hashes and size of the prompt, and what bounds the answer."""
     cdef scratch_t* scratch = session.scratch
     cdef found_t* found = &session.found
     cdef chain_t chain
-    chain_start(
-        &chain, prompt_root(&scratch.scan, found.root), scratch.hashes, session.engine.limits.prompt_blocks
-    )
-    prompt_hash(&found.prompt, &scratch.scan, &chain)
+    cdef uint64_t root = found.root
+    if found.format == PK_FORMAT_UNREAD:
+        return PK_OK
+    if found.format == PK_FORMAT_JSON:
+        root = prompt_root(&found.prompt, &scratch.scan, root)
+    chain_start(&chain, root, scratch.hashes, session.engine.limits.prompt_blocks)
+    if found.format == PK_FORMAT_JSON:
+        prompt_hash(&found.prompt, &scratch.scan, &chain)
+    elif found.format == PK_FORMAT_FORM:
+        form_hash(&found.form, &chain)
+    else:
+        vllm_hash(&found.vllm, &chain)
     session.request.hashes = scratch.hashes
     session.request.hash_count = chain.count
     session.request.prompt_tokens = prompt_tokens(&chain)
-    session.request.max_tokens = found.prompt.max_tokens
+    session.request.max_tokens = found.max_tokens
     return PK_OK

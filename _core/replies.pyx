@@ -12,6 +12,7 @@ from libc.stdio cimport snprintf
 from libc.string cimport memset, strlen
 
 from picker._core.alloc cimport PK_OK
+from picker._core.apis cimport PK_BODY_LACKS, PK_BODY_NOT_JSON, PK_BODY_OK, api_lacking
 from picker._core.codec cimport (
     PK_REPLY_REQUEST_HEADERS,
     buffer_t,
@@ -28,7 +29,6 @@ from picker._core.codec cimport (
     slice_text,
 )
 from picker._core.outbox cimport out_close, out_free, out_lend, out_list, out_open, out_own, out_t
-from picker._core.prompt cimport PK_BODY_NOT_JSON, PK_BODY_OK, PK_BODY_PROBLEMS
 from picker._core.stats cimport PK_FAIL_KINDS, PK_FAIL_NONE
 
 cdef extern from *:
@@ -65,13 +65,9 @@ cdef extern from *:
     /* by PK_BODY_* */
     static const char *const PK_PROBLEMS[] = {
         "the request body cannot be read", "the request body is not valid JSON",
-        "the request body holds too many or too deeply nested JSON values", "the request body must be a JSON object",
-        "'model' is missing or not a non-empty string", "'messages' is missing or not a non-empty array",
-        "'prompt' is missing or empty"};
-    static const char *const PK_PARAMS[] = {
-        "null", "null", "null", "null", "\\"model\\"", "\\"messages\\"", "\\"prompt\\""};
+        "the request body holds too many or too deeply nested JSON values", "the request body must be a JSON object"};
     #define PK_ERROR_FORM \\
-        "{\\"error\\":{\\"message\\":\\"%s%s\\",\\"type\\":\\"%s\\",\\"param\\":%s,\\"code\\":\\"%s\\"}}"
+        "{\\"error\\":{\\"message\\":\\"%s\\",\\"type\\":\\"%s\\",\\"param\\":%s,\\"code\\":\\"%s\\"}}"
     """
     const char* PK_CONTROL[]
     ctypedef struct pk_refusal_t:
@@ -83,7 +79,6 @@ cdef extern from *:
     const pk_refusal_t PK_INTERNAL
     const pk_refusal_t PK_REFUSALS[]
     const char* PK_PROBLEMS[]
-    const char* PK_PARAMS[]
     const char* PK_ERROR_FORM
 
 # --- C kernel: headers ---
@@ -203,26 +198,38 @@ cdef int out_trailers(out_t* out, int reply) noexcept nogil:
 # --- C kernel: refusals ---
 
 
+cdef void _explain(int problem, uint32_t offset, char* text, char* param, size_t size) noexcept nogil:
+    """What a 400 is about: `text` for people, `param` as JSON."""
+    cdef const char* field = api_lacking(problem)
+    snprintf(param, size, b"null")
+    if field != NULL:
+        snprintf(text, size, b"'%s' is missing or empty", field)
+        snprintf(param, size, b"\"%s\"", field)
+    elif problem == PK_BODY_NOT_JSON:
+        snprintf(text, size, b"%s: unexpected byte at offset %u", PK_PROBLEMS[problem], offset)
+    else:
+        snprintf(text, size, b"%s", PK_PROBLEMS[problem if PK_BODY_OK < problem < PK_BODY_LACKS else PK_BODY_OK])
+
+
 cdef int out_refusal(out_t* out, int failure, int problem, uint32_t offset) noexcept nogil:
     """An ImmediateResponse with an OpenAI-shaped error. `problem` (PK_BODY_*) and `offset` say what a 400 is about.
 
     What has no answer of its own is a 500.
     """
     cdef const pk_refusal_t* refusal = &PK_INTERNAL
+    cdef const char* message
     cdef char body[512]
-    cdef char tail[48]
+    cdef char text[128]
+    cdef char param[128]
     cdef header_t headers[3]
     cdef uint32_t count = 1
     if PK_FAIL_NONE < failure < PK_FAIL_KINDS and PK_REFUSALS[failure].status:
         refusal = &PK_REFUSALS[failure]
-    problem = problem if PK_BODY_OK <= problem < PK_BODY_PROBLEMS else PK_BODY_OK
-    tail[0] = 0
-    if problem == PK_BODY_NOT_JSON:
-        snprintf(tail, sizeof(tail), b": unexpected byte at offset %u", offset)
-    snprintf(
-        body, sizeof(body), PK_ERROR_FORM, PK_PROBLEMS[problem] if refusal.status == 400 else refusal.message, tail,
-        refusal.type, PK_PARAMS[problem], refusal.code
-    )
+    _explain(problem if refusal.status == 400 else PK_BODY_OK, offset, text, param, sizeof(text))
+    message = refusal.message
+    if refusal.status == 400:
+        message = text
+    snprintf(body, sizeof(body), PK_ERROR_FORM, message, refusal.type, param, refusal.code)
     headers[0].key, headers[0].value = slice_text(b"content-type"), slice_text(b"application/json")
     if refusal.status == 503 or refusal.status == 429:
         headers[1].key, headers[1].value = slice_text(b"retry-after"), slice_text(b"1")
@@ -242,7 +249,7 @@ cdef int out_refusal(out_t* out, int failure, int problem, uint32_t offset) noex
 def refusal(int failure, int problem=0, uint32_t offset=0) -> bytes:
     """The ImmediateResponse for a failure (an index of `stats.FAILURES`); for tests and tools.
 
-    `problem` (one of `prompt`'s BODY_*) and `offset` say what a 400 is about. MemoryError only.
+    `problem` (one of `apis`'s BODY_*) and `offset` say what a 400 is about. MemoryError only.
     """
     cdef out_t out
     memset(&out, 0, sizeof(out_t))

@@ -14,6 +14,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from picker._core.alloc cimport PK_E_FORMAT, PK_E_MISSING, PK_E_NOMEM, PK_OK, pk_resize
+from picker._core.apis cimport PK_API_OTHER, PK_BODY_NOT_JSON, PK_BODY_OK, route_api, route_header
 from picker._core.codec cimport (
     PK_BODY_BUFFERED,
     PK_BODY_BUFFERED_PARTIAL,
@@ -43,7 +44,6 @@ from picker._core.exchange cimport (
     session_t,
 )
 from picker._core.hashing cimport hash_xxh64
-from picker._core.prompt cimport PK_API_OTHER, PK_BODY_NOT_JSON, PK_BODY_OK, prompt_api
 from picker._core.outbox cimport out_t
 from picker._core.reading cimport reading_find, reading_hash, reading_name
 from picker._core.replies cimport (
@@ -111,9 +111,8 @@ cdef int request_refuse(session_t* session, int failure, out_t* out) noexcept no
 
 cdef void _read_header(session_t* session, const header_t* header) noexcept nogil:
     cdef slice_t token_header = session_header(session)
-    if slice_equals(header.key, b":path"):
-        session.api = prompt_api(header.value)
-    elif slice_is(header.key, <const char*>token_header.data, token_header.size) and header.value.size:
+    route_header(&session.route, header)
+    if slice_is(header.key, <const char*>token_header.data, token_header.size) and header.value.size:
         session.request.session = hash_xxh64(header.value.data, header.value.size, 0)
     session.controls |= out_control(header.key)
 
@@ -127,6 +126,7 @@ cdef int _request_headers(session_t* session, const message_t* message, int64_t 
     session.state = PK_STATE_BODY
     while codec_next_header(&rest, &header):
         _read_header(session, &header)
+    session.api = route_api(&session.route, session.engine.families)
     if session.engine.keeps_headers:
         if buffer_append(&session.headers, message.headers.data, message.headers.size) != PK_OK:
             return PK_E_NOMEM

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from picker._core import prompt
+from picker._core import apis, prompt
 from tests.model import prompt as model
 from tests.support.builds import debug_build_only
 from tests.support.leaks import assert_flat, failing_allocations
@@ -29,75 +29,56 @@ def hashes(body: bytes, path: bytes = CHAT, seed: int = 7) -> list[int]:
     return found
 
 
-# --- the API and what the body must hold ---
-
-
-@pytest.mark.parametrize(
-    ("path", "api"),
-    [
-        (b"/v1/chat/completions", prompt.API_CHAT),
-        (b"/llm/v1/chat/completions?x=/completions", prompt.API_CHAT),
-        (b"/v1/chat/completions/", prompt.API_CHAT),
-        (b"/v1/chat/completions#top", prompt.API_CHAT),
-        (b"/v1/completions", prompt.API_COMPLETIONS),
-        (b"/completions", prompt.API_COMPLETIONS),
-        (b"/v1/chat/completions//", prompt.API_OTHER),
-        (b"/v1/xcompletions", prompt.API_OTHER),
-        (b"/v1/models", prompt.API_OTHER),
-        (b"/v1/models?/v1/completions", prompt.API_OTHER),
-        (b"completions", prompt.API_OTHER),
-        (b"/", prompt.API_OTHER),
-        (b"", prompt.API_OTHER),
-    ],
-)
-def test_the_api_is_the_end_of_the_path(path: bytes, api: int) -> None:
-    assert prompt.read(path, completion("x"))["api"] == api == model.api(path)
+# --- what the body must hold ---
 
 
 @pytest.mark.parametrize(
     ("path", "body", "problem"),
     [
-        (CHAT, b"", prompt.BODY_NOT_JSON),
-        (CHAT, b"{", prompt.BODY_NOT_JSON),
-        (CHAT, b"[]", prompt.BODY_NOT_OBJECT),
-        (CHAT, b'"model"', prompt.BODY_NOT_OBJECT),
-        (CHAT, b"{}", prompt.BODY_NO_MODEL),
-        (CHAT, b'{"model":""}', prompt.BODY_NO_MODEL),
-        (CHAT, b'{"model":null}', prompt.BODY_NO_MODEL),
-        (CHAT, b'{"model":["x"]}', prompt.BODY_NO_MODEL),
-        (CHAT, b'{"model":"x"}', prompt.BODY_NO_MESSAGES),
-        (CHAT, b'{"model":"x","messages":[]}', prompt.BODY_NO_MESSAGES),
-        (CHAT, b'{"model":"x","messages":"hello"}', prompt.BODY_NO_MESSAGES),
-        (CHAT, b'{"model":"x","prompt":"hello"}', prompt.BODY_NO_MESSAGES),
-        (COMPLETIONS, b'{"model":"x","messages":[1]}', prompt.BODY_NO_PROMPT),
-        (COMPLETIONS, b'{"model":"x","prompt":""}', prompt.BODY_NO_PROMPT),
-        (COMPLETIONS, b'{"model":"x","prompt":[]}', prompt.BODY_NO_PROMPT),
-        (COMPLETIONS, b'{"model":"x","prompt":{"a":1}}', prompt.BODY_NO_PROMPT),
-        (CHAT, b'{"model":"x","messages":[1]}', prompt.BODY_OK),
-        (COMPLETIONS, b'{"model":"x","prompt":[7]}', prompt.BODY_OK),
-        (COMPLETIONS, b'{"model":"x","prompt":[""]}', prompt.BODY_OK),
+        (CHAT, b"", apis.BODY_NOT_JSON),
+        (CHAT, b"{", apis.BODY_NOT_JSON),
+        (CHAT, b"[]", apis.BODY_NOT_OBJECT),
+        (CHAT, b'"model"', apis.BODY_NOT_OBJECT),
+        (CHAT, b"{}", "model"),
+        (CHAT, b'{"model":""}', "model"),
+        (CHAT, b'{"model":null}', "model"),
+        (CHAT, b'{"model":["x"]}', "model"),
+        (CHAT, b'{"model":"x"}', "messages"),
+        (CHAT, b'{"model":"x","messages":[]}', "messages"),
+        (CHAT, b'{"model":"x","messages":"hello"}', "messages"),
+        (CHAT, b'{"model":"x","prompt":"hello"}', "messages"),
+        (COMPLETIONS, b'{"model":"x","messages":[1]}', "prompt"),
+        (COMPLETIONS, b'{"model":"x","prompt":""}', "prompt"),
+        (COMPLETIONS, b'{"model":"x","prompt":[]}', "prompt"),
+        (COMPLETIONS, b'{"model":"x","prompt":{"a":1}}', "prompt"),
+        (CHAT, b'{"model":"x","messages":[1]}', apis.BODY_OK),
+        (COMPLETIONS, b'{"model":"x","prompt":[7]}', apis.BODY_OK),
+        (COMPLETIONS, b'{"model":"x","prompt":[""]}', apis.BODY_OK),
     ],
 )
-def test_bodies_are_refused_by_what_they_lack(path: bytes, body: bytes, problem: int) -> None:
-    assert prompt.read(path, body)["refused"] == problem == model.read(path, body)["refused"]
+def test_bodies_are_refused_by_what_they_lack(path: bytes, body: bytes, problem: int | str) -> None:
+    found = prompt.read(path, body)
+    assert (found["field"] or found["refused"]) == problem
+    assert found == model.read(path, body)
+    assert bool(found["field"]) == (found["refused"] == apis.BODY_LACKS)
 
 
 def test_limits_on_the_json() -> None:
     body = chat({"role": "user", "content": "x"})
-    assert prompt.read(CHAT, body, values=4)["refused"] == prompt.BODY_TOO_COMPLEX
-    assert prompt.read(CHAT, body, depth=2)["refused"] == prompt.BODY_TOO_COMPLEX
-    assert prompt.read(CHAT, body, depth=3)["refused"] == prompt.BODY_OK
+    assert prompt.read(CHAT, body, values=4)["refused"] == apis.BODY_TOO_COMPLEX
+    assert prompt.read(CHAT, body, depth=2)["refused"] == apis.BODY_TOO_COMPLEX
+    assert prompt.read(CHAT, body, depth=3)["refused"] == apis.BODY_OK
     with pytest.raises(ValueError, match="1024"):
         prompt.read(CHAT, body, depth=1025)
 
 
 def test_the_deepest_body_that_may_be_is_digested() -> None:
     deep = b'{"model":"x","messages":[{"role":"user","x":' + b'{"a":[' * 510 + b"]}" * 510 + b"}]}"
-    assert prompt.read(CHAT, deep, depth=1024)["refused"] == prompt.BODY_OK
+    assert prompt.read(CHAT, deep, depth=1024)["refused"] == apis.BODY_OK
 
 
 def test_a_body_of_an_unknown_api_is_not_read() -> None:
-    assert prompt.read(b"/v1/files", b"{") == {"api": prompt.API_OTHER, "refused": prompt.BODY_OK}
+    assert prompt.read(b"/v1/files", b"{") == {"api": apis.API_OTHER, "refused": apis.BODY_OK, "field": ""}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.model import prompt
+from tests.model import apis, prompt
 
 NONE, STREAMED, BUFFERED, BUFFERED_PARTIAL, DUPLEX = range(5)
 Reply = tuple[object, ...]
@@ -43,7 +43,7 @@ class Session:
         self.modes = (DUPLEX, DUPLEX)
         self.started = self.closed = False
         self.headers_seen = self.request_done = self.trailers_seen = False
-        self.api = prompt.OTHER
+        self.path = b""
         self.body: bytes | None = None
         self.picked = False
         self.immediate = 0
@@ -80,12 +80,12 @@ class Session:
         if self.headers_seen or self.response_seen:
             raise OutOfOrderError
         self.headers_seen = True
-        self.api = prompt.api(message.path)
+        self.path = message.path
         self.request_done = message.end
         if message.end:
             return self.pick("headers")
         if self.is_duplex:
-            return self.pick("headers") if self.api == prompt.OTHER else []
+            return self.pick("headers") if apis.find(self.path) == apis.OTHER else []
         if self.modes[0] in (BUFFERED, BUFFERED_PARTIAL):
             return [("headers", "request", False)]
         self.request_done = self.modes[0] == NONE
@@ -130,17 +130,16 @@ class Session:
         return [("immediate", status)]
 
     def problem(self) -> int:
-        """Why the body is refused (of `tests.model.prompt`)."""
-        if self.api == prompt.OTHER or (self.body is None and not self.trailers_seen):
-            return prompt.OK
-        path = b"/chat/completions" if self.api == prompt.CHAT else b"/completions"
-        problem: int = prompt.read(path, self.body or b"")["refused"]
-        if problem == prompt.NOT_JSON and self.modes[0] == BUFFERED_PARTIAL and not self.request_done:
-            return prompt.OK  # perhaps only the beginning
+        """Why the body is refused (of `tests.model.apis`)."""
+        if apis.find(self.path) == apis.OTHER or (self.body is None and not self.trailers_seen):
+            return apis.OK
+        problem: int = prompt.read(self.path, self.body or b"")["refused"]
+        if problem == apis.NOT_JSON and self.modes[0] == BUFFERED_PARTIAL and not self.request_done:
+            return apis.OK  # perhaps only the beginning
         return problem
 
     def pick(self, carrier: str) -> list[Reply]:
-        if self.problem() != prompt.OK:
+        if self.problem() != apis.OK:
             return self.refuse(400)
         if not self.has_candidate():
             return self.refuse(503)
