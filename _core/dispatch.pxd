@@ -27,10 +27,13 @@ cdef enum:
 ctypedef struct limits_t:
     uint32_t endpoints
     uint32_t sessions
+    uint32_t surplus           # further ones, which are told that there are too many
     uint32_t models            # model names with series of their own
     uint32_t prompt_blocks     # index blocks hashed of one prompt
     uint32_t endpoint_blocks   # index blocks an endpoint is thought to hold until it says
     uint64_t index_blocks      # (block, endpoint) pairs in all
+    uint32_t headers           # of one request
+    uint64_t header_bytes      # of all of them
     uint64_t body_bytes        # of one request body
     uint64_t buffered_bytes    # of all request bodies that wait to be complete
     uint32_t chunk_bytes       # of a body given back in FULL_DUPLEX_STREAMED
@@ -73,6 +76,7 @@ ctypedef struct outcome_t:
     int failure                # PK_FAIL_*
     bint is_picked
     bint is_counted            # False: nothing was asked, the session leaves no trace
+    bint is_surplus
     slice_t model              # its name while it has no series of its own, else empty
     uint64_t decision
     double duration_s
@@ -101,6 +105,7 @@ ctypedef struct engine_t:
     uint64_t hash_seed
     double output_tokens       # learned: what an answer is expected to be long
     uint32_t sessions          # open
+    uint32_t surplus           # of them beyond the number there may be
     uint64_t buffered          # bytes of request bodies held
     bint shows_responses       # the gateway sends response headers
     bint hands_out_tokens      # a session scorer runs: responses carry the session token
@@ -123,7 +128,7 @@ cdef void scratch_free(scratch_t* scratch) noexcept nogil
 cdef int engine_init(engine_t* engine, const limits_t* limits, double prior_rate) noexcept nogil
 cdef void engine_free(engine_t* engine) noexcept nogil
 
-cdef int engine_open(engine_t* engine) noexcept nogil
+cdef int engine_open(engine_t* engine, bint* is_surplus) noexcept nogil
 cdef int engine_hold(engine_t* engine, uint64_t* held, uint64_t wanted) noexcept nogil
 cdef int engine_rewrite(engine_t* engine, slice_t model, buffer_t* target) noexcept nogil
 cdef uint32_t engine_model(engine_t* engine, const uint8_t* name, size_t size) noexcept nogil

@@ -119,14 +119,19 @@ cdef void engine_free(engine_t* engine) noexcept nogil:
     pthread_mutex_destroy(&engine.lock)
 
 
-cdef int engine_open(engine_t* engine) noexcept nogil:
-    """Count one more session, until `engine_settle`. PK_OK or PK_E_LIMIT."""
+cdef int engine_open(engine_t* engine, bint* is_surplus) noexcept nogil:
+    """Count one more session, until `engine_settle`. `is_surplus`: it is beyond the number that there may be.
+
+    PK_OK, or PK_E_LIMIT: there are too many even to tell them so.
+    """
     cdef int code = PK_OK
     pthread_mutex_lock(&engine.lock)
-    if engine.sessions >= engine.limits.sessions:
+    is_surplus[0] = engine.sessions - engine.surplus >= engine.limits.sessions
+    if is_surplus[0] and engine.surplus >= engine.limits.surplus:
         code = PK_E_LIMIT
     else:
         engine.sessions += 1
+        engine.surplus += is_surplus[0]
     pthread_mutex_unlock(&engine.lock)
     return code
 
@@ -470,6 +475,7 @@ cdef void engine_settle(engine_t* engine, booking_t* booking, const outcome_t* o
     if outcome.is_counted:
         _count(engine, _settled_series(engine, outcome), outcome)
     engine.sessions -= 1
+    engine.surplus -= outcome.is_surplus
     pthread_mutex_unlock(&engine.lock)
 
 

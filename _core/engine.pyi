@@ -12,10 +12,11 @@ _Plugins = Callable[[int, dict[str, Any], list[dict[str, Any]]], Sequence[float]
 class Engine:
     """Owns endpoints, prefix index, policy and stats. Sessions (`picker._core.session`) work on it.
 
-    `limits`: overrides of endpoints, sessions, models, prompt_blocks, endpoint_blocks, index_blocks (index blocks of 64
-    tokens), body_bytes, buffered_bytes, chunk_bytes, json_values, json_depth. `hash_seed` keeps clients from aiming at
-    each other's prefixes; replicas that share an index share it. `prior_rate` in prefill tokens per second. Without
-    `set_policy` every request goes to a random endpoint. ValueError or OverflowError for limits that cannot be.
+    `limits`: overrides of endpoints, sessions, surplus (further ones, which are answered 429), models, prompt_blocks,
+    endpoint_blocks, index_blocks (index blocks of 64 tokens), headers and header_bytes (of a request), body_bytes,
+    buffered_bytes, chunk_bytes, json_values, json_depth. `hash_seed` keeps clients from aiming at each other's
+    prefixes; replicas that share an index share it. `prior_rate` in prefill tokens per second. Without `set_policy`
+    every request goes to a random endpoint. ValueError or OverflowError for limits that cannot be.
     """
 
     def __new__(

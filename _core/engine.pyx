@@ -197,9 +197,9 @@ cdef int64_t _in_flight(engine_t* engine) noexcept nogil:
 # --- Python face ---
 
 _LIMITS = {
-    "endpoints": 4096, "sessions": 65536, "models": 1000, "prompt_blocks": 65536, "endpoint_blocks": 31250,
-    "index_blocks": 1 << 26, "body_bytes": 64 << 20, "buffered_bytes": 1 << 30, "chunk_bytes": 62000,
-    "json_values": 1 << 20, "json_depth": 256,
+    "endpoints": 4096, "sessions": 65536, "surplus": 65536, "models": 1000, "prompt_blocks": 65536,
+    "endpoint_blocks": 31250, "index_blocks": 1 << 26, "headers": 1000, "header_bytes": 1 << 18, "body_bytes": 64 << 20,
+    "buffered_bytes": 1 << 30, "chunk_bytes": 62000, "json_values": 1 << 20, "json_depth": 256,
 }
 _MOST = {"models": PK_MOST_MODELS, "index_blocks": (1 << 31) - 1, "json_depth": PK_MOST_DEPTH}
 
@@ -214,6 +214,7 @@ cdef int _limits_fill(limits_t* limits, object given) except -1:
         if not 1 <= value <= _MOST.get(name, value):
             raise ValueError(f"limit {name} is 1 to {_MOST.get(name, 'as much as you like')}, not {value}")
     limits.endpoints, limits.sessions, limits.models = values["endpoints"], values["sessions"], values["models"]
+    limits.surplus, limits.headers, limits.header_bytes = values["surplus"], values["headers"], values["header_bytes"]
     limits.prompt_blocks, limits.endpoint_blocks = values["prompt_blocks"], values["endpoint_blocks"]
     limits.index_blocks, limits.body_bytes = values["index_blocks"], values["body_bytes"]
     limits.buffered_bytes, limits.chunk_bytes = values["buffered_bytes"], values["chunk_bytes"]
@@ -246,10 +247,11 @@ cdef dict _view(const candidate_t* candidate, int64_t now_ns):
 cdef class Engine:
     """Owns endpoints, prefix index, policy and stats. Sessions (`picker._core.session`) work on it.
 
-    `limits`: overrides of endpoints, sessions, models, prompt_blocks, endpoint_blocks, index_blocks (index blocks of 64
-    tokens), body_bytes, buffered_bytes, chunk_bytes, json_values, json_depth. `hash_seed` keeps clients from aiming at
-    each other's prefixes; replicas that share an index share it. `prior_rate` in prefill tokens per second. Without
-    `set_policy` every request goes to a random endpoint. ValueError or OverflowError for limits that cannot be.
+    `limits`: overrides of endpoints, sessions, surplus (further ones, which are answered 429), models, prompt_blocks,
+    endpoint_blocks, index_blocks (index blocks of 64 tokens), headers and header_bytes (of a request), body_bytes,
+    buffered_bytes, chunk_bytes, json_values, json_depth. `hash_seed` keeps clients from aiming at each other's
+    prefixes; replicas that share an index share it. `prior_rate` in prefill tokens per second. Without `set_policy`
+    every request goes to a random endpoint. ValueError or OverflowError for limits that cannot be.
     """
 
     def __cinit__(self, *, uint64_t hash_seed, uint64_t random_seed=0, double prior_rate=15000.0, limits=()):
@@ -537,7 +539,9 @@ cdef class Engine:
         for slot in range(self._engine.stats.count):
             assert self._engine.stats.series[slot].running >= 0
             running += self._engine.stats.series[slot].running
-        assert _in_flight(&self._engine) <= running <= self._engine.sessions <= self._engine.limits.sessions
+        assert _in_flight(&self._engine) <= running <= self._engine.sessions
+        assert self._engine.sessions - self._engine.surplus <= self._engine.limits.sessions
+        assert self._engine.surplus <= self._engine.limits.surplus
         assert self._engine.buffered <= self._engine.limits.buffered_bytes
         assert self._engine.buffered == 0 or self._engine.sessions > 0
         assert self._engine.match_room >= self._engine.endpoints.width

@@ -24,11 +24,11 @@ cdef enum:
     PK_FORMAT_UNREAD = 255     # besides PK_FORMAT_*: nothing could be read, which is not refused
 
 ctypedef struct found_t:
-    # What `reading_find` found in the body: good while the call lasts that filled it.
+    # What `reading_find` found in the body: good while the call lasts that filled it, the model's place for longer.
     int format                 # PK_FORMAT_*
     bint has_model
     bint model_is_json         # escapes may stand in it
-    uint32_t model_start       # of the model's value in `session.body`, without quotes
+    uint32_t model_start       # of the model's value in `session.body`, without quotes: good until it is answered
     uint32_t model_end
     uint64_t root              # where the hashes of the prompt begin
     int64_t max_tokens         # -1 = not said
@@ -46,12 +46,13 @@ ctypedef struct session_t:
     uint32_t request_mode
     uint32_t response_mode
     uint32_t controls          # bits of the control headers the client sent
+    int64_t content_length     # of the request, as its headers say; -1 = they do not
+    bint is_surplus            # beyond the number of sessions there may be
     bint is_started            # a message was seen
     bint is_picked
     bint is_refused            # answered by picker itself: nothing more is said
-    bint is_let_go             # answered, and the response is not looked at: nothing more is said
+    bint is_let_go             # nobody asks for the response, or for anything: nothing more is said
     bint is_counted            # closed: stats and bookings are settled
-    bint passes                # the body is not read and, in full duplex, goes back chunk by chunk
     bint has_body              # a body message was gathered
     bint has_trailers
     bint request_done          # its end was seen, or will not be shown
@@ -71,6 +72,9 @@ ctypedef struct session_t:
     uint64_t held              # bytes of it the engine knows of
     buffer_t headers           # a copy for plugins, when there are any
     buffer_t model             # a copy for plugins, and while the model has no series of its own
+    buffer_t wanted            # the model asked for instead of the body's
+    buffer_t client_model      # the body's and the one in its place, as they stand between the quotes of JSON;
+    buffer_t target_model      # empty: nothing is rewritten
     uint64_t* hashes           # owned: the prompt's, while the session waits
     subset_t subset
     request_t request

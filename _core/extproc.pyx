@@ -39,7 +39,7 @@ cdef void _open(call_t* call, int64_t now_ns) noexcept nogil:
     cdef extproc_t* service = _service(call)
     service.opened += 1
     if session_open(<session_t*>call.state, service.engine, service.scratch, now_ns) != PK_OK:
-        call_end(call, PK_GRPC_RESOURCE_EXHAUSTED, b"as many streams are open as may be: see --max-streams")
+        call_end(call, PK_GRPC_RESOURCE_EXHAUSTED, b"twice as many streams are open as may be: see --max-streams")
         return
     call_wait_until(call, now_ns + service.timeout_ns)
 

@@ -1,20 +1,32 @@
 # What a session answers: ProcessingResponses.
 from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t
 
 from picker._core.codec cimport buffer_t, slice_t
 from picker._core.outbox cimport out_t
 
 cdef enum:
-    PK_CONTROL_HEADERS = 13
+    PK_CONTROL_HEADERS = 22
     PK_DESTINATION_HEADER = 0  # the control header that is overwritten
+    PK_REWRITE_HEADER = 1      # the model to go to, under its names
+    PK_OLD_REWRITE_HEADER = 2
+
+ctypedef struct splice_t:
+    # Other bytes in the place of some of a body's.
+    size_t start
+    size_t end
+    slice_t text
 
 cdef uint32_t out_control(slice_t key) noexcept nogil
 cdef int out_plain(out_t* out, int reply) noexcept nogil
 cdef int out_strip(out_t* out, uint32_t controls) noexcept nogil
-cdef int out_pick(out_t* out, int reply, slice_t destination, uint32_t controls) noexcept nogil
+cdef int out_pick(
+    out_t* out, int reply, slice_t destination, uint32_t controls, const slice_t* body, int64_t content_length
+) noexcept nogil
 cdef int out_header(out_t* out, int reply, slice_t key, slice_t value) noexcept nogil
 cdef int out_chunk(out_t* out, int reply, slice_t chunk, bint end_of_stream) noexcept nogil
-cdef int out_body(out_t* out, int reply, buffer_t* body, size_t chunk_bytes, bint end_of_stream) noexcept nogil
+cdef int out_body(
+    out_t* out, int reply, buffer_t* body, const splice_t* splice, size_t chunk_bytes, bint end_of_stream
+) noexcept nogil
 cdef int out_trailers(out_t* out, int reply) noexcept nogil
 cdef int out_refusal(out_t* out, int failure, int problem, uint32_t offset) noexcept nogil

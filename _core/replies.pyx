@@ -7,14 +7,15 @@ Source: envoy external_processor.proto; the OpenAI API's error object; names of 
     Extension and llm-d.
 """
 from libc.stddef cimport size_t
-from libc.stdint cimport uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdio cimport snprintf
-from libc.string cimport memset, strlen
+from libc.string cimport memset
 
 from picker._core.alloc cimport PK_OK
 from picker._core.apis cimport PK_BODY_LACKS, PK_BODY_NOT_JSON, PK_BODY_OK, api_lacking
 from picker._core.codec cimport (
     PK_REPLY_REQUEST_HEADERS,
+    buffer_append,
     buffer_t,
     codec_begin_streamed,
     codec_end_streamed,
@@ -24,23 +25,33 @@ from picker._core.codec cimport (
     codec_write_trailers,
     header_t,
     mutation_t,
-    slice_is,
+    slice_bytes,
     slice_t,
     slice_text,
 )
 from picker._core.outbox cimport out_close, out_free, out_lend, out_list, out_open, out_own, out_t
-from picker._core.stats cimport PK_FAIL_KINDS, PK_FAIL_NONE
+from picker._core.stats cimport PK_FAIL_BAD_REQUEST, PK_FAIL_KINDS, PK_FAIL_NONE
 
 cdef extern from *:
     """
     /* Headers that steer picker, or that picker alone may set: none of a client's reaches a model server. */
-    static const char *const PK_CONTROL[] = {
-        "x-gateway-destination-endpoint", "x-gateway-destination-endpoint-subset",
-        "x-gateway-destination-endpoint-served", "x-gateway-inference-objective", "x-llm-d-inference-objective",
-        "x-gateway-inference-fairness-id", "x-llm-d-inference-fairness-id", "x-gateway-model-name-rewrite",
-        "x-llm-d-model-name-rewrite",
+    typedef struct {
+        unsigned size;
+        const char *name;
+    } pk_control_t;
+    #define PK_NAMED(name) {sizeof(name) - 1, name}
+    static const pk_control_t PK_CONTROL[] = {
+        PK_NAMED("x-gateway-destination-endpoint"), PK_NAMED("x-llm-d-model-name-rewrite"),
+        PK_NAMED("x-gateway-model-name-rewrite"), PK_NAMED("x-gateway-destination-endpoint-subset"),
+        PK_NAMED("x-gateway-destination-endpoint-served"), PK_NAMED("x-llm-d-inference-objective"),
+        PK_NAMED("x-gateway-inference-objective"), PK_NAMED("x-llm-d-inference-fairness-id"),
+        PK_NAMED("x-gateway-inference-fairness-id"), PK_NAMED("x-llm-d-slo-ttft-ms"), PK_NAMED("x-slo-ttft-ms"),
+        PK_NAMED("x-llm-d-slo-tpot-ms"), PK_NAMED("x-slo-tpot-ms"), PK_NAMED("x-llm-d-video-fps"),
+        PK_NAMED("x-llm-d-video-duration-seconds"), PK_NAMED("x-llm-d-video-resolution"), PK_NAMED("epp-profile"),
+        PK_NAMED("x-llm-d-request-dropped-reason"),
         /* what steers the sidecar of a disaggregated model server */
-        "x-prefiller-host-port", "x-encoder-hosts-ports", "x-data-parallel-host-port", "x-kv-cache-source-host-port"};
+        PK_NAMED("x-prefiller-host-port"), PK_NAMED("x-encoder-hosts-ports"), PK_NAMED("x-data-parallel-host-port"),
+        PK_NAMED("x-kv-cache-source-host-port")};
 
     typedef struct {
         unsigned status;
@@ -60,8 +71,12 @@ cdef extern from *:
         {408, "invalid_request_error", "request_timeout", "the request body did not arrive in time",
          "picker_request_timeout"},
         {0},
-        {429, "rate_limit_error", "too_many_requests", "the gateway holds as many request bodies as it can, "
-         "try again later", "rejected-saturated"}};
+        {429, "rate_limit_error", "too_many_requests", "the gateway has as many requests in flight as it can hold, "
+         "try again later", "rejected-saturated"},
+        {431, "invalid_request_error", "headers_too_large", "the request headers are more than the gateway accepts",
+         "picker_headers_too_large"},
+        {400, "invalid_request_error", "invalid_header", "the header that names another model is empty, too long or "
+         "not a model's name", "picker_invalid_header"}};
     /* by PK_BODY_* */
     static const char *const PK_PROBLEMS[] = {
         "the request body cannot be read", "the request body is not valid JSON",
@@ -69,7 +84,10 @@ cdef extern from *:
     #define PK_ERROR_FORM \\
         "{\\"error\\":{\\"message\\":\\"%s\\",\\"type\\":\\"%s\\",\\"param\\":%s,\\"code\\":\\"%s\\"}}"
     """
-    const char* PK_CONTROL[]
+    ctypedef struct pk_control_t:
+        unsigned int size
+        const char* name
+    const pk_control_t PK_CONTROL[]
     ctypedef struct pk_refusal_t:
         unsigned int status
         const char* type
@@ -81,16 +99,31 @@ cdef extern from *:
     const char* PK_PROBLEMS[]
     const char* PK_ERROR_FORM
 
+cdef enum:
+    PIECES = 3                 # of a body with something else in the place of some of it
+    SPLICED = 1                # the piece that is not the body's
+
 # --- C kernel: headers ---
+
+
+cdef bint _is_named(slice_t key, const pk_control_t* control) noexcept nogil:
+    """Is this the header's name, in whatever case a gateway leaves it?"""
+    cdef size_t i
+    if key.size != control.size:
+        return False
+    for i in range(key.size):
+        if (key.data[i] | 0x20 if c"A" <= key.data[i] <= c"Z" else key.data[i]) != <uint8_t>control.name[i]:
+            return False
+    return True
 
 
 cdef uint32_t out_control(slice_t key) noexcept nogil:
     """The bit of a control header; 0 for any other."""
     cdef uint32_t i
-    if key.size < 2 or key.data[0] != c"x" or key.data[1] != c"-":
+    if key.size == 0 or (key.data[0] | 0x20 != c"x" and key.data[0] | 0x20 != c"e"):
         return 0
     for i in range(PK_CONTROL_HEADERS):
-        if slice_is(key, PK_CONTROL[i], strlen(PK_CONTROL[i])):
+        if _is_named(key, &PK_CONTROL[i]):
             return <uint32_t>1 << i
     return 0
 
@@ -100,7 +133,7 @@ cdef uint32_t _listed(uint32_t controls, slice_t* names) noexcept nogil:
     cdef uint32_t i, count = 0
     for i in range(PK_CONTROL_HEADERS):
         if controls & (<uint32_t>1 << i):
-            names[count] = slice_text(PK_CONTROL[i])
+            names[count] = slice_text(PK_CONTROL[i].name)
             count += 1
     return count
 
@@ -122,13 +155,26 @@ cdef int out_strip(out_t* out, uint32_t controls) noexcept nogil:
     return out_close(out, codec_write_common(out_open(out), PK_REPLY_REQUEST_HEADERS, &mutation))
 
 
-cdef int out_pick(out_t* out, int reply, slice_t destination, uint32_t controls) noexcept nogil:
-    """The destination, without the client's control headers."""
+cdef int out_pick(
+    out_t* out, int reply, slice_t destination, uint32_t controls, const slice_t* body, int64_t content_length
+) noexcept nogil:
+    """The destination, without the client's control headers; `body` in the place of what came, unless it is NULL, and
+    the content-length that goes with it, unless that is negative."""
     cdef mutation_t mutation
     cdef slice_t removed[PK_CONTROL_HEADERS]
+    cdef header_t length
+    cdef char digits[24]
     memset(&mutation, 0, sizeof(mutation_t))
     mutation.destination = destination
     mutation.clear_route_cache = True
+    if body != NULL:
+        mutation.body = body[0]
+        mutation.has_body = True
+    if content_length >= 0:
+        snprintf(digits, sizeof(digits), b"%lld", <long long>content_length)
+        length.key, length.value = slice_text(b"content-length"), slice_text(digits)
+        mutation.set = &length
+        mutation.set_count = 1
     # Gateways apply removals last: what is overwritten must not be removed.
     mutation.removed = removed
     mutation.removed_count = _listed(controls & ~(<uint32_t>1 << PK_DESTINATION_HEADER), removed)
@@ -155,38 +201,58 @@ cdef int out_chunk(out_t* out, int reply, slice_t chunk, bint end_of_stream) noe
     return out_close(out, codec_write_streamed(out_open(out), reply, chunk.data, chunk.size, end_of_stream))
 
 
-cdef int _lent_chunk(out_t* out, int reply, slice_t chunk, bint end_of_stream) noexcept nogil:
-    """The same of a body that the box owns: it is not copied."""
+cdef int _cut_chunk(out_t* out, int reply, slice_t* pieces, size_t size, bint end_of_stream) noexcept nogil:
+    """The first `size` bytes of what the pieces are together, as a chunk; the pieces become what is left.
+
+    A framed box owns the body: of the first and the last piece nothing is copied.
+    """
     cdef buffer_t* bytes = out_open(out)
-    cdef int code = codec_begin_streamed(bytes, reply, chunk.size, end_of_stream)
-    if code == PK_OK and chunk.size:
-        code = out_lend(out, chunk, bytes.size)
+    cdef int code = codec_begin_streamed(bytes, reply, size, end_of_stream)
+    cdef slice_t part
+    cdef int i
+    for i in range(PIECES):
+        part = pieces[i]
+        part.size = part.size if part.size < size else size
+        if code != PK_OK or part.size == 0:
+            continue
+        if out.framed and i != SPLICED:
+            code = out_lend(out, part, bytes.size)
+        else:
+            code = buffer_append(bytes, part.data, part.size)
+        pieces[i].data += part.size
+        pieces[i].size -= part.size
+        size -= part.size
     if code == PK_OK:
         code = codec_end_streamed(bytes, end_of_stream)
     return out_close(out, code)
 
 
-cdef int out_body(out_t* out, int reply, buffer_t* body, size_t chunk_bytes, bint end_of_stream) noexcept nogil:
+cdef int out_body(
+    out_t* out, int reply, buffer_t* body, const splice_t* splice, size_t chunk_bytes, bint end_of_stream
+) noexcept nogil:
     """A whole body in full duplex, in chunks of at most `chunk_bytes`; an empty one is one empty chunk.
 
-    A framed box takes the body over.
+    `splice`: what stands in the place of some of it; NULL: nothing does. A framed box takes the body over.
     """
-    cdef slice_t chunk
-    cdef size_t left = body.size
+    cdef slice_t pieces[PIECES]
+    cdef size_t left, size
     cdef int code = PK_OK
     cdef bint is_last = False
-    chunk.data = body.data
+    memset(pieces, 0, sizeof(pieces))
+    pieces[0] = slice_bytes(body)
+    if splice != NULL:
+        pieces[0].size = splice.start
+        pieces[SPLICED] = splice.text
+        pieces[SPLICED + 1].data = body.data + splice.end
+        pieces[SPLICED + 1].size = body.size - splice.end
+    left = pieces[0].size + pieces[SPLICED].size + pieces[SPLICED + 1].size
     if out.framed:
         out_own(out, body)
     while code == PK_OK and not is_last:
-        chunk.size = left if left < chunk_bytes else chunk_bytes
-        is_last = chunk.size == left
-        if out.framed:
-            code = _lent_chunk(out, reply, chunk, is_last and end_of_stream)
-        else:
-            code = out_chunk(out, reply, chunk, is_last and end_of_stream)
-        chunk.data += chunk.size
-        left -= chunk.size
+        size = left if left < chunk_bytes else chunk_bytes
+        is_last = size == left
+        code = _cut_chunk(out, reply, pieces, size, is_last and end_of_stream)
+        left -= size
     return code
 
 
@@ -225,9 +291,9 @@ cdef int out_refusal(out_t* out, int failure, int problem, uint32_t offset) noex
     cdef uint32_t count = 1
     if PK_FAIL_NONE < failure < PK_FAIL_KINDS and PK_REFUSALS[failure].status:
         refusal = &PK_REFUSALS[failure]
-    _explain(problem if refusal.status == 400 else PK_BODY_OK, offset, text, param, sizeof(text))
+    _explain(problem if failure == PK_FAIL_BAD_REQUEST else PK_BODY_OK, offset, text, param, sizeof(text))
     message = refusal.message
-    if refusal.status == 400:
+    if failure == PK_FAIL_BAD_REQUEST:
         message = text
     snprintf(body, sizeof(body), PK_ERROR_FORM, message, refusal.type, param, refusal.code)
     headers[0].key, headers[0].value = slice_text(b"content-type"), slice_text(b"application/json")

@@ -16,9 +16,9 @@ from libc.string cimport memcpy
 from picker._core.alloc cimport PK_E_FORMAT, PK_E_MISSING, PK_E_NOMEM, PK_OK, pk_resize
 from picker._core.apis cimport PK_API_OTHER, PK_BODY_NOT_JSON, PK_BODY_OK, route_api, route_header
 from picker._core.codec cimport (
-    PK_BODY_BUFFERED,
     PK_BODY_BUFFERED_PARTIAL,
     PK_BODY_NONE,
+    PK_BODY_STREAMED,
     PK_REPLY_REQUEST_BODY,
     PK_REPLY_REQUEST_TRAILERS,
     PK_REQUEST_BODY,
@@ -28,6 +28,7 @@ from picker._core.codec cimport (
     codec_next_header,
     header_t,
     message_t,
+    slice_bytes,
     slice_equals,
     slice_is,
     slice_t,
@@ -46,7 +47,10 @@ from picker._core.exchange cimport (
 from picker._core.hashing cimport hash_xxh64
 from picker._core.outbox cimport out_t
 from picker._core.reading cimport reading_find, reading_hash, reading_name
+from picker._core.renaming cimport renaming_apply, renaming_ask, renaming_name, renaming_splice
 from picker._core.replies cimport (
+    PK_OLD_REWRITE_HEADER,
+    PK_REWRITE_HEADER,
     out_body,
     out_chunk,
     out_control,
@@ -55,23 +59,27 @@ from picker._core.replies cimport (
     out_refusal,
     out_strip,
     out_trailers,
+    splice_t,
 )
 from picker._core.score cimport PK_NEED_PLUGIN
 from picker._core.stats cimport (
     PK_FAIL_BAD_REQUEST,
+    PK_FAIL_BAD_REWRITE,
     PK_FAIL_EXHAUSTED,
     PK_FAIL_INTERNAL,
+    PK_FAIL_LARGE_HEADERS,
     PK_FAIL_NO_ENDPOINT,
     PK_FAIL_TIMEOUT,
     PK_FAIL_TOO_LARGE,
 )
 from picker._core.subset cimport subset_read
 
+cdef enum:
+    LENGTH_DIGITS = 18         # of a content-length
+    REWRITE = 1 << PK_REWRITE_HEADER
+    OLD_REWRITE = 1 << PK_OLD_REWRITE_HEADER
+
 # --- C kernel: small things ---
-
-
-cdef inline bint _is_buffered(uint32_t mode) noexcept nogil:
-    return mode == PK_BODY_BUFFERED or mode == PK_BODY_BUFFERED_PARTIAL
 
 
 cdef void request_drop(session_t* session) noexcept nogil:
@@ -109,41 +117,83 @@ cdef int request_refuse(session_t* session, int failure, out_t* out) noexcept no
 # --- C kernel: the request comes in ---
 
 
-cdef void _read_header(session_t* session, const header_t* header) noexcept nogil:
+cdef int64_t _length(slice_t text) noexcept nogil:
+    """A content-length; -1 if it is none."""
+    cdef int64_t value = 0
+    cdef size_t i
+    if not 0 < text.size <= LENGTH_DIGITS:
+        return -1
+    for i in range(text.size):
+        if not c"0" <= text.data[i] <= c"9":
+            return -1
+        value = value * 10 + text.data[i] - c"0"
+    return value
+
+
+cdef int _read_control(session_t* session, uint32_t control, slice_t value) noexcept nogil:
+    """A control header: it goes no further. Of those that rename, the first counts, and the new name before the old."""
+    cdef uint32_t rewrites = REWRITE if control == REWRITE else REWRITE | OLD_REWRITE
+    cdef uint32_t seen = session.controls
+    session.controls |= control
+    if not control & (REWRITE | OLD_REWRITE) or seen & rewrites:
+        return PK_OK
+    return renaming_ask(session, value)
+
+
+cdef int _read_header(session_t* session, const header_t* header) noexcept nogil:
+    """PK_OK; PK_E_FORMAT, if it cannot be obeyed; PK_E_NOMEM."""
     cdef slice_t token_header = session_header(session)
+    cdef uint32_t control = out_control(header.key)
+    if control:
+        return _read_control(session, control, header.value)
     route_header(&session.route, header)
-    if slice_is(header.key, <const char*>token_header.data, token_header.size) and header.value.size:
+    if slice_equals(header.key, b"content-length"):
+        session.content_length = _length(header.value)
+    elif slice_is(header.key, <const char*>token_header.data, token_header.size) and header.value.size:
         session.request.session = hash_xxh64(header.value.data, header.value.size, 0)
-    session.controls |= out_control(header.key)
+    return PK_OK
+
+
+cdef int _read_headers(session_t* session, slice_t headers, out_t* out) noexcept nogil:
+    """PK_OK, with the session refused if there are too many or one cannot be obeyed, or PK_E_NOMEM."""
+    cdef slice_t rest = headers
+    cdef header_t header
+    cdef uint32_t count = 0
+    cdef int code = PK_OK
+    if headers.size > session.engine.limits.header_bytes:
+        return _refuse(session, PK_FAIL_LARGE_HEADERS, PK_BODY_OK, out)
+    while code == PK_OK and codec_next_header(&rest, &header):
+        count += 1
+        code = _read_header(session, &header)
+    if code == PK_E_FORMAT:
+        return _refuse(session, PK_FAIL_BAD_REWRITE, PK_BODY_OK, out)
+    if count > session.engine.limits.headers:
+        return _refuse(session, PK_FAIL_LARGE_HEADERS, PK_BODY_OK, out)
+    if code == PK_OK and session.engine.keeps_headers:
+        return buffer_append(&session.headers, headers.data, headers.size)
+    return code
 
 
 cdef int _request_headers(session_t* session, const message_t* message, int64_t now_ns, out_t* out) noexcept nogil:
-    cdef slice_t rest = message.headers
-    cdef header_t header
+    cdef bint passes
     cdef int code
     if session.state != PK_STATE_NEW:
         return PK_E_FORMAT
     session.state = PK_STATE_BODY
-    while codec_next_header(&rest, &header):
-        _read_header(session, &header)
+    code = _read_headers(session, message.headers, out)
+    if code != PK_OK or session.is_refused:
+        return code
     session.api = route_api(&session.route, session.engine.families)
-    if session.engine.keeps_headers:
-        if buffer_append(&session.headers, message.headers.data, message.headers.size) != PK_OK:
-            return PK_E_NOMEM
-    session.request_done = message.end_of_stream
-    if message.end_of_stream:
+    session.request_done = message.end_of_stream or session.request_mode == PK_BODY_NONE
+    passes = session.api == PK_API_OTHER or session.request_mode == PK_BODY_STREAMED
+    if passes or session.request_done:
         return _complete(session, now_ns, out)
     if is_duplex(session.request_mode):
-        session.passes = session.api == PK_API_OTHER
-        return _complete(session, now_ns, out) if session.passes else PK_OK     # else answered with the body
-    if _is_buffered(session.request_mode):
-        session.reply = PK_REPLY_REQUEST_BODY
-        code = out_strip(out, session.controls)
-        session.controls = 0
-        return code
-    session.passes = True
-    session.request_done = session.request_mode == PK_BODY_NONE
-    return _complete(session, now_ns, out)
+        return PK_OK                        # answered with the body
+    session.reply = PK_REPLY_REQUEST_BODY
+    code = out_strip(out, session.controls)
+    session.controls = 0
+    return code
 
 
 cdef int _gather(session_t* session, const message_t* message, int64_t now_ns, out_t* out) noexcept nogil:
@@ -184,7 +234,7 @@ cdef int _request_trailers(session_t* session, int64_t now_ns, out_t* out) noexc
     if session.state == PK_STATE_NEW or session.has_trailers or (session.request_done and duplex):
         return PK_E_FORMAT
     if session.state == PK_STATE_BODY and not duplex:
-        return PK_E_FORMAT                  # the body comes first
+        return _refuse(session, PK_FAIL_BAD_REQUEST, PK_BODY_OK, out)      # there is no body
     session.has_trailers = True
     session.request_done = True
     if session.state == PK_STATE_BODY:
@@ -212,7 +262,7 @@ cdef int _complete(session_t* session, int64_t now_ns, out_t* out) noexcept nogi
     if session.api != PK_API_OTHER and (session.has_body or session.has_trailers):
         code = reading_find(session, &problem)
         if code == PK_OK and session.found.has_model:
-            code = reading_name(session, NULL)
+            code = renaming_name(session) if problem == PK_BODY_OK else reading_name(session, NULL)
         if code == PK_OK and problem == PK_BODY_OK:
             code = reading_hash(session)
         if code != PK_OK:
@@ -262,18 +312,51 @@ cdef int _picked(session_t* session, int code, out_t* out) noexcept nogil:
     return code
 
 
+cdef int64_t _new_length(const session_t* session, const splice_t* splice) noexcept nogil:
+    """The content-length that goes with the body once it is spliced; -1 if there is none to go with it."""
+    cdef int64_t change = <int64_t>splice.text.size - <int64_t>(splice.end - splice.start)
+    if session.request_done:
+        return <int64_t>session.body.size + change
+    return session.content_length + change if session.content_length >= 0 else -1      # there is more to come
+
+
+cdef int _answer_buffered(session_t* session, slice_t destination, out_t* out) noexcept nogil:
+    """The destination with a held body, that goes back only if it is another."""
+    cdef splice_t splice
+    cdef slice_t body
+    cdef int64_t length
+    if not renaming_splice(session, &splice):
+        return out_pick(out, session.reply, destination, session.controls, NULL, -1)
+    length = _new_length(session, &splice)
+    if renaming_apply(session, &splice) != PK_OK:
+        return PK_E_NOMEM
+    body = slice_bytes(&session.body)
+    return out_pick(out, session.reply, destination, session.controls, &body, length)
+
+
+cdef int _answer_duplex(session_t* session, slice_t destination, out_t* out) noexcept nogil:
+    """The destination, then the body that waited for it."""
+    cdef splice_t splice
+    cdef bint is_spliced = renaming_splice(session, &splice)
+    cdef int code = out_pick(out, session.reply, destination, session.controls, NULL, -1)
+    if code != PK_OK or not session.has_body:
+        return code
+    return out_body(
+        out, PK_REPLY_REQUEST_BODY, &session.body, &splice if is_spliced else NULL, session.engine.limits.chunk_bytes,
+        session.request_done and not session.has_trailers
+    )
+
+
 cdef int _write_pick(session_t* session, out_t* out) noexcept nogil:
-    """The destination, then, in full duplex, the body that waited for it, then trailers."""
+    """The destination, what waited of the body, the trailers."""
     cdef slice_t destination
     cdef int code
     destination.data = session.pick.destination
     destination.size = session.pick.destination_size
-    code = out_pick(out, session.reply, destination, session.controls)
-    if code == PK_OK and session.has_body and is_duplex(session.request_mode):
-        code = out_body(
-            out, PK_REPLY_REQUEST_BODY, &session.body, session.engine.limits.chunk_bytes,
-            session.request_done and not session.has_trailers
-        )
+    if is_duplex(session.request_mode):
+        code = _answer_duplex(session, destination, out)
+    else:
+        code = _answer_buffered(session, destination, out)
     if code == PK_OK and session.has_trailers:
         code = out_trailers(out, PK_REPLY_REQUEST_TRAILERS)
     return code

@@ -24,8 +24,8 @@ class SessionError(ValueError):
 class Session:
     """One ext_proc stream on `engine`, opened at `now_ns` (any monotonic clock, the same in every call).
 
-    OverflowError when the engine has as many sessions as it may. Close it, whatever happens. One thread at a time feeds
-    the sessions of an engine.
+    OverflowError when the engine has too many of them even to answer 429. Close it, whatever happens. One thread at a
+    time feeds the sessions of an engine.
     """
 
     def __new__(cls, engine: Engine, now_ns: int) -> Session: ...

@@ -48,6 +48,7 @@ from picker._core.exchange cimport (
     session_t,
 )
 from picker._core.outbox cimport out_clear, out_free, out_list, out_t
+from picker._core.renaming cimport renaming_drop
 from picker._core.request cimport request_drop, request_feed, request_refuse, request_resume
 from picker._core.response cimport response_feed
 from picker._core.score cimport PK_NEED_PLUGIN
@@ -73,6 +74,7 @@ cdef void session_init(session_t* session, engine_t* engine, scratch_t* scratch,
     session.engine = engine
     session.scratch = scratch
     session.opened_ns = now_ns
+    session.content_length = -1
     session.reply = PK_REPLY_REQUEST_HEADERS
     session.request_mode = PK_BODY_FULL_DUPLEX_STREAMED      # what gateways use that do not say
     session.response_mode = PK_BODY_FULL_DUPLEX_STREAMED
@@ -81,16 +83,27 @@ cdef void session_init(session_t* session, engine_t* engine, scratch_t* scratch,
 
 
 cdef int session_open(session_t* session, engine_t* engine, scratch_t* scratch, int64_t now_ns) noexcept nogil:
-    """Begin a session; `session_close` is due either way. PK_OK, or PK_E_LIMIT: there are as many as may be."""
-    cdef int code = engine_open(engine)
+    """Begin a session; `session_close` is due either way. PK_OK, or PK_E_LIMIT: there are too many.
+
+    One that is beyond the number there may be is answered 429, as long as there is room for such.
+    """
+    cdef bint is_surplus
+    cdef int code = engine_open(engine, &is_surplus)
     session_init(session, engine, scratch, now_ns)
+    session.is_surplus = is_surplus
     session.is_counted = code != PK_OK
     return code
 
 
-cdef int _start(session_t* session, const message_t* message) noexcept nogil:
-    """The first message says how bodies are sent."""
+cdef int _start(session_t* session, const message_t* message, out_t* out) noexcept nogil:
+    """The first message says how bodies are sent, and whether anybody asks."""
     session.is_started = True
+    if message.is_observed:
+        session.is_let_go = True
+        session.state = PK_STATE_ENDED
+        return PK_OK
+    if session.is_surplus:
+        return session_refuse(session, PK_FAIL_EXHAUSTED, out)
     if not message.has_protocol:
         return PK_OK
     session.request_mode = message.request_mode
@@ -113,10 +126,10 @@ cdef int session_feed(
     cdef int code = codec_decode(&message, data, size)
     if code != PK_OK or session.is_counted:
         return PK_E_FORMAT
-    if session.is_refused or session.is_let_go:
-        return PK_OK                        # the stream is about to close
-    if not session.is_started and _start(session, &message) != PK_OK:
-        return PK_E_FORMAT
+    if not session.is_started:
+        code = _start(session, &message, out)
+    if code != PK_OK or session.is_refused or session.is_let_go:
+        return code                         # the stream is about to close
     if message.kind == PK_REQUEST_HEADERS or message.kind == PK_REQUEST_BODY or message.kind == PK_REQUEST_TRAILERS:
         return request_feed(session, &message, now_ns, out)
     return response_feed(session, &message, now_ns, out)
@@ -161,6 +174,7 @@ cdef void _settle(session_t* session) noexcept nogil:
     outcome.failure = session.failure
     outcome.is_picked = session.is_picked
     outcome.is_counted = session.is_started
+    outcome.is_surplus = session.is_surplus
     if outcome.series == PK_OTHER_MODELS:
         outcome.model = slice_bytes(&session.model)
     outcome.decision = session.pick.decision
@@ -191,6 +205,7 @@ cdef void session_close(session_t* session, int64_t now_ns) noexcept nogil:
     _settle(session)
     buffer_free(&session.headers)
     buffer_free(&session.model)
+    renaming_drop(session)
     pk_free(session.hashes)
     session.hashes = NULL
     subset_free(&session.subset)
@@ -223,15 +238,15 @@ class SessionError(ValueError):
 cdef class Session:
     """One ext_proc stream on `engine`, opened at `now_ns` (any monotonic clock, the same in every call).
 
-    OverflowError when the engine has as many sessions as it may. Close it, whatever happens. One thread at a time feeds
-    the sessions of an engine.
+    OverflowError when the engine has too many of them even to answer 429. Close it, whatever happens. One thread at a
+    time feeds the sessions of an engine.
     """
 
     def __cinit__(self, Engine engine not None, int64_t now_ns):
         memset(&self._out, 0, sizeof(out_t))
         self._engine = engine
         if session_open(&self._session, &engine._engine, &engine._scratch, now_ns) != PK_OK:
-            raise OverflowError(f"at most {engine._engine.limits.sessions} streams at once")
+            raise OverflowError(f"{engine._engine.sessions} streams at once are too many")
         self._is_open = True
 
     def __dealloc__(self):
@@ -304,7 +319,9 @@ cdef class Session:
         assert max(session.is_refused, session.is_let_go) <= (session.state == PK_STATE_ENDED)
         assert not (session.is_refused and session.is_let_go)
         assert session.response_done <= session.has_response <= (session.state >= PK_STATE_RESPONSE)
-        assert session.state < PK_STATE_PICKED or session.is_picked or session.is_refused or session.has_response
+        assert session.state < PK_STATE_PICKED or session.has_response or max(
+            session.is_picked, session.is_refused, session.is_let_go
+        )
         assert session.is_counted or self._is_open
         assert not session.is_counted or (session.held == 0 and session.hashes == NULL and session.subset.table == NULL)
         assert self._out.count == 0 and self._out.bytes.size == 0

@@ -22,7 +22,9 @@ cdef enum:
     PK_FAIL_TIMEOUT = 7            # 408
     PK_FAIL_INTERNAL = 8           # 500
     PK_FAIL_EXHAUSTED = 9          # 429
-    PK_FAIL_KINDS = 10
+    PK_FAIL_LARGE_HEADERS = 10     # 431
+    PK_FAIL_BAD_REWRITE = 11       # 400
+    PK_FAIL_KINDS = 12
 
 ctypedef struct hist_t:
     const double* bounds       # static

@@ -201,7 +201,7 @@ cdef void stats_keep(stats_t* stats, const uint8_t* name, size_t size) noexcept 
 
 FAILURES = (
     "None", "BadRequest", "PayloadTooLarge", "ServiceUnavailable", "ModelServerError", "NoAnswer", "Canceled",
-    "RequestTimeout", "Internal", "ResourceExhausted",
+    "RequestTimeout", "Internal", "ResourceExhausted", "HeadersTooLarge", "BadRewriteHeader",
 )
 """What `error_code` says on the metrics page, by PK_FAIL_*."""
 

@@ -173,7 +173,12 @@ def _check_engines(settings: ServeSettings) -> None:
 
 def _limits(settings: ServeSettings) -> dict[str, int]:
     """What the engine may hold; an `approx-prefix-cache-producer` says what an endpoint is thought to cache."""
-    limits = {"body_bytes": settings.limits.body_cap_bytes, "sessions": settings.limits.max_streams}
+    limits = {
+        "body_bytes": settings.limits.body_cap_bytes,
+        "header_bytes": settings.limits.header_cap_bytes,
+        "sessions": settings.limits.max_streams,
+        "surplus": settings.limits.max_streams,
+    }
     producer = settings.config.parameters(ApproxPrefixCacheProducer)
     if producer is not None and producer.lruCapacityPerServer > 0:
         limits["endpoint_blocks"] = min(producer.lruCapacityPerServer, MAX_ENDPOINT_BLOCKS)

@@ -203,16 +203,23 @@ async def test_draining_has_an_end(tmp_path: Path, shell: str, caplog: pytest.Lo
 
 @within_deadline
 async def test_limits_reach_the_core(tmp_path: Path, shell: str) -> None:
-    limits = {"max_streams": 1, "body_cap_bytes": 100, "request_timeout_s": 3600}
+    limits = {"max_streams": 1, "body_cap_bytes": 100, "header_cap_bytes": 1000, "request_timeout_s": 3600}
     async with running(settings(tmp_path, shell=shell, **limits)) as picker:
         first = picker.stream()
         await first.send(m.request_headers(), m.request_body(b"x" * 101, end_of_stream=False))
         assert (await first.receive())[0].immediate_response.status.code == 413
         assert await first.ended() == "OK"
         second, _ = await picker.pick()
-        third = picker.stream()  # that says nothing: grpc.aio forgets the status if it fails to send
-        assert await third.ended() == "RESOURCE_EXHAUSTED"
+        third = picker.stream()
+        await third.send(m.request_headers())
+        assert (await third.receive())[0].immediate_response.status.code == 429
+        assert await third.ended() == "OK"
         await second.finish()
+        await picker.app.shell.wait_idle()
+        fourth = picker.stream()
+        await fourth.send(m.request_headers(headers={"x-long": "x" * 1000}))
+        assert (await fourth.receive())[0].immediate_response.status.code == 431
+        assert await fourth.ended() == "OK"
 
 
 @pytest.mark.parametrize("port", ["grpc_port", "metrics_port", "grpc_health_port"])

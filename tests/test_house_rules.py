@@ -25,6 +25,7 @@ PART_OF = {
     "dispatch": "engine",
     "heads": "h2",
     "reading": "session",
+    "renaming": "session",
     "replies": "session",
     "request": "session",
     "response": "session",

@@ -183,7 +183,8 @@ class WireShell:
     def __init__(self, engine: Engine, readiness: Readiness, listen: ListenSettings, limits: LimitSettings) -> None:
         self._listen = listen
         self._engine = engine
-        self._rules = {"message_bytes": listen.grpc_max_recv_msg_bytes, "streams": limits.max_streams + HEALTH_STREAMS}
+        streams = 2 * limits.max_streams + HEALTH_STREAMS  # as many again are told that they are too many
+        self._rules = {"message_bytes": listen.grpc_max_recv_msg_bytes, "streams": streams}
         self._extproc = ExtProc(engine, timeout_ns=int(limits.request_timeout_s * 1e9))
         self._picked = self._opened = 0
         self._quiet_since = -math.inf  # of the loop's clock

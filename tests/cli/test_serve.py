@@ -65,6 +65,7 @@ def test_flags_reach_their_settings() -> None:
             "::1",
         ),
         *("--drain-timeout", "5s", "--body-cap=1Mi", "--request-timeout=250ms", "--max-streams", "9"),
+        *("--header-cap", "8Ki"),
         *("--grpc-max-recv-msg-size", "10MiB", "--disable-endpoint-subset-filter=true"),
         *("--metrics-staleness-threshold", "2s", "-v4", "--zap-encoder=json", "--shell", "grpcio"),
         *("--endpoints-interval", "1s", "--pool-namespace", "prod"),
@@ -74,7 +75,7 @@ def test_flags_reach_their_settings() -> None:
     assert (listen.grpc_port, listen.grpc_health_port, listen.metrics_port) == (1, 2, 3)
     assert (listen.health_checking, listen.bind_address, listen.shell) == (True, "::1", "grpcio")
     assert (listen.grpc_max_recv_msg_bytes, listen.grpc_max_send_msg_bytes) == (10 << 20, 16 << 20)
-    assert (limits.drain_timeout_s, limits.body_cap_bytes) == (5.0, 1 << 20)
+    assert (limits.drain_timeout_s, limits.body_cap_bytes, limits.header_cap_bytes) == (5.0, 1 << 20, 8192)
     assert (limits.request_timeout_s, limits.max_streams) == (0.25, 9)
     assert found.routing.disable_endpoint_subset_filter
     assert (found.scrape.staleness_threshold_s, found.log.verbosity, found.log.encoder) == (2.0, 4, "json")

@@ -122,17 +122,24 @@ def test_the_clients_time_goes_on_after_the_answer() -> None:
 
 
 def test_too_many_streams_over_all_connections() -> None:
-    service = Service(engine=engine_with(sessions=2))
+    service = Service(engine=engine_with(sessions=2, surplus=1))
     first, second = service.client(), service.client()
     calls = [begun(first), begun(second)]
-    refused = begun(first)
+    for client in (first, second, first):
+        told = begun(client)
+        assert m.parse(told.messages.popleft()).immediate_response.status.code == 429
+        assert told.status == "OK"
+    silent = first.open(PROCESS)
+    silent.send(REQUEST[:3])
+    refused = begun(second)
     assert (refused.status, refused.text) == (
         "RESOURCE_EXHAUSTED",
-        "as many streams are open as may be: see --max-streams",
+        "twice as many streams are open as may be: see --max-streams",
     )
-    assert service.engine.sessions == 2
+    assert service.engine.sessions == 3
     calls[1].reset()
     assert begun(first).status == ""
+    silent.reset()
     for client in (first, second):
         client.close()
     service.assert_idle()

@@ -14,8 +14,11 @@ from tests.model import session as model
 from tests.support import messages
 
 WHOLE = b'{"model":"m","messages":[{"role":"user","content":"hello"}]}'
-BODIES = [b"", WHOLE, WHOLE[:20], WHOLE[20:], b"{}", b"x" * 90, b"data: [DONE]\n\n"]
+ESCAPED = b'{"messages":["model"],"model":"\\u0061\\"","model":"a"}'
+BODIES = [b"", WHOLE, WHOLE[:20], WHOLE[20:], ESCAPED, b"{}", b"x" * 90, b"data: [DONE]\n\n"]
+NAMES = [b"m", b"a", b'other\\ "name"', "ü€".encode(), b"", b"\xff", b"x" * 257, b"a\tb", b"\x7f"]
 LIMITS = {"body_bytes": 100, "chunk_bytes": 7}
+SESSIONS, SURPLUS = 3, 1
 MODES = st.tuples(st.integers(0, 4), st.integers(0, 4)) | st.just((5, 0)) | st.just((0, 77))
 PATHS = [b"/v1/chat/completions", b"/v1/completions", b"/v1/models"]
 KINDS = [f"{side}_{part}" for side in ("request", "response") for part in ("headers", "body", "trailers")]
@@ -28,12 +31,19 @@ MESSAGE = st.builds(
     modes=st.none() | MODES,
     status=st.sampled_from([200, 404, 500]),
     is_stream=st.booleans(),
+    wanted=st.none() | st.sampled_from(NAMES[:4]) | st.sampled_from(NAMES),
+    length=st.none() | st.integers(0, 200),
+    observed=st.sampled_from([False] * 19 + [True]),
 )
 
 
 def encode(message: model.Message) -> bytes:
     if message.kind == "request_headers":
         made = messages.request_headers(message.path.decode(), end_of_stream=message.end)
+        if message.length is not None:
+            made = messages.with_header(made, "content-length", str(message.length).encode())
+        if message.wanted is not None:
+            made = messages.with_header(made, "x-gateway-model-name-rewrite", message.wanted)
     elif message.kind == "response_headers":
         kind = "text/event-stream; charset=utf-8" if message.is_stream else "application/json"
         made = messages.response_headers(message.status, kind, end_of_stream=message.end)
@@ -41,6 +51,8 @@ def encode(message: model.Message) -> bytes:
         made = getattr(messages, message.kind)(message.body, end_of_stream=message.end)
     else:
         made = getattr(messages, message.kind)()
+    if message.observed:
+        made = messages.observed(made)
     if message.modes is not None:
         return messages.with_modes(made, message.modes)
     return messages.without_modes(made)
@@ -56,16 +68,23 @@ def describe(reply: bytes) -> model.Reply:
     direction, _, part = kind.partition("_")
     if part == "trailers":
         return part, direction
-    streamed = content.response.body_mutation
-    if streamed.WhichOneof("mutation"):
-        return "chunk", direction, streamed.streamed_response.body, streamed.streamed_response.end_of_stream
-    return part, direction, parsed.HasField("dynamic_metadata")
+    mutation = content.response.body_mutation
+    streamed = mutation.streamed_response
+    if mutation.HasField("streamed_response"):
+        return "chunk", direction, streamed.body, streamed.end_of_stream
+    is_picked = parsed.HasField("dynamic_metadata")
+    if part == "headers":
+        return part, direction, is_picked
+    options = content.response.header_mutation.set_headers
+    lengths = [int(option.header.raw_value) for option in options if option.header.key == "content-length"]
+    body = mutation.body if mutation.HasField("body") else None
+    return part, direction, is_picked, body, lengths[0] if lengths else None
 
 
 class Order(RuleBasedStateMachine):
     @initialize(endpoints=st.integers(0, 2))
     def start(self, endpoints: int) -> None:
-        self.engine = Engine(hash_seed=1, limits=LIMITS)
+        self.engine = Engine(hash_seed=1, limits={**LIMITS, "sessions": SESSIONS, "surplus": SURPLUS})
         self.endpoints = [self.engine.add_endpoint(f"10.0.0.{i}:80", f"10.0.0.{i}") for i in range(endpoints)]
         self.open: list[tuple[Session, model.Session]] = []
         self.failures: Counter[str] = Counter()
@@ -82,9 +101,13 @@ class Order(RuleBasedStateMachine):
 
     @rule()
     def begin(self) -> None:
-        if len(self.open) < 3:
-            slow = model.Session(lambda: bool(self.endpoints), **LIMITS)
-            self.open.append((Session(self.engine, 0), slow))
+        served = sum(not slow.is_surplus for _, slow in self.open)
+        if served == SESSIONS and len(self.open) - served == SURPLUS:
+            with pytest.raises(OverflowError):
+                Session(self.engine, 0)
+            return
+        slow = model.Session(lambda: bool(self.endpoints), is_surplus=served == SESSIONS, **LIMITS)
+        self.open.append((Session(self.engine, 0), slow))
 
     @rule(data=st.data(), message=MESSAGE)
     def feed(self, data: st.DataObject, message: model.Message) -> None:

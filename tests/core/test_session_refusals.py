@@ -29,12 +29,14 @@ from tests.support.gateway import DESTINATION, Gateway
 def test_steering_headers_of_a_client_go_no_further(mode: int, path: str, end: bool) -> None:
     gateway = Gateway(engine_with(), modes=(mode, DUPLEX))
     gateway.send_headers(path, headers={"x-mine": "1", **STEERING, "x-gateway": "2"}, end=end)
-    if mode in (BUFFERED, PARTIAL) and not end:
+    if mode in (BUFFERED, PARTIAL) and not end and path != "/v1/models":
         assert gateway.headers == {"x-mine": "1", "x-gateway": "2"}  # already, should the stream fail now
     if not end:
         gateway.send_body([BODY])
     gateway.complete()
     assert gateway.destination != STEERING[DESTINATION]
+    length = gateway.headers.pop("content-length", None)  # of a body that holds another model now
+    assert (length is not None) == (mode in (BUFFERED, PARTIAL) and not end and path != "/v1/models")
     assert gateway.headers == {"x-mine": "1", "x-gateway": "2", DESTINATION: gateway.destination}
     gateway.close()
 
@@ -111,11 +113,61 @@ def test_bodies_that_are_too_much_together() -> None:
 def test_no_more_sessions_than_may_be() -> None:
     engine = engine_with(sessions=2)
     held = [Session(engine, 0) for _ in range(2)]
-    with pytest.raises(OverflowError, match="at most 2"):
-        Session(engine, 0)
+    for further in (Session(engine, 0), Session(engine, 0)):
+        (reply,) = further.feed(messages.request_headers(end_of_stream=True), 0)
+        assert messages.parse(reply).immediate_response.status.code == 429
+        assert further.is_over
+        further.close(0)
     held.pop().close(0)
-    Session(engine, 0).close(0)
-    assert engine.sessions == 1
+    last = Session(engine, 0)
+    assert last.feed(messages.request_headers(), 0) == []
+    last.close(0)
+    held.pop().close(0)
+    assert_idle(engine)
+    assert failures(engine) == {"ResourceExhausted": 2, "Canceled": 1}
+
+
+def test_too_many_sessions_even_to_say_so() -> None:
+    engine = engine_with(sessions=1, surplus=2)
+    first, second, third = (Session(engine, 0) for _ in range(3))
+    with pytest.raises(OverflowError, match="3 streams at once are too many"):
+        Session(engine, 0)
+    first.close(0)
+    fourth = Session(engine, 0)  # the two that are told so take no room from those that are served
+    assert fourth.feed(messages.request_headers(), 0) == []
+    with pytest.raises(OverflowError):
+        Session(engine, 0)
+    for stream in (second, third, fourth):
+        stream.close(0)
+    assert_idle(engine)
+
+
+def test_a_surplus_stream_without_a_request_is_told_the_same() -> None:
+    """A gateway may show the response alone."""
+    engine = engine_with(sessions=1)
+    with_first = Session(engine, 0)
+    stream = Session(engine, 0)
+    (reply,) = stream.feed(messages.response_headers(), 0)
+    assert messages.parse(reply).immediate_response.status.code == 429
+    stream.close(0)
+    with_first.close(0)
+
+
+@pytest.mark.parametrize("limits", [{"headers": 12}, {"header_bytes": 250}])
+@pytest.mark.parametrize("mode", MODES)
+def test_too_many_headers(mode: int, limits: dict[str, int]) -> None:
+    engine = engine_with(**limits)
+    few = Gateway(engine, modes=(mode, DUPLEX))
+    few.send_headers(headers={f"x-{number}": "1" for number in range(9)}, end=True)
+    few.complete()
+    few.close()
+    many = Gateway(engine, modes=(mode, DUPLEX))
+    many.send_headers(headers={f"x-{number}": "1" * 20 for number in range(10)}, end=True)
+    error = error_of(many)
+    assert (error["status"], error["code"]) == (431, "headers_too_large")
+    many.close()
+    assert_idle(engine)
+    assert failures(engine) == {"HeadersTooLarge": 1}
 
 
 def test_no_endpoint_is_a_503() -> None:
@@ -132,7 +184,7 @@ def test_no_endpoint_is_a_503() -> None:
 
 @pytest.mark.parametrize("failure", range(-1, len(FAILURES) + 2))
 def test_every_refusal_is_an_openai_error(failure: int) -> None:
-    expected = {1: 400, 2: 413, 3: 503, 7: 408, 9: 429}.get(failure, 500)
+    expected = {1: 400, 2: 413, 3: 503, 7: 408, 9: 429, 10: 431, 11: 400}.get(failure, 500)
     gateway = Gateway(engine_with())
     for problem in range(-1, 9):
         gateway.immediate = messages.parse(replies.refusal(failure, problem, 2**32 - 1)).immediate_response

@@ -5,6 +5,7 @@ import random
 
 from picker._core.engine import Engine
 from picker._core.session import Session, SessionError
+from tests.model.renaming import renamed
 from tests.support import messages
 from tests.support.exchange import SSE, STEERING, assert_idle
 from tests.support.fuzz import CASES, mutants
@@ -118,18 +119,21 @@ def test_mutated_messages_in_any_order() -> None:
 
 
 def test_mutated_bodies_behind_proper_headers() -> None:
-    """Deeper than the above: only the JSON is changed."""
+    """Deeper than the above: only the JSON is changed, and the model in it."""
     engine = fuzzed_engine()
     headers = [messages.request_headers(path) for path in ("/v1/chat/completions", "/v1/completions")]
+    names = [b"llama", b"a much longer name", b'"', None]
     for number, body in mutants(BODIES, TOKENS, seed=SEED + 1, cases=CASES // 4):
         session = Session(engine, number)
-        session.feed(headers[number % 2], number)
+        name = names[number // 2 % 4]
+        head = headers[number % 2]
+        session.feed(messages.with_header(head, "x-llm-d-model-name-rewrite", name) if name else head, number)
         replies = [messages.parse(reply) for reply in session.feed(messages.request_body(body), number)]
         if replies[0].HasField("immediate_response"):
             assert replies[0].immediate_response.status.code in (400, 413)
             json.loads(replies[0].immediate_response.body)
         else:
             chunks = [reply.request_body.response.body_mutation.streamed_response for reply in replies[1:]]
-            assert b"".join(chunk.body for chunk in chunks) == body
+            assert b"".join(chunk.body for chunk in chunks) == (renamed(body, name) if name else body)
         session.close(number)
     assert_idle(engine)

@@ -2,7 +2,7 @@
 
 Replies are tuples:
     ("headers", direction, pick)          pick: the destination is set
-    ("body", direction, pick)             as it stands
+    ("body", direction, pick, instead, content_length)    as it stands, or another (else None, and no new length)
     ("chunk", direction, bytes, end)      streamed_response
     ("trailers", direction)
     ("immediate", status)
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.model import apis, prompt
+from tests.model.renaming import renamed
 
 NONE, STREAMED, BUFFERED, BUFFERED_PARTIAL, DUPLEX = range(5)
 Reply = tuple[object, ...]
@@ -34,18 +35,25 @@ class Message:
     modes: tuple[int, int] | None = None
     status: int = 200
     is_stream: bool = True
+    wanted: bytes | None = None  # the rewrite header
+    length: int | None = None  # the content-length
+    observed: bool = False
 
 
 class Session:
-    def __init__(self, has_candidate: Callable[[], bool], *, body_bytes: int, chunk_bytes: int) -> None:
-        self.has_candidate = has_candidate
+    def __init__(
+        self, has_candidate: Callable[[], bool], *, body_bytes: int, chunk_bytes: int, is_surplus: bool = False
+    ) -> None:
+        self.has_candidate, self.is_surplus = has_candidate, is_surplus
         self.body_bytes, self.chunk_bytes = body_bytes, chunk_bytes
         self.modes = (DUPLEX, DUPLEX)
         self.started = self.closed = False
         self.headers_seen = self.request_done = self.trailers_seen = False
         self.path = b""
         self.body: bytes | None = None
-        self.picked = False
+        self.wanted: bytes | None = None
+        self.length: int | None = None
+        self.picked = self.observed = False
         self.immediate = 0
         self.response_seen = self.response_done = False
         self.status = 0
@@ -55,9 +63,14 @@ class Session:
     def feed(self, message: Message) -> list[Reply]:
         if self.closed:
             raise OutOfOrderError
-        if self.immediate:
+        if self.immediate or self.observed:
             return []
         is_first, self.started = not self.started, True
+        if is_first and message.observed:
+            self.observed = True
+            return []
+        if is_first and self.is_surplus:
+            return self.refuse(429)
         if is_first and message.modes is not None:
             self.modes = message.modes
             if max(message.modes) > DUPLEX:
@@ -81,15 +94,20 @@ class Session:
             raise OutOfOrderError
         self.headers_seen = True
         self.path = message.path
-        self.request_done = message.end
-        if message.end:
+        self.wanted, self.length = message.wanted, message.length
+        if self.wanted is not None and not self.is_name(self.wanted):
+            return self.refuse(400)
+        self.request_done = message.end or self.modes[0] == NONE
+        if self.request_done or apis.find(self.path) == apis.OTHER or self.modes[0] == STREAMED:
             return self.pick("headers")
-        if self.is_duplex:
-            return self.pick("headers") if apis.find(self.path) == apis.OTHER else []
-        if self.modes[0] in (BUFFERED, BUFFERED_PARTIAL):
-            return [("headers", "request", False)]
-        self.request_done = self.modes[0] == NONE
-        return self.pick("headers")
+        return [] if self.is_duplex else [("headers", "request", False)]
+
+    @staticmethod
+    def is_name(text: bytes) -> bool:
+        try:
+            return 0 < len(text.decode().encode()) <= 256 and min(text) >= 0x20 and 0x7F not in text
+        except UnicodeDecodeError:
+            return False
 
     def request_body(self, message: Message) -> list[Reply]:
         if not self.headers_seen and not self.response_seen:
@@ -102,7 +120,7 @@ class Session:
         if not self.is_answered:
             return self.gather(message)
         if not self.is_duplex:
-            return [("body", "request", False)]
+            return [("body", "request", False, None, None)]
         return [("chunk", "request", message.body, message.end)] if self.picked else []
 
     def gather(self, message: Message) -> list[Reply]:
@@ -119,7 +137,7 @@ class Session:
         if self.trailers_seen or (self.is_duplex and self.request_done):
             raise OutOfOrderError
         if not self.is_answered and not self.is_duplex:
-            raise OutOfOrderError
+            return self.refuse(400)
         self.trailers_seen = self.request_done = True
         if not self.is_answered:
             return self.pick("headers")
@@ -144,13 +162,25 @@ class Session:
         if not self.has_candidate():
             return self.refuse(503)
         self.picked = True
+        body = self.body or b""
+        instead = body if self.wanted is None or apis.find(self.path) == apis.OTHER else renamed(body, self.wanted)
         replies: list[Reply] = [(carrier, "request", True)]
+        if carrier == "body":
+            replies = [(carrier, "request", True, *self.changed(body, instead))]
         if self.is_duplex and self.body is not None:
-            replies += self.chunks(self.body, self.request_done and not self.trailers_seen)
+            replies += self.chunks(instead, self.request_done and not self.trailers_seen)
         if self.trailers_seen:
             replies.append(("trailers", "request"))
         self.body = None
         return replies
+
+    def changed(self, body: bytes, instead: bytes) -> tuple[bytes | None, int | None]:
+        """The other body, if it is another, and its content-length."""
+        if instead == body:
+            return None, None
+        if self.request_done:
+            return instead, len(instead)
+        return instead, None if self.length is None else self.length + len(instead) - len(body)
 
     def chunks(self, body: bytes, end: bool) -> list[Reply]:
         pieces = [body[at : at + self.chunk_bytes] for at in range(0, len(body), self.chunk_bytes)] or [b""]
@@ -179,7 +209,7 @@ class Session:
         self.response_done |= message.end
         if self.modes[1] == DUPLEX:
             return [("chunk", "response", message.body, message.end)]
-        return [("body", "response", False)]
+        return [("body", "response", False, None, None)]
 
     def response_trailers(self, message: Message) -> list[Reply]:
         if not self.headers_seen and not self.response_seen:
@@ -198,8 +228,10 @@ class Session:
 
         Of a gateway that shows responses.
         """
-        by_status = {400: "BadRequest", 413: "PayloadTooLarge", 503: "ServiceUnavailable"}
-        if self.immediate or not self.started:
+        by_status = {400: "BadRequest", 413: "PayloadTooLarge", 429: "ResourceExhausted", 503: "ServiceUnavailable"}
+        if self.immediate == 400 and self.wanted is not None and not self.is_name(self.wanted):
+            return "BadRewriteHeader"
+        if self.immediate or not self.started or self.observed:
             return by_status.get(self.immediate, "")
         if not self.picked or not (self.request_done or self.response_seen):
             return "Canceled"

@@ -2,19 +2,22 @@
 
 What it holds replies to (PROTOCOL of ext_proc): full duplex wants headers first, then `streamed_response` chunks, then
 trailers, and never an end of stream it did not send; the other modes want one reply per message and no
-`streamed_response`. What is forwarded is what was sent, to the byte.
+`streamed_response`. What is forwarded is what was sent, to the byte, but for the model that a header asks for.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from picker._core.engine import Engine
 from picker._core.session import Session
+from tests.model import prompt, renaming
 from tests.support import messages
 
 DESTINATION = "x-gateway-destination-endpoint"
+REWRITES = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite")
 DUPLEX = messages.FULL_DUPLEX
+UNREAD = (messages.STREAMED, messages.NONE)
 
 
 class ProtocolError(AssertionError):
@@ -40,6 +43,12 @@ class Direction:
     waits_for: str = ""  # in modes other than full duplex
     sent: bytearray = field(default_factory=bytearray)
     forwarded: bytearray = field(default_factory=bytearray)
+    change: Callable[[bytes], bytes] = bytes
+
+    @property
+    def expected(self) -> bytes:
+        """What is to be forwarded of what was sent."""
+        return self.change(bytes(self.sent))
 
     @property
     def is_duplex(self) -> bool:
@@ -62,8 +71,7 @@ class Direction:
         demand(self.headers_answered, "the body is answered before the headers")
         mutation = response.response.body_mutation
         if not self.is_duplex:
-            demand(not mutation.WhichOneof("mutation"), "a body mutation in a mode that wants none")
-            self.forwarded[:] = self.sent
+            self.take_instead(mutation)
             self.answered("body")
             return
         demand(mutation.WhichOneof("mutation") == "streamed_response", "full duplex wants streamed_response")
@@ -72,11 +80,19 @@ class Direction:
         if mutation.streamed_response.end_of_stream:
             demand(self.end_sent, "an end of stream that was not sent")
             self.end_answered = True
-        demand(self.sent.startswith(self.forwarded), "other bytes than were sent")
+        demand(self.expected.startswith(self.forwarded), "other bytes than were sent")
+
+    def take_instead(self, mutation: Any) -> None:
+        """A body mutation, or none, in a mode that is not full duplex."""
+        kind = mutation.WhichOneof("mutation")
+        demand(kind in (None, "body"), "streamed_response in a mode that wants none")
+        demand((kind is None) == (self.expected == self.sent), "a body mutation where nothing changes, or none")
+        self.forwarded[:] = self.sent if kind is None else mutation.body
+        demand(self.forwarded == self.expected, "other bytes than were sent")
 
     def take_trailers(self) -> None:
         demand(self.trailers_sent and not self.trailers_answered, "trailers answered unasked")
-        demand(self.headers_answered and self.forwarded == self.sent, "trailers overtake the body")
+        demand(self.headers_answered and self.forwarded == self.expected, "trailers overtake the body")
         self.trailers_answered = True
         self.answered("trailers")
 
@@ -90,7 +106,7 @@ class Direction:
         demand(self.headers_answered == self.headers_sent, "headers were not answered")
         demand(self.trailers_answered == self.trailers_sent, "trailers were not answered")
         if self.is_duplex and self.headers_sent:
-            demand(self.forwarded == self.sent, f"{len(self.forwarded)} of {len(self.sent)} bytes forwarded")
+            demand(self.forwarded == self.expected, f"{len(self.forwarded)} of {len(self.sent)} bytes forwarded")
             demand(self.end_answered == self.end_sent, "the end of the body was not answered")
 
 
@@ -119,6 +135,9 @@ class Gateway:
         **more: Any,
     ) -> None:
         self.headers = dict(headers or {})
+        name = next((self.headers[key] for key in REWRITES if key in self.headers), "")
+        if name and not end and self.modes[0] not in UNREAD and prompt.api(path.encode()) != prompt.OTHER:
+            self.request.change = lambda body: renaming.renamed(body, name.encode())
         self.request.send("headers", b"", False)
         message = messages.request_headers(path, headers=headers, end_of_stream=end, modes=self.modes, **more)
         self.take(self.feed(message, self.now_ns))
@@ -179,10 +198,16 @@ class Gateway:
             elif kind.endswith("body"):
                 direction.take_body(content)
                 self._mutate(reply, content, direction)
+                self._check_length(direction)
             else:
                 direction.take_headers()
                 self._mutate(reply, content, direction)
         self.session._check()
+
+    def _check_length(self, direction: Direction) -> None:
+        """Envoy compares a body it was given with the content-length, where it has all of it."""
+        if direction is self.request and direction.mode == messages.BUFFERED and "content-length" in self.headers:
+            demand(int(self.headers["content-length"]) == len(direction.forwarded), "a wrong content-length")
 
     def _mutate(self, reply: Any, content: Any, direction: Direction) -> None:
         """Header mutations, removals last; those of a body count in buffered modes only."""

@@ -92,6 +92,20 @@ def without_modes(message: bytes) -> bytes:
     return request.SerializeToString()
 
 
+def with_header(message: bytes, key: str, value: bytes) -> bytes:
+    """The request headers with a further one."""
+    request = ext_proc.ProcessingRequest.FromString(message)
+    request.request_headers.headers.headers.add(key=key, raw_value=value)
+    return request.SerializeToString()
+
+
+def observed(message: bytes) -> bytes:
+    """The message of a gateway that only shows what passes."""
+    request = ext_proc.ProcessingRequest.FromString(message)
+    request.observability_mode = True
+    return request.SerializeToString()
+
+
 def with_subset(message: bytes, subset: Sequence[str]) -> bytes:
     """The message with the gateway's subset hint."""
     request = ext_proc.ProcessingRequest.FromString(message)
