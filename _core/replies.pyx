@@ -7,7 +7,7 @@ Source: envoy external_processor.proto; the OpenAI API's error object; names of 
     Extension and llm-d.
 """
 from libc.stddef cimport size_t
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.string cimport memset
 
@@ -35,23 +35,24 @@ from picker._core.stats cimport PK_FAIL_BAD_REQUEST, PK_FAIL_KINDS, PK_FAIL_NONE
 cdef extern from *:
     """
     /* Headers that steer picker, or that picker alone may set: none of a client's reaches a model server. */
+    #define PK_CONTROLS(X) \\
+        X("x-gateway-destination-endpoint") X("x-llm-d-model-name-rewrite") X("x-gateway-model-name-rewrite") \\
+        X("x-gateway-destination-endpoint-subset") X("x-gateway-destination-endpoint-served") \\
+        X("x-llm-d-inference-objective") X("x-gateway-inference-objective") X("x-llm-d-inference-fairness-id") \\
+        X("x-gateway-inference-fairness-id") X("x-llm-d-slo-ttft-ms") X("x-slo-ttft-ms") X("x-llm-d-slo-tpot-ms") \\
+        X("x-slo-tpot-ms") X("x-llm-d-video-fps") X("x-llm-d-video-duration-seconds") X("x-llm-d-video-resolution") \\
+        X("epp-profile") X("x-llm-d-request-dropped-reason") \\
+        /* what steers the sidecar of a disaggregated model server */ \\
+        X("x-prefiller-host-port") X("x-encoder-hosts-ports") X("x-data-parallel-host-port") \\
+        X("x-kv-cache-source-host-port")
+    #define PK_NAMED(name) {sizeof(name) - 1, name},
+    #define PK_SIZED(name) | (uint64_t)1 << (sizeof(name) - 1)
     typedef struct {
         unsigned size;
         const char *name;
     } pk_control_t;
-    #define PK_NAMED(name) {sizeof(name) - 1, name}
-    static const pk_control_t PK_CONTROL[] = {
-        PK_NAMED("x-gateway-destination-endpoint"), PK_NAMED("x-llm-d-model-name-rewrite"),
-        PK_NAMED("x-gateway-model-name-rewrite"), PK_NAMED("x-gateway-destination-endpoint-subset"),
-        PK_NAMED("x-gateway-destination-endpoint-served"), PK_NAMED("x-llm-d-inference-objective"),
-        PK_NAMED("x-gateway-inference-objective"), PK_NAMED("x-llm-d-inference-fairness-id"),
-        PK_NAMED("x-gateway-inference-fairness-id"), PK_NAMED("x-llm-d-slo-ttft-ms"), PK_NAMED("x-slo-ttft-ms"),
-        PK_NAMED("x-llm-d-slo-tpot-ms"), PK_NAMED("x-slo-tpot-ms"), PK_NAMED("x-llm-d-video-fps"),
-        PK_NAMED("x-llm-d-video-duration-seconds"), PK_NAMED("x-llm-d-video-resolution"), PK_NAMED("epp-profile"),
-        PK_NAMED("x-llm-d-request-dropped-reason"),
-        /* what steers the sidecar of a disaggregated model server */
-        PK_NAMED("x-prefiller-host-port"), PK_NAMED("x-encoder-hosts-ports"), PK_NAMED("x-data-parallel-host-port"),
-        PK_NAMED("x-kv-cache-source-host-port")};
+    static const pk_control_t PK_CONTROL[] = {PK_CONTROLS(PK_NAMED)};
+    static const uint64_t PK_CONTROL_SIZES = 0 PK_CONTROLS(PK_SIZED);        /* a bit for each */
 
     typedef struct {
         unsigned status;
@@ -88,6 +89,7 @@ cdef extern from *:
         unsigned int size
         const char* name
     const pk_control_t PK_CONTROL[]
+    const uint64_t PK_CONTROL_SIZES
     ctypedef struct pk_refusal_t:
         unsigned int status
         const char* type
@@ -120,7 +122,7 @@ cdef bint _is_named(slice_t key, const pk_control_t* control) noexcept nogil:
 cdef uint32_t out_control(slice_t key) noexcept nogil:
     """The bit of a control header; 0 for any other."""
     cdef uint32_t i
-    if key.size == 0 or (key.data[0] | 0x20 != c"x" and key.data[0] | 0x20 != c"e"):
+    if key.size > 63 or not PK_CONTROL_SIZES >> key.size & 1:
         return 0
     for i in range(PK_CONTROL_HEADERS):
         if _is_named(key, &PK_CONTROL[i]):
