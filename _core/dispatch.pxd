@@ -57,6 +57,7 @@ ctypedef struct pick_t:
     uint32_t destination_size
     int64_t cached_tokens      # predicted
     uint64_t decision          # number of its record
+    uint64_t number            # of the pick
     uint64_t frame             # number of the frame it is made in
     uint32_t step              # the plugin's step it waits at
     uint32_t restarts

@@ -318,6 +318,7 @@ cdef int engine_pick(engine_t* engine, const request_t* request, booking_t* book
     pick.restarts = 0
     pthread_mutex_lock(&engine.lock)
     code = _prepare(engine, request, pick)
+    pick.number = pick.frame
     if code == PK_OK:
         code = _finish(engine, request, booking, pick)
     pthread_mutex_unlock(&engine.lock)

@@ -360,7 +360,9 @@ cdef class Engine:
             endpoints.append(view)
         if self._plugins is None or not endpoints:
             return 0
-        asked = {"model": model, "prompt_tokens": request.prompt_tokens, "headers": headers}
+        asked = {
+            "pick": pick.number, "model": model, "prompt_tokens": request.prompt_tokens, "headers": headers
+        }
         answer = self._plugins(pick.step, asked, endpoints)
         if answer is None or not _is_current(&self._engine, pick):
             return 0

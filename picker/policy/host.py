@@ -11,10 +11,14 @@ from typing import Any
 from picker._core.codec import header_pairs
 from picker.policy.api import Candidate, Filter, Picker, Plugin, Request, Scorer
 
-__all__ = ["BUDGET_S", "REST_AFTER", "REST_S", "PluginHost", "PluginRecord"]
+__all__ = ["BUDGET_S", "PICK_BUDGET_S", "REST_AFTER", "REST_S", "PluginHost", "PluginRecord"]
 
 BUDGET_S = 0.01
 """Longest time a plugin may take for one request, in seconds; what it answers later is not used."""
+
+PICK_BUDGET_S = 0.05
+"""Longest time all plugins together may take for one request, in seconds, however often it is picked anew; what is due
+after that is skipped."""
 
 REST_AFTER = 5
 """Failures in a row after which a plugin rests; from then on every failure sends it back, until it succeeds."""
@@ -43,7 +47,8 @@ class PluginRecord:
     quiet_until: float = field(default=-math.inf, repr=False)
 
     def view(self) -> dict[str, str | int | float]:
-        """What people and metrics see. `errors` and `overruns` are among the `calls`, `skipped` (resting) is not."""
+        """What people and metrics see. `errors` and `overruns` are among the `calls`, `skipped` (resting, or the
+        request's time was up) is not."""
         return {
             "name": self.name,
             "type": self.type,
@@ -68,18 +73,24 @@ class PluginHost:
         records: Mapping[int, PluginRecord],
         *,
         budget_s: float = BUDGET_S,
+        pick_budget_s: float = PICK_BUDGET_S,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.records = dict(records)
         self._budget_s = budget_s
+        self._pick_budget_s = pick_budget_s
+        self._pick = -1  # the one under way: there is one at a time
+        self._pick_ends = math.inf
         self._clock = clock
 
     def __call__(
         self, step: int, asked: Mapping[str, Any], endpoints: Sequence[Mapping[str, Any]]
     ) -> list[float] | None:
         """What the core makes of the step, or None when the plugin is to be skipped for this request."""
-        record = self.records[step]
-        if self._clock() < record.rests_until:
+        record, now = self.records[step], self._clock()
+        if asked["pick"] != self._pick:
+            self._pick, self._pick_ends = asked["pick"], now + self._pick_budget_s
+        if now < record.rests_until or now >= self._pick_ends:
             record.skipped += 1
             return None
         request, candidates = _request(asked), tuple(map(_candidate, endpoints))

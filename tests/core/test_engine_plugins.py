@@ -40,6 +40,7 @@ def test_what_a_plugin_is_asked() -> None:
     asked([(13, 1.0, (0.0, 1.0), 0), SCORER, MAX], lambda *call: seen.append(call))
     ((step, request, endpoints),) = seen
     assert step == 1
+    assert request["pick"] > 0
     assert request["model"] == b"llama"
     assert request["prompt_tokens"] == 152
     assert (b"x-mine", b"1") in codec.header_pairs(request["headers"])

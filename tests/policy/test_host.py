@@ -12,8 +12,10 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from picker._core.session import Session
 from picker.config import PluginType, Role
 from picker.policy.api import Candidate, Filter, Picker, Plugin, Request, Scorer
-from picker.policy.host import BUDGET_S, REST_AFTER, REST_S, PluginHost, PluginRecord
+from picker.policy.host import BUDGET_S, PICK_BUDGET_S, REST_AFTER, REST_S, PluginHost, PluginRecord
 from tests.support.config_samples import HEAD
+from tests.support.exchange import engine_with
+from tests.support.gateway import Gateway
 from tests.support.rig import Rig, chat, endpoint, target
 
 ENDPOINTS = [
@@ -24,7 +26,7 @@ ENDPOINTS = [
     }
     for slot in (4, 9, 2)
 ]  # fmt: skip
-ASKED = {"model": b"m", "prompt_tokens": 100, "headers": b""}
+ASKED = {"pick": 1, "model": b"m", "prompt_tokens": 100, "headers": b""}
 
 
 @dataclass
@@ -50,9 +52,15 @@ class Asked:
         name = {Scorer: "score", Filter: "keep", Picker: "pick"}.get(self.base, "score")
         self.record = PluginRecord(type("Mine", (self.base,), {name: method})({}), "mine", "my-plugin")
         self.host = PluginHost({3: self.record}, clock=self.clock)
+        self.pick = 0
 
     def __call__(self) -> list[float] | None:
-        return self.host(3, ASKED, ENDPOINTS)
+        self.pick += 1
+        return self.again()
+
+    def again(self) -> list[float] | None:
+        """Once more for the same request."""
+        return self.host(3, {**ASKED, "pick": self.pick}, ENDPOINTS)
 
 
 # --- answers ---
@@ -161,6 +169,36 @@ def test_an_answer_that_comes_late_is_not_used() -> None:
     assert (asked.record.calls, asked.record.errors, asked.record.overruns) == (2, 0, 1)
     assert asked.record.last_error == "took 12.0 ms of 10.0"
     assert asked.record.seconds == pytest.approx(BUDGET_S * 2.19)
+
+
+def test_a_request_that_has_waited_long_goes_on_without() -> None:
+    """However often it is picked anew; the next one has its own time."""
+    asked = Asked(Scorer, None)
+    asked.answer = taking(asked.clock, PICK_BUDGET_S * 0.15)
+    assert asked() == [1.0] * 3
+    assert [asked.again() for _ in range(6)] == [[1.0] * 3] * 6
+    assert (asked.again(), asked.again()) == (None, None)
+    assert (asked.record.calls, asked.record.errors, asked.record.skipped) == (7, 0, 2)
+    assert asked() == [1.0] * 3
+
+
+def test_many_plugins_share_the_time_of_a_request() -> None:
+    clock = Clock()
+
+    class Slow(Scorer):
+        def score(self, request: Request, candidates: Sequence[Candidate]) -> Sequence[float]:
+            clock.now += BUDGET_S * 0.9
+            return [1.0] * len(candidates)
+
+    records = {step: PluginRecord(Slow({}), "slow", f"slow-{step}") for step in range(8)}
+    engine = engine_with(2)
+    engine.set_policy([*[(20, 1.0, (), 0)] * 8, (30, 1.0, (), 0)], plugins=PluginHost(records, clock=clock))
+    for served in (1, 2):
+        gateway = Gateway(engine)
+        gateway.send_headers("/v1/models", end=True)
+        gateway.complete()
+        assert [record.calls for record in records.values()] == [served] * 6 + [0, 0]
+        assert [record.skipped for record in records.values()] == [0] * 6 + [served] * 2
 
 
 def test_after_some_failures_in_a_row_it_rests() -> None:
