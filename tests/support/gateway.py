@@ -11,7 +11,7 @@ from typing import Any
 
 from picker._core.engine import Engine
 from picker._core.session import Session
-from tests.model import prompt, renaming
+from tests.model import apis, renaming
 from tests.support import messages
 
 DESTINATION = "x-gateway-destination-endpoint"
@@ -136,7 +136,7 @@ class Gateway:
     ) -> None:
         self.headers = dict(headers or {})
         name = next((self.headers[key] for key in REWRITES if key in self.headers), "")
-        if name and not end and self.modes[0] not in UNREAD and prompt.api(path.encode()) != prompt.OTHER:
+        if name and not end and self.modes[0] not in UNREAD and apis.find(path.encode()) != apis.OTHER:
             self.request.change = lambda body: renaming.renamed(body, name.encode())
         self.request.send("headers", b"", False)
         message = messages.request_headers(path, headers=headers, end_of_stream=end, modes=self.modes, **more)
