@@ -12,9 +12,11 @@ ctypedef struct subset_t:
     uint32_t slots             # of the table: a power of two, or 0
     int64_t count              # -1 = no hint: the whole pool
     uint64_t seen              # hash of the metadata read last
+    bint is_pinned             # hints count no more
 
 cdef void subset_init(subset_t* subset) noexcept nogil
 cdef void subset_free(subset_t* subset) noexcept nogil
+cdef int subset_pin(subset_t* subset, slice_t text) noexcept nogil
 cdef int subset_read(subset_t* subset, slice_t metadata) noexcept nogil
 cdef bint subset_allows(const subset_t* subset, uint64_t target_hash, uint64_t address_hash) noexcept nogil
 

@@ -8,6 +8,9 @@ class Subset:
     def read(self, metadata: bytes) -> None:
         """Take the hint out of a serialised Metadata, in place of the last one. ValueError if it cannot be read."""
 
+    def pin(self, text: bytes) -> None:
+        """Allow what a comma list names, whatever hints say, before and after."""
+
     def __len__(self) -> int:
         """Endpoints and addresses named; 0 without a hint."""
 

@@ -2,7 +2,8 @@
 
 Entries are "ip:port" (IPv6 in brackets), which means that endpoint, or "ip" (IPv6 in brackets or bare), which means
 every port of it. They come as a list of strings, each of which may be a comma list, or as one comma string.
-Invariants: no hint allows everything; a hint allows what it names, and nothing if it names nothing.
+Invariants: no hint allows everything; a hint allows what it names, and nothing if it names nothing; once pinned, no
+    further hint counts.
 Cost: O(bytes of the hint), next to nothing for a hint equal to the last one; a question is O(1).
 Memory: owns its table of at most 2 * PK_SUBSET_ENDPOINTS slots.   Threads: one at a time.
 Source: Gateway API Inference Extension, endpoint picker protocol (proposal 004), "endpoint subset".
@@ -126,6 +127,20 @@ cdef int _fill(subset_t* subset, slice_t value) noexcept nogil:
     return PK_OK
 
 
+cdef void _begin(subset_t* subset) noexcept nogil:
+    """A hint that names nothing, so far."""
+    if subset.slots:
+        memset(subset.table, 0, subset.slots * sizeof(uint64_t))
+    subset.count = 0
+
+
+cdef int subset_pin(subset_t* subset, slice_t text) noexcept nogil:
+    """Allow what a comma list names, whatever hints say, before and after. PK_OK or PK_E_NOMEM."""
+    _begin(subset)
+    subset.is_pinned = True
+    return _add_list(subset, text)
+
+
 cdef int subset_read(subset_t* subset, slice_t metadata) noexcept nogil:
     """Read a serialised config.core.v3.Metadata; without the hint nothing changes.
 
@@ -134,7 +149,7 @@ cdef int subset_read(subset_t* subset, slice_t metadata) noexcept nogil:
     cdef slice_t namespace, key, value
     cdef uint64_t seen
     cdef int got
-    if metadata.size == 0:
+    if metadata.size == 0 or subset.is_pinned:
         return PK_OK
     seen = _key(hash_xxh64(metadata.data, metadata.size, 0))
     if seen == subset.seen:
@@ -147,9 +162,7 @@ cdef int subset_read(subset_t* subset, slice_t metadata) noexcept nogil:
     if got == 0:
         subset.seen = seen
         return PK_OK
-    if subset.slots:
-        memset(subset.table, 0, subset.slots * sizeof(uint64_t))
-    subset.count = 0
+    _begin(subset)
     if _fill(subset, value) != PK_OK:
         return PK_E_NOMEM
     subset.seen = seen
@@ -193,6 +206,13 @@ cdef class Subset:
         if code != PK_OK:
             raise MemoryError("no memory for a subset hint")
 
+    def pin(self, bytes text not None) -> None:
+        """Allow what a comma list names, whatever hints say, before and after."""
+        cdef slice_t slice
+        slice.data, slice.size = <const uint8_t*>text, len(text)
+        if subset_pin(&self._subset, slice) != PK_OK:
+            raise MemoryError("no memory for a subset")
+
     def __len__(self):
         """Endpoints and addresses named; 0 without a hint."""
         return max(self._subset.count, 0)
@@ -214,4 +234,5 @@ cdef class Subset:
             if subset.table[i]:
                 used += 1
                 assert _place(subset, subset.table[i]) == i
+        assert subset.count >= 0 or not subset.is_pinned
         assert used == max(subset.count, 0) <= PK_SUBSET_ENDPOINTS and used <= subset.slots // 2

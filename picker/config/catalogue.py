@@ -1,4 +1,4 @@
-"""Every plugin type a configuration may name: what picker runs, and what it knows of but does not run yet."""
+"""Every plugin type that picker takes; those it knows of and refuses are in `refused.py`."""
 
 import enum
 from dataclasses import dataclass
@@ -13,7 +13,6 @@ from picker.config import support as s
 __all__ = [
     "DEPRECATED",
     "IMPLICIT",
-    "KNOWN_UNSUPPORTED",
     "SCHEDULING",
     "SUPPORTED",
     "ParameterType",
@@ -41,6 +40,7 @@ class Role(enum.Enum):
     FAIRNESS = "fairness policy"
     ORDERING = "ordering policy"
     USAGE_LIMIT = "usage limit policy"
+    RESPONSE = "response plugin"
 
 
 SCHEDULING = frozenset([Role.FILTER, Role.SCORER, Role.PICKER, Role.SCHEDULING])
@@ -72,6 +72,7 @@ _TYPES = (
     PluginType("prefill-filter", Role.FILTER, p.PrefillFilter),
     PluginType("encode-filter", Role.FILTER, p.EncodeFilter),
     PluginType("prefix-cache-affinity-filter", Role.FILTER, p.PrefixCacheAffinityFilter),
+    PluginType("header-based-testing-filter", Role.FILTER, p.HeaderBasedTestingFilter),
     PluginType("max-score-picker", Role.PICKER, p.MaxScorePicker),
     PluginType("weighted-random-picker", Role.PICKER, p.WeightedRandomPicker),
     PluginType("random-picker", Role.PICKER, p.RandomPicker),
@@ -82,6 +83,10 @@ _TYPES = (
     PluginType("inflight-load-producer", Role.PRODUCER, s.InflightLoadProducer),
     PluginType("token-producer", Role.PRODUCER, s.TokenProducer),
     PluginType("openai-parser", Role.PARSER, s.OpenAIParser),
+    PluginType("anthropic-parser", Role.PARSER, s.AnthropicParser),
+    PluginType("vllmhttp-parser", Role.PARSER, s.VllmHttpParser),
+    PluginType("vllmgrpc-parser", Role.PARSER, s.VllmGrpcParser),
+    PluginType("sglanghttp-parser", Role.PARSER, s.SglangHttpParser),
     PluginType("passthrough-parser", Role.PARSER, s.PassthroughParser),
     PluginType("file-discovery", Role.DISCOVERY, s.FileDiscovery),
     PluginType("utilization-detector", Role.DETECTOR, s.UtilizationDetector),
@@ -92,6 +97,7 @@ _TYPES = (
     PluginType("edf-ordering-policy", Role.ORDERING),
     PluginType("slo-deadline-ordering-policy", Role.ORDERING),
     PluginType("static-usage-limit-policy", Role.USAGE_LIMIT, s.StaticUsageLimitPolicy),
+    PluginType("destination-endpoint-served-verifier", Role.RESPONSE, s.DestinationEndpointServedVerifier),
 )
 
 _BY_NAME = {kind.name: kind for kind in _TYPES}
@@ -108,28 +114,3 @@ IMPLICIT = frozenset(
     """.split()
 )
 """Types the peer creates by itself, so that they may be referred to without an entry under `plugins`."""
-
-KNOWN_UNSUPPORTED = frozenset(
-    """
-    no-hit-lru-scorer context-length-aware latency-scorer mm-embeddings-cache-scorer precise-prefix-cache-scorer
-    header-label-affinity-scorer topology-affinity-scorer endpoint-attribute-scorer
-    slo-headroom-tier-filter utilization-filter endpoint-attribute-filter topology-affinity-filter
-    session-affinity-filter header-based-testing-filter
-    header-profile-handler disagg-profile-handler data-parallel-profile-handler pd-profile-handler
-    disagg-headers-handler prefill-header-handler
-    prefix-based-pd-decider always-disagg-pd-decider always-disagg-multimodal-decider
-    burst-prefix-cache-producer precise-prefix-cache-producer predicted-latency-producer session-id-producer
-    mm-embeddings-cache-producer p2p-source-producer tokenizer
-    latency-slo-admitter probabilistic-admitter agent-identity request-attribute-reporter
-    disaggregatedset-rollout-screener destination-endpoint-served-verifier models-responder
-    anthropic-parser vllmhttp-parser vllmgrpc-parser sglanghttp-parser vertexai-parser
-    models-data-source models-data-extractor dcgm-data-source dcgm-extractor topology-extractor
-    k8s-notification-source endpoint-notification-source
-    program-aware-fairness-policy priority-holdback-policy soft-reflective-ceiling-policy
-    sheddable-filter priority-then-time-ordering
-    multicluster-queue-scorer multicluster-kv-cache-utilization-scorer multicluster-prefix-cache-scorer
-    multicluster-session-affinity-filter multicluster-approx-prefix-cache-producer
-    multicluster-file-discovery multicluster-metrics-data-source multicluster-metrics-extractor
-    """.split()
-)
-"""Types of the peer that picker does not run: naming one is an error that says so."""

@@ -12,7 +12,6 @@ from picker.config import schema
 from picker.config.catalogue import (
     DEPRECATED,
     IMPLICIT,
-    KNOWN_UNSUPPORTED,
     SCHEDULING,
     SUPPORTED,
     ParameterType,
@@ -23,6 +22,7 @@ from picker.config.decode import Decoder
 from picker.config.document import MemberPath, compose, decode_text, drain
 from picker.config.model import DEFAULT_CONFIG, PickerConfig, PluginSpec, Profile, WeightedPlugin, default_plugins
 from picker.config.parameters import MaxScorePicker, Parameters
+from picker.config.refused import KNOWN_UNSUPPORTED
 from picker.config.suggest import one_of, quoted
 from picker.errors import printable
 
@@ -134,8 +134,8 @@ class _Loader:
         if name in SUPPORTED:
             return SUPPORTED[name]
         if name in KNOWN_UNSUPPORTED:
-            hint = "remove it, or keep the picker that supports it"
-            raise self._fail(f"plugin type {quoted(name)} is known but not supported by picker yet", path, hint)
+            what = f"plugin type {quoted(name)} is known, but picker does not run it"
+            raise self._fail(what, path, KNOWN_UNSUPPORTED[name])
         names = [*SUPPORTED, *self._extra]
         raise self._fail(f"unknown plugin type {quoted(name)}", path, one_of(name, names))
 
@@ -143,10 +143,23 @@ class _Loader:
         if wanted is None:
             return given
         parameters: msgspec.Struct = self._decoder.convert(path, given, wanted)
-        reasons = wanted.no_effect if issubclass(wanted, Parameters) else {}
-        for name in (name for name in given if name in reasons):
-            self._warn(f"this has no effect: {reasons[name]}", (*path, name))
+        self._warn_no_effect(path, given, parameters)
         return parameters
+
+    def _warn_no_effect(self, path: MemberPath, given: Any, decoded: Any) -> None:
+        """For each member that changes nothing and asks for something, at any depth."""
+        if isinstance(given, list) and isinstance(decoded, tuple):
+            for index, item in enumerate(given):
+                self._warn_no_effect((*path, index), item, decoded[index])
+        if not (isinstance(given, dict) and isinstance(decoded, Parameters)):
+            return
+        defaults = {field.name: field.default for field in msgspec.structs.fields(decoded)}
+        for name in given:
+            value = getattr(decoded, name)
+            if name not in decoded.no_effect:
+                self._warn_no_effect((*path, name), given[name], value)
+            elif value != defaults[name]:
+                self._warn(f"this has no effect: {decoded.no_effect[name]}", (*path, name))
 
     def _check_plugin_refs(self) -> None:
         """Parameters that name another plugin (`prefixMatchInfoProducerName`) must name one that is declared."""
@@ -177,7 +190,9 @@ class _Loader:
     def _profile(self, profiles: tuple[schema.SchedulingProfile, ...]) -> Profile:
         self._check_handlers()
         if len(profiles) > 1:
-            hint = "keep one; choosing among profiles (header-profile-handler) is known but not supported yet"
+            hint = (
+                "keep one, and use a picker for each: there is no header-profile-handler or disagg-profile-handler here"
+            )
             raise self._fail(f"{len(profiles)} profiles are given", ("schedulingProfiles", 1), hint)
         if not profiles:
             return self._default_profile()
@@ -318,15 +333,21 @@ class _Loader:
             self._refer(item.pluginRef, (*path, "pluginRef"), [Role.DATA_SOURCE])
             for number, extractor in enumerate(item.extractors):
                 self._refer(extractor.pluginRef, (*path, "extractors", number, "pluginRef"), [Role.EXTRACTOR])
-        for member in ("peerDiscovery", "crossReplicaSyncerPluginRef"):
-            if getattr(layer, member):
-                hint = "remove it; each replica works by itself"
-                raise self._fail(
-                    "sharing state between replicas is known but not supported yet", ("dataLayer", member), hint
-                )
+        self._refuse_sharing(layer)
         if layer.discovery is None:
             return None
         return self._refer(layer.discovery.pluginRef, ("dataLayer", "discovery", "pluginRef"), [Role.DISCOVERY])
+
+    def _refuse_sharing(self, layer: schema.DataLayer) -> None:
+        peers = layer.peerDiscovery.pluginRef if layer.peerDiscovery else ""
+        named = {"peerDiscovery": peers, "crossReplicaSyncerPluginRef": layer.crossReplicaSyncerPluginRef}
+        for member, plugin in named.items():
+            if plugin:
+                hint = "remove it: each replica learns by itself, from its own requests and from metrics"
+                what = f"plugin {quoted(plugin)} cannot be used: replicas share no state yet"
+                raise self._fail(what, ("dataLayer", member), hint)
+        if layer.crossReplicaSyncInterval is not None:
+            self._warn("this has no effect: replicas share no state yet", ("dataLayer", "crossReplicaSyncInterval"))
 
 
 def _bands(flow: schema.FlowControl) -> Iterable[tuple[MemberPath, schema.PriorityBand]]:

@@ -8,6 +8,7 @@ import msgspec
 from picker.config.catalogue import Role
 from picker.config.parameters import MaxScorePicker, TtftScorer
 from picker.config.schema import FlowControl, ResponseTracking
+from picker.config.support import Parser
 
 __all__ = ["DEFAULT_CONFIG", "PickerConfig", "PluginSpec", "Profile", "WeightedPlugin"]
 
@@ -71,6 +72,14 @@ class PickerConfig:
     def profile(self) -> Profile:
         """The one profile (several are not supported yet)."""
         return self.profiles[0]
+
+    @property
+    def apis(self) -> tuple[str, ...] | None:
+        """The families of APIs whose bodies are read, by the parsers that are named; None: all that picker knows."""
+        if not self.parsers:
+            return None
+        found = (spec.parameters.family for spec in self.parsers if isinstance(spec.parameters, Parser))
+        return tuple(family for family in found if family)
 
     def parameters(self, wanted: type[P]) -> P | None:
         """The parameters of the first declared plugin of that kind, for settings that stand outside a profile."""

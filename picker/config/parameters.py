@@ -2,7 +2,8 @@
 
 Names and defaults are the peer's (llm-d router and Gateway API Inference Extension), so they are camelCase like the
 file that holds them. Two class attributes drive checks in `load.py`: `no_effect` names parameters that are accepted
-and change nothing (with the reason, given as a warning), `plugin_refs` those that name another plugin.
+and change nothing (with the reason, told as a warning where the value is not the default), `plugin_refs` those that
+name another plugin.
 """
 
 import re
@@ -18,6 +19,7 @@ __all__ = [
     "ByLabelFilter",
     "DecodeFilter",
     "EncodeFilter",
+    "HeaderBasedTestingFilter",
     "KvCacheUtilizationScorer",
     "LabelRequirement",
     "LabelSelectorFilter",
@@ -51,6 +53,7 @@ Endpoints = Annotated[int, Meta(ge=1, le=8)]
 _HASHED_BY_PICKER = "picker hashes prompts in blocks of its own"
 _INDEX_OF_PICKER = "it belongs to approx-prefix-cache-producer; set it there"
 _ONE_PROFILE = "there is one profile"
+_OF_SESSION_ID = "it belongs to strategy session_id"
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
 
 
@@ -160,13 +163,20 @@ class SessionAffinityScorer(Parameters, frozen=True):
     evictionSweepSeconds: Positive = 10.0
     profileName: str = ""
 
-    no_effect: ClassVar = {"profileName": _ONE_PROFILE}
+    no_effect: ClassVar = {
+        "profileName": _ONE_PROFILE,
+        "sources": _OF_SESSION_ID,
+        "evictionTtlSeconds": _OF_SESSION_ID,
+        "evictionSweepSeconds": _OF_SESSION_ID,
+    }
 
     def __post_init__(self) -> None:
         if not _HEADER_NAME.fullmatch(self.headerName):
             raise ValueError("headerName is no header name of at most 64 characters")
         if self.strategy == "session_id":
-            raise ValueError("strategy session_id is known but not supported yet; use encoded_endpoint_header")
+            raise ValueError(
+                "session-affinity-scorer keeps no table of session ids yet; use strategy encoded_endpoint_header"
+            )
 
 
 class TtftScorer(Parameters, frozen=True):
@@ -264,7 +274,14 @@ class PrefixCacheAffinityFilter(Parameters, frozen=True):
 
     def __post_init__(self) -> None:
         if self.ttftSource == "latencyPredictor":
-            raise ValueError("ttftSource latencyPredictor is known but not supported yet; use prefillThroughput")
+            raise ValueError("prefix-cache-affinity-filter asks no latency predictor; use ttftSource prefillThroughput")
+
+
+class HeaderBasedTestingFilter(NoParameters, frozen=True):
+    """For conformance tests: the request header test-epp-endpoint-selection names the endpoints to pick from.
+
+    A comma list of `ip` or `ip:port`, read like the gateway's subset hint and instead of it. Any client can send it.
+    """
 
 
 # --- pickers ---

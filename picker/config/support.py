@@ -12,23 +12,31 @@ from picker.config.parameters import Count, NonNegative, NoParameters, Parameter
 from picker.config.units import Seconds
 
 __all__ = [
+    "AnthropicParser",
     "ApproxPrefixCacheProducer",
     "ConcurrencyDetector",
     "CoreMetricsExtractor",
     "CustomMetric",
+    "DestinationEndpointServedVerifier",
     "EngineConfig",
     "FileDiscovery",
     "InflightLoadProducer",
     "MetricsDataSource",
     "OpenAIParser",
+    "Parser",
     "PassthroughParser",
+    "SglangHttpParser",
     "SingleProfileHandler",
     "StaticUsageLimitPolicy",
     "TokenProducer",
     "UtilizationDetector",
+    "VllmGrpcParser",
+    "VllmHttpParser",
 ]
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
+
+_BOOKED = "picker always books the output it expects, as long as answers have been so far"
 
 
 class SingleProfileHandler(NoParameters, frozen=True):
@@ -82,6 +90,8 @@ class EngineConfig(Parameters, frozen=True):
     cacheNumBlocksSpec: str = ""
     customMetrics: tuple[CustomMetric, ...] = ()
 
+    no_effect: ClassVar = {"customMetrics": "no plugin reads such attributes"}
+
 
 class CoreMetricsExtractor(Parameters, frozen=True):
     """The engine of an endpoint is told by a label; engines named here replace the built-in of that name."""
@@ -101,7 +111,13 @@ class ApproxPrefixCacheProducer(Parameters, frozen=True):
     maxPrefixTokensToMatch: Count = 131_072
     lruCapacityPerServer: Count = 31_250
 
-    no_effect: ClassVar = {"blockSize": "it is deprecated; picker hashes prompts in blocks of its own"}
+    no_effect: ClassVar = {
+        "autoTune": "picker always takes what the engines say of their caches",
+        "blockSizeTokens": "picker hashes prompts in blocks of its own, of 256 bytes",
+        "blockSize": "it is deprecated; picker hashes prompts in blocks of its own",
+        "maxPrefixBlocksToMatch": "picker matches whole prompts",
+        "maxPrefixTokensToMatch": "picker matches whole prompts",
+    }
 
 
 class InflightLoadProducer(Parameters, frozen=True):
@@ -113,7 +129,12 @@ class InflightLoadProducer(Parameters, frozen=True):
     prefixMatchInfoProducerName: str = ""
     syncCrossReplicaState: bool = False
 
-    no_effect: ClassVar = {"syncCrossReplicaState": "replicas do not share state yet"}
+    no_effect: ClassVar = {
+        "addEstimatedOutputTokens": _BOOKED,
+        "outputRatio": _BOOKED,
+        "maxEstimatedOutputTokens": _BOOKED,
+        "syncCrossReplicaState": "replicas do not share state yet",
+    }
     plugin_refs: ClassVar = ("prefixMatchInfoProducerName",)
 
 
@@ -131,12 +152,49 @@ class TokenProducer(Parameters, frozen=True):
     }
 
 
-class OpenAIParser(NoParameters, frozen=True):
-    """OpenAI chat completions and completions."""
+class Parser(NoParameters, frozen=True):
+    """A family of APIs (`picker._core.apis`) whose bodies are read. Where parsers are named, only theirs are."""
+
+    family: ClassVar[str] = ""
 
 
-class PassthroughParser(NoParameters, frozen=True):
-    """Any body, not looked into."""
+class OpenAIParser(Parser, frozen=True):
+    """Calls of the OpenAI API and its like: chat completions, completions, responses, embeddings and the rest."""
+
+    family: ClassVar = "openai"
+
+
+class AnthropicParser(Parser, frozen=True):
+    """Messages of the Anthropic API, and their count_tokens."""
+
+    family: ClassVar = "anthropic"
+
+
+class VllmHttpParser(Parser, frozen=True):
+    """vLLM's own generate, by token ids."""
+
+    family: ClassVar = "vllmhttp"
+
+
+class VllmGrpcParser(Parser, frozen=True):
+    """vLLM's engine over gRPC: Generate and Embed."""
+
+    family: ClassVar = "vllmgrpc"
+
+
+class SglangHttpParser(Parser, frozen=True):
+    """SGLang's own generate."""
+
+    family: ClassVar = "sglanghttp"
+
+
+class PassthroughParser(Parser, frozen=True):
+    """Any body, not looked into; so is every body that no other parser knows, with or without this."""
+
+
+
+class DestinationEndpointServedVerifier(NoParameters, frozen=True):
+    """For conformance tests: the response header x-conformance-test-served-endpoint tells clients who served them."""
 
 
 class FileDiscovery(Parameters, frozen=True):

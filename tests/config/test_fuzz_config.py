@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from picker.config import load_config
-from picker.config.catalogue import KNOWN_UNSUPPORTED, SUPPORTED
+from picker.config.catalogue import SUPPORTED
+from picker.config.refused import KNOWN_UNSUPPORTED
 from picker.config.describe import describe
 from picker.config.document import compose, drain
 from picker.errors import ConfigError

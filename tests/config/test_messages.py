@@ -48,8 +48,8 @@ MISTAKES = {
     ),
     "type not supported yet": (
         HEAD + "plugins:\n- type: disagg-profile-handler\n",
-        'epp.yaml:4: plugins[0].type: plugin type "disagg-profile-handler" is known but not supported by picker yet; '
-        "remove it, or keep the picker that supports it",
+        'epp.yaml:4: plugins[0].type: plugin type "disagg-profile-handler" is known, but picker does not run it; '
+        "use single-profile-handler with decode-filter: prefill and decode are not split, each request has one endpoint",
     ),
     "misspelt parameter": (
         HEAD + "plugins:\n- type: load-aware-scorer\n  parameters:\n    treshold: 8\n",
@@ -105,8 +105,8 @@ MISTAKES = {
     ),
     "latency predictor": (
         HEAD + "plugins:\n- type: prefix-cache-affinity-filter\n  parameters: {ttftSource: latencyPredictor}\n",
-        "epp.yaml:5: plugins[0].parameters: ttftSource latencyPredictor is known but not supported yet; "
-        "use prefillThroughput",
+        "epp.yaml:5: plugins[0].parameters: prefix-cache-affinity-filter asks no latency predictor; "
+        "use ttftSource prefillThroughput",
     ),
     "bare number for a duration": (
         HEAD + "plugins:\n- type: metrics-data-source\n  parameters:\n    interval: 5\n",
@@ -150,8 +150,8 @@ MISTAKES = {
     ),
     "two profiles": (
         HEAD + "schedulingProfiles:\n- name: prefill\n- name: decode\n",
-        "epp.yaml:5: schedulingProfiles[1]: 2 profiles are given; keep one; "
-        "choosing among profiles (header-profile-handler) is known but not supported yet",
+        "epp.yaml:5: schedulingProfiles[1]: 2 profiles are given; keep one, and use a picker for each: "
+        "there is no header-profile-handler or disagg-profile-handler here",
     ),
     "producer in a profile": (
         HEAD + "plugins:\n- type: token-producer\nschedulingProfiles:\n- name: d\n  plugins:\n"
@@ -184,8 +184,8 @@ MISTAKES = {
     ),
     "replica state": (
         HEAD + "dataLayer:\n  crossReplicaSyncerPluginRef: x\n",
-        "epp.yaml:4: dataLayer.crossReplicaSyncerPluginRef: sharing state between replicas is known but "
-        "not supported yet; remove it; each replica works by itself",
+        'epp.yaml:4: dataLayer.crossReplicaSyncerPluginRef: plugin "x" cannot be used: replicas share no state yet; '
+        "remove it: each replica learns by itself, from its own requests and from metrics",
     ),
     "empty path": (
         HEAD + "plugins:\n- type: file-discovery\n  parameters: {path: ''}\n",

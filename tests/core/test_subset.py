@@ -40,15 +40,20 @@ TEXT = st.lists(PADDED, max_size=4).map(",".join)
 HINT = TEXT | st.lists(TEXT | st.none() | st.booleans() | st.floats(0, 1) | st.just({"a": "10.0.0.1"}), max_size=4)
 
 
-@given(st.lists(HINT, max_size=3))
-def test_equals_the_model(hints: list[Any]) -> None:
+@given(st.lists(HINT, max_size=3), st.none() | TEXT, st.integers(0, 3))
+def test_equals_the_model(hints: list[Any], pinned: str | None, pinned_at: int) -> None:
+    """With or without a list that is pinned before, between or after the hints."""
     subset = Subset()
     last = None
-    for hint in hints:
-        subset.read(metadata(hint))
-        last = hint
+    for index, hint in enumerate([*hints, None]):
+        if pinned is not None and index == min(pinned_at, len(hints)):
+            subset.pin(pinned.encode())
+        if index < len(hints):
+            subset.read(metadata(hint))
+            last = hint
         subset.read(b"")
         subset.read(metadata("10.0.0.1", namespace="elsewhere"))
+    last = last if pinned is None else pinned
     expected = [target for target, address in ENDPOINTS if model.allows(last, target, address)]
     assert allowed(subset) == expected
     assert len(subset) == (0 if last is None else len(model.entries(last)))
@@ -85,6 +90,16 @@ def test_a_later_hint_replaces_an_earlier_one() -> None:
     assert allowed(subset) == []
 
 
+def test_what_is_pinned_stays() -> None:
+    subset = read(["10.0.0.1"])
+    subset.pin(b"fd00::1, 10.9.9.9")
+    assert (allowed(subset), len(subset)) == (["[fd00::1]:80"], 2)
+    subset.read(metadata(["10.0.0.1"]))
+    assert allowed(subset) == ["[fd00::1]:80"]
+    subset.pin(b"")
+    assert allowed(subset) == []
+
+
 def test_many_entries() -> None:
     hint = [f"10.{i // 250}.{i % 250}.1:80" for i in range(20_000)]
     subset = read(hint)
@@ -109,6 +124,8 @@ def test_leaks_nothing() -> None:
     def each() -> None:
         subset = Subset()
         subset.read(large)
+        subset.pin(b"10.0.0.1,10.0.0.2")
+        subset = Subset()
         with pytest.raises(ValueError, match="malformed"):
             subset.read(bad)
 
@@ -119,3 +136,4 @@ def test_leaks_nothing() -> None:
 def test_survives_failing_allocations() -> None:
     hint = metadata([f"10.0.0.{i}" for i in range(20)])
     assert failing_allocations(lambda: Subset().read(hint)) == 3
+    assert failing_allocations(lambda: Subset().pin(b"10.0.0.1")) == 1
