@@ -10,9 +10,7 @@ __all__ = ["KNOWN_UNSUPPORTED"]
 
 _LEARNS = "use ttft-scorer, which learns each endpoint's speed from the answers it sees and needs no predictor"
 _MEDIA = "use prefix-cache-scorer: media are hashed with the prompt they stand in"
-_NO_STAGES = (
-    "use single-profile-handler with decode-filter: prefill and decode are not split, each request has one endpoint"
-)
+_NO_STAGES = "use single-profile-handler with decode-filter: prefill and decode of a request have one endpoint"
 _NO_DECIDER = "remove it with the disagg-profile-handler it decides for; use single-profile-handler"
 _NO_EVENTS = "use approx-prefix-cache-producer, which picker feeds by its own picks: cache events are not read"
 _NO_DENIAL = (

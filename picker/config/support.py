@@ -192,7 +192,6 @@ class PassthroughParser(Parser, frozen=True):
     """Any body, not looked into; so is every body that no other parser knows, with or without this."""
 
 
-
 class DestinationEndpointServedVerifier(NoParameters, frozen=True):
     """For conformance tests: the response header x-conformance-test-served-endpoint tells clients who served them."""
 

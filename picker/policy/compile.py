@@ -11,6 +11,7 @@ from picker.config import parameters as p
 from picker.config.catalogue import SUPPORTED, Role
 from picker.config.extras import InstalledTypes
 from picker.config.model import PickerConfig, PluginSpec, WeightedPlugin
+from picker.config.support import DestinationEndpointServedVerifier
 from picker.errors import ConfigError
 from picker.policy.api import Filter, Picker, Plugin, Scorer
 from picker.policy.host import PluginHost, PluginRecord
@@ -35,7 +36,8 @@ class Policy:
     """A pipeline ready for `Engine.set_policy`, and what goes with it.
 
     `names` has a plugin name for each step; `selectors[k]` decides bit k of an endpoint's labels; `prior_rate` in
-    prefill tokens per second.
+    prefill tokens per second. `apis`: families whose bodies are read (None: all). `reads_test_header` and
+    `tells_served` are for conformance tests: clients may say which endpoints to pick from, and are told who served.
     """
 
     steps: tuple[Step, ...]
@@ -45,6 +47,9 @@ class Policy:
     host: PluginHost | None
     prior_rate: float
     session_header: str
+    apis: tuple[str, ...] | None = None
+    reads_test_header: bool = False
+    tells_served: bool = False
 
     def label_bits(self, labels: Mapping[str, str]) -> int:
         """Which selectors an endpoint with these labels matches, as a bit set."""
@@ -154,7 +159,12 @@ def _ordered(config: PickerConfig) -> list[WeightedPlugin]:
     for plugin in profile.of(Role.SCHEDULING):
         what = f"plugin type {plugin.spec.type!r} does not say whether it filters, scores or picks"
         raise ConfigError(what, source=config.source, field=f"plugin {plugin.spec.name}", hint="give its class a role")
-    ordered = [plugin for role in (Role.FILTER, Role.SCORER, Role.PICKER) for plugin in profile.of(role)]
+    ordered = [
+        plugin
+        for role in (Role.FILTER, Role.SCORER, Role.PICKER)
+        for plugin in profile.of(role)
+        if not isinstance(plugin.spec.parameters, p.HeaderBasedTestingFilter)  # read with the request, not a step
+    ]
     if len(ordered) > score.MAX_STEPS:
         what = f"profile {profile.name!r} has {len(ordered)} plugins"
         raise ConfigError(what, source=config.source, hint=f"at most {score.MAX_STEPS} can run")
@@ -188,4 +198,9 @@ def compile_policy(config: PickerConfig, *, installed: Installed | None = None) 
         host=PluginHost(draft.records) if draft.records else None,
         prior_rate=_one(config, plugins, p.TtftScorer, "priorPrefillTokensPerSecond").priorPrefillTokensPerSecond,
         session_header=_one(config, plugins, p.SessionAffinityScorer, "headerName").headerName,
+        apis=config.apis,
+        reads_test_header=any(
+            isinstance(plugin.spec.parameters, p.HeaderBasedTestingFilter) for plugin in config.profile.plugins
+        ),
+        tells_served=config.parameters(DestinationEndpointServedVerifier) is not None,
     )

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from picker.config import load_config
 from picker.config.catalogue import SUPPORTED
-from picker.config.refused import KNOWN_UNSUPPORTED
 from picker.config.describe import describe
 from picker.config.document import compose, drain
+from picker.config.refused import KNOWN_UNSUPPORTED
 from picker.errors import ConfigError
 from tests.support.config_samples import HEAD, SAMPLES, line_count
 

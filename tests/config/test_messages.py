@@ -49,7 +49,7 @@ MISTAKES = {
     "type not supported yet": (
         HEAD + "plugins:\n- type: disagg-profile-handler\n",
         'epp.yaml:4: plugins[0].type: plugin type "disagg-profile-handler" is known, but picker does not run it; '
-        "use single-profile-handler with decode-filter: prefill and decode are not split, each request has one endpoint",
+        "use single-profile-handler with decode-filter: prefill and decode of a request have one endpoint",
     ),
     "misspelt parameter": (
         HEAD + "plugins:\n- type: load-aware-scorer\n  parameters:\n    treshold: 8\n",
@@ -194,9 +194,9 @@ MISTAKES = {
     "control characters are shown, not sent": (
         HEAD + 'plugins: [{type: "a\\eb\\n"}]\n',
         'epp.yaml:3: plugins[0].type: unknown plugin type "a\\x1bb\\n"; use one of: active-request-scorer, '
-        "approx-prefix-cache-producer, by-label, by-label-selector, concurrency-detector, core-metrics-extractor, "
-        "decode-filter, edf-ordering-policy, encode-filter, fcfs-ordering-policy, file-discovery, "
-        "global-strict-fairness-policy, …",
+        "anthropic-parser, approx-prefix-cache-producer, by-label, by-label-selector, concurrency-detector, "
+        "core-metrics-extractor, decode-filter, destination-endpoint-served-verifier, edf-ordering-policy, encode-filter, "
+        "fcfs-ordering-policy, …",
     ),
 }
 

@@ -59,7 +59,12 @@ DEFAULT_PARAMETERS = {
     "active-request-scorer": (0.0, 1.0),
     "ttft-scorer": (0.04, 512.0),
 }
-SCHEDULING = {name: kind for name, kind in SUPPORTED.items() if kind.role in (Role.FILTER, Role.SCORER, Role.PICKER)}
+NO_STEP = "header-based-testing-filter"  # the engine reads it with the request
+SCHEDULING = {
+    name: kind
+    for name, kind in SUPPORTED.items()
+    if kind.role in (Role.FILTER, Role.SCORER, Role.PICKER) and name != NO_STEP
+}
 
 
 def compiled(body: str) -> Policy:
@@ -116,6 +121,42 @@ def test_the_default_policy() -> None:
     assert [step[0] for step in policy.steps] == [score.SCORE_TTFT, score.PICK_MAX]
     assert (policy.wanted, policy.prior_rate, policy.session_header) == (1, 15_000.0, "x-session-token")
     assert (policy.host, policy.selectors, policy.label_bits({"a": "b"})) == (None, (), 0)
+
+
+# --- what the engine does beside the pipeline ---
+
+
+@pytest.mark.parametrize(
+    ("parsers", "apis"),
+    [
+        ([], None),
+        (["openai-parser"], ("openai",)),
+        (["anthropic-parser", "passthrough-parser"], ("anthropic",)),
+        (["passthrough-parser"], ()),
+        (["vllmhttp-parser", "vllmgrpc-parser", "sglanghttp-parser"], ("vllmhttp", "vllmgrpc", "sglanghttp")),
+    ],
+)
+def test_parsers_say_which_apis_are_read(parsers: list[str], apis: tuple[str, ...] | None) -> None:
+    declared = msgspec.json.encode([{"type": name} for name in parsers]).decode()
+    named = msgspec.json.encode([{"pluginRef": name} for name in parsers]).decode()
+    assert compiled(f"plugins: {declared}\nrequestHandler: {{parsers: {named}}}").apis == apis
+
+
+def test_a_parser_that_is_declared_and_not_named_limits_nothing() -> None:
+    assert compiled("plugins: [{type: openai-parser}]").apis is None
+
+
+def test_conformance_aids_are_on_only_where_they_are_declared() -> None:
+    plain = compiled("plugins: [{type: queue-scorer}]")
+    assert (plain.reads_test_header, plain.tells_served) == (False, False)
+    both = compiled("plugins: [{type: header-based-testing-filter}, {type: destination-endpoint-served-verifier}]")
+    assert (both.reads_test_header, both.tells_served) == (True, True)
+    assert both.names == ("max-score-picker",)
+    unused = compiled(
+        "plugins: [{type: header-based-testing-filter}, {type: queue-scorer}]\n"
+        "schedulingProfiles: [{name: a, plugins: [{pluginRef: queue-scorer}]}]"
+    )
+    assert unused.reads_test_header is False
 
 
 # --- order and weights ---
