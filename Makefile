@@ -136,7 +136,7 @@ test-wheel: wheel  ## The core's tests against the built wheel with the library 
 	cd build/wheel/run && ../bin/python -m tests.support.bundled
 	cd build/wheel/run && PICKER_SHARED=$${PICKER_SHARED:-$(abspath ../shared)} ../bin/python -m pytest -q tests/core $(ARGS)
 
-docs: $(VENV)/check.stamp  ## Regenerate the configuration table of the README
+docs: $(VENV)/check.stamp  ## Regenerate the tables of the README and docs/configuration.md
 	$(BIN)/python -m tests.support.readme --write
 
 cov: $(VENV)/check.stamp  ## Coverage of Python and of the core's lines

@@ -7,14 +7,30 @@ from picker.cli.main import main
 from picker.config.load import load_config
 from picker.config.parameters import TtftScorer
 from picker.discovery.file import read_endpoints
-from tests.support.readme import README, blocks, regenerated
+from tests.support.readme import CONFIGURATION, README, TABLES, blocks, regenerated
 from tests.support.shared import ROOT
 
 TEXT = README.read_text()
 
 
 def test_generated_parts_are_current() -> None:
-    assert regenerated(TEXT) == TEXT, "run `make docs`"
+    for text in (TEXT, CONFIGURATION.read_text()):
+        assert regenerated(text) == text, "run `make docs`"
+
+
+def test_each_generated_part_stands_somewhere() -> None:
+    both = TEXT + CONFIGURATION.read_text()
+    assert [name for name in TABLES if both.count(f"<!-- {name}: begin (make docs writes this) -->") != 1] == []
+
+
+def test_the_configuration_page_works_as_it_stands(tmp_path: Path) -> None:
+    shown = blocks(CONFIGURATION.read_text(), "yaml")
+    assert len(shown) == 2
+    for text in shown:
+        assert load_config(text, source="configuration.md").warnings == ()
+        file = tmp_path / "config.yaml"
+        file.write_text(text)
+        assert main(["config", "check", str(file)]) == 0
 
 
 def test_the_configuration_it_shows_loads(tmp_path: Path) -> None:
@@ -43,5 +59,6 @@ def test_the_weight_in_the_formula_is_the_default() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for link in re.findall(r"\]\(([^)#]+)\)", TEXT):
-        assert (ROOT / link).exists(), link
+    for page in (README, CONFIGURATION):
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), link

@@ -180,7 +180,7 @@ class SessionAffinityScorer(Parameters, frozen=True):
 
 
 class TtftScorer(Parameters, frozen=True):
-    """picker's own default policy: the least estimated time to first token scores highest (DESIGN.md 5).
+    """picker's own default policy: the least estimated time to first token scores highest.
 
     `priorPrefillTokensPerSecond` is assumed of an endpoint until its rate is learned; a token of a running request
     weighs `residentTokenWeight` of a token to prefill, a request waiting in the engine `waitingRequestTokens` of them.
@@ -232,7 +232,7 @@ class LabelSelectorFilter(Parameters, frozen=True):
 
 
 class ByLabelFilter(Parameters, frozen=True):
-    """The deprecated `by-label`: the label has one of the values, or is absent where that is allowed."""
+    """Keeps the endpoints whose label has one of the values, or is absent where that is allowed."""
 
     label: Text
     validValues: tuple[str, ...] = ()

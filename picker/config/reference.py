@@ -1,4 +1,4 @@
-"""The settings as people read them: help texts and the README's table, drawn from `settings.py` itself."""
+"""Settings and plugin types as people read them: help texts and tables of the docs, drawn from what declares them."""
 
 import ast
 import dataclasses
@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from picker.config import settings
+from picker.config.catalogue import DEPRECATED, SCHEDULING, SUPPORTED, PluginType, Role
+from picker.config.parameters import NoParameters, Parameters
+from picker.config.refused import KNOWN_UNSUPPORTED
 from picker.config.units import format_duration
 
-__all__ = ["GROUPS", "field_docs", "options", "settings_table", "shown_default"]
+__all__ = ["GROUPS", "field_docs", "options", "plugins_table", "settings_table", "shown_default"]
 
 GROUPS: dict[str, type[Any]] = {
     "listen": settings.ListenSettings,
@@ -23,6 +26,7 @@ GROUPS: dict[str, type[Any]] = {
 """The groups of `ServeSettings` that hold options, by field name."""
 
 _UNITS = {"duration": "duration", "bytes": "bytes", "port": "port", "count": "number", "boolean": "true, false"}
+_LATER = frozenset([Role.DETECTOR, Role.FAIRNESS, Role.ORDERING, Role.USAGE_LIMIT])
 _BINARY = ((1 << 30, "Gi"), (1 << 20, "Mi"), (1 << 10, "Ki"))
 
 
@@ -72,3 +76,26 @@ def settings_table() -> str:
             default = shown_default(field)
             rows.append(f"| `--{field.metadata['flag']}` | {f'`{default}`' if default else ''} | {unit} | {meaning} |")
     return "\n".join(rows) + "\n"
+
+
+def plugins_table() -> str:
+    """Every plugin type a configuration may name as a Markdown table: type, answer, what it does or what to use."""
+    rows = ["| type | | what it does here, or what to use instead |", "| --- | --- | --- |"]
+    rows += [f"| `{name}` | {_answer(kind)} | {_meaning(name, kind)} |" for name, kind in SUPPORTED.items()]
+    rows += [f"| `{name}` | refused | {instead} |" for name, instead in KNOWN_UNSUPPORTED.items()]
+    return "\n".join(rows) + "\n"
+
+
+def _answer(kind: PluginType) -> str:
+    return "taken, waits for flow control" if kind.role in _LATER else "runs"
+
+
+def _meaning(name: str, kind: PluginType) -> str:
+    """The type's own words, and the parameters of it that change nothing."""
+    role = kind.role.value if kind.role not in SCHEDULING else f"**{kind.role.value}**"
+    said = " ".join((kind.parameters.__doc__ or "").split("\n\n")[0].split()) if kind.parameters else ""
+    idle = sorted(kind.parameters.no_effect) if kind.parameters and issubclass(kind.parameters, Parameters) else []
+    parts = [f"{role}: {said}" if said and kind.parameters is not NoParameters else role]
+    parts += [f"Deprecated: use {DEPRECATED[name]}."] if name in DEPRECATED else []
+    parts += [f"Without effect: {', '.join(f'`{member}`' for member in idle)}."] if idle else []
+    return " ".join(parts).replace("|", "\\|")

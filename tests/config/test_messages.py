@@ -195,8 +195,8 @@ MISTAKES = {
         HEAD + 'plugins: [{type: "a\\eb\\n"}]\n',
         'epp.yaml:3: plugins[0].type: unknown plugin type "a\\x1bb\\n"; use one of: active-request-scorer, '
         "anthropic-parser, approx-prefix-cache-producer, by-label, by-label-selector, concurrency-detector, "
-        "core-metrics-extractor, decode-filter, destination-endpoint-served-verifier, edf-ordering-policy, encode-filter, "
-        "fcfs-ordering-policy, …",
+        "core-metrics-extractor, decode-filter, destination-endpoint-served-verifier, edf-ordering-policy, "
+        "encode-filter, fcfs-ordering-policy, …",
     ),
 }
 

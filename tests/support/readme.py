@@ -1,18 +1,20 @@
-"""Keeps the README's generated parts current: `python -m tests.support.readme --write`."""
+"""Keeps the generated parts of the docs current: `python -m tests.support.readme --write`."""
 
 import re
 import sys
 
-from picker.config.reference import settings_table
+from picker.config.reference import plugins_table, settings_table
 from tests.support.shared import ROOT
 
 README = ROOT / "README.md"
-SETTINGS = re.compile(r"(?<=<!-- settings: begin \(make docs writes this\) -->\n).*?(?=<!-- settings: end -->)", re.S)
+CONFIGURATION = ROOT / "docs" / "configuration.md"
+TABLES = {"settings": settings_table, "plugins": plugins_table}
+_PART = re.compile(r"(<!-- (\w+): begin \(make docs writes this\) -->\n).*?(<!-- \2: end -->)", re.S)
 
 
 def regenerated(text: str) -> str:
-    """The README with its generated parts as the code has them."""
-    return SETTINGS.sub(lambda _: settings_table(), text)
+    """The text with its generated parts as the code has them."""
+    return _PART.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], text)
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -21,8 +23,9 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    fresh = regenerated(README.read_text())
-    if "--write" in sys.argv:
-        README.write_text(fresh)
-    elif fresh != README.read_text():
-        raise SystemExit("README.md is not current: run `make docs`")
+    for file in (README, CONFIGURATION):
+        fresh = regenerated(file.read_text())
+        if "--write" in sys.argv:
+            file.write_text(fresh)
+        elif fresh != file.read_text():
+            raise SystemExit(f"{file.name} is not current: run `make docs`")
