@@ -19,14 +19,16 @@ from picker.demo.processes import Child, free_port, picker_command, split_addres
 
 READY_S = 30.0
 LISTENING = "listening on "
-OLD_ENVOY = "1.36.4"
+NEWEST_ENVOY, OLD_ENVOYS = "1.40.0", ("1.36.4", "1.38.3")
+OLD_ENVOY = OLD_ENVOYS[0]
 SHELLS = ("wire", "grpcio")
 
 
-def old_envoy() -> Path | None:
-    """An Envoy of the oldest series picker promises to work with, where `make test` has put it."""
-    name = os.environ.get("PICKER_OLD_ENVOY", str(Path(sys.prefix) / f"envoy-{OLD_ENVOY}" / "envoy" / "_bin" / "envoy"))
-    return Path(name) if Path(name).exists() else None
+def old_envoy(version: str = OLD_ENVOY) -> Path | None:
+    """An Envoy of a series picker promises to work with, where `make test` has put it."""
+    directory = Path(os.environ.get("PICKER_OLD_ENVOYS", sys.prefix))
+    path = directory / f"envoy-{version}" / "envoy" / "_bin" / "envoy"
+    return path if path.exists() else None
 
 
 @dataclass

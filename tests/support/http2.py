@@ -35,32 +35,22 @@ class _Exchange:
         self._http2.send_headers(1, headers, end_stream=pieces is None)
         for number, piece in enumerate(pieces or (), 1):
             await self._piece(piece, is_last=not trailers and number == len(pieces or ()))
-        if trailers or pieces == []:
-            await self._end(trailers)
-        await self._flush()
-
-    async def _end(self, trailers: Sequence[Header]) -> None:
-        if self._is_over:
-            return
-        if trailers:
+        if trailers and not self._is_over:
             self._http2.send_headers(1, trailers, end_stream=True)
-        else:
-            self._http2.end_stream(1)
+        await self._flush()
 
     async def _piece(self, piece: bytes, *, is_last: bool) -> None:
         while not self._is_over:
             room = min(self._http2.local_flow_control_window(1), self._http2.max_outbound_frame_size)
+            if piece and not room:
+                self._changed.clear()
+                await self._changed.wait()
+                continue
             part, piece = piece[:room], piece[room:]
-            if part or not (piece or room):
-                self._http2.send_data(1, part, end_stream=is_last and not piece)
-            elif not piece:
-                self._http2.send_data(1, b"", end_stream=is_last)
+            self._http2.send_data(1, part, end_stream=is_last and not piece)
             await self._flush()
             if not piece:
                 return
-            if room == 0:
-                self._changed.clear()
-                await self._changed.wait()
 
     async def _flush(self) -> None:
         self._writer.write(self._http2.data_to_send())
@@ -104,7 +94,10 @@ async def request(
     pieces: Sequence[bytes] | None = None,
     trailers: Sequence[Header] = (),
 ) -> Answer:
-    """As `http1.request`: each piece a DATA frame, or several. AssertionError if the stream is reset unanswered."""
+    """As `http1.request`: each piece a DATA frame, or several; the last of `pieces` ends the body.
+
+    AssertionError if the stream is reset unanswered.
+    """
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
     try:
