@@ -49,6 +49,7 @@ class Gateway:
     reports_served: bool = False  # tells picker who answered: override_host of Envoy 1.38 and newer
     http1_trailers: bool = False  # let them pass; those of HTTP/2 always do
     allow_mode_override: bool = False
+    retries: int = 0  # of a request that is answered 5xx: each goes to the next destination, if picker lists several
 
 
 def envoy_config(servers: Sequence[str], picker: str | None, gateway: Gateway | None = None) -> Json:
@@ -85,7 +86,10 @@ def _address(address: str) -> Json:
 def _listener(name: str, cluster: str, filters: list[Json], gateway: Gateway) -> Json:
     router = {"name": "envoy.filters.http.router", "typed_config": {"@type": ROUTER, "suppress_envoy_headers": True}}
     # No route timeout: a stream lives as long as the model talks. The idle timeout ends those that do not.
-    route = {"match": {"prefix": "/"}, "route": {"cluster": cluster, "timeout": "0s", "idle_timeout": "300s"}}
+    action: Json = {"cluster": cluster, "timeout": "0s", "idle_timeout": "300s"}
+    if gateway.retries:
+        action["retry_policy"] = {"retry_on": "5xx", "num_retries": gateway.retries}
+    route = {"match": {"prefix": "/"}, "route": action}
     manager = {
         "@type": HCM,
         "stat_prefix": name,

@@ -49,9 +49,21 @@ class Echo:
     address: str = ""
     arrived: list[Arrived] = field(default_factory=list)
     fellows: "list[Echo]" = field(default_factory=list)
+    open: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        self.open.add(task)
+        task.add_done_callback(self.open.discard)
+
+    async def close(self) -> None:
+        """End what is open."""
+        for task in self.open:
+            task.cancel()
+        await asyncio.gather(*self.open, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer), contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while True:
                 (method, path, _), headers = await read_head(reader)
                 body, trailers = await read_body(reader, headers)
@@ -62,7 +74,6 @@ class Echo:
                     writer.write(part)
                     await writer.drain()
                     await asyncio.sleep(0)
-        writer.close()
 
     def _fails(self, request: Arrived) -> bool:
         name = request.header("x-fails") or ""
@@ -97,8 +108,9 @@ async def echoes(count: int) -> AsyncIterator[list[Echo]]:
     async with contextlib.AsyncExitStack() as stack:
         for _ in range(count):
             echo = Echo(fellows=fellows)
-            server = await asyncio.start_server(echo.serve, "127.0.0.1", 0, limit=HEAD_BYTES)
+            server = await asyncio.start_server(echo.accept, "127.0.0.1", 0, limit=HEAD_BYTES)
             echo.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
             fellows.append(echo)
+            stack.push_async_callback(echo.close)
             stack.callback(server.close)
         yield fellows
