@@ -1,0 +1,96 @@
+"""What a test of the suite is given: a connection to the server, and a time to end by."""
+
+import asyncio
+import functools
+import inspect
+import itertools
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from tests.protocol.play import MODES, Exchange, Stream
+from tests.protocol.server import DEADLINE_S, Admin, Server
+
+_NUMBERS = itertools.count(1)
+
+
+class Player:
+    """Streams to one server, over one connection."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self._channel = server.channel()
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    def stream(self) -> Stream:
+        return Stream(self._channel)
+
+    def exchange(self, request: str = "duplex", response: str = "duplex", **how: Any) -> Exchange:
+        """`request` and `response`: names of body modes."""
+        return Exchange(self.stream(), (MODES[request], MODES[response]), **how)
+
+    @property
+    def admin(self) -> Admin:
+        if self.server.admin is None:
+            pytest.skip("what is counted is read from the admin port: pass ADMIN=host:port")
+        return self.server.admin
+
+    @property
+    def health(self) -> str:
+        if self.server.health is None:
+            pytest.skip("the health port was not given: pass HEALTH=host:port")
+        return self.server.health
+
+
+Test = Callable[..., Coroutine[Any, Any, None]]
+
+
+def played(test: Test, *, tracking: str = "full") -> Callable[..., None]:
+    """Makes a test function of a coroutine function whose first argument is a `Player`."""
+
+    @functools.wraps(test)
+    def run(**given: Any) -> None:
+        asyncio.run(asyncio.wait_for(_play(test, given), DEADLINE_S))
+
+    first, *rest = inspect.signature(test).parameters.values()
+    asked = first.replace(name=f"server_{tracking}", kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    run.__signature__ = inspect.Signature([asked, *rest])  # type: ignore[attr-defined]
+
+    async def _play(test: Test, given: dict[str, Any]) -> None:
+        player = Player(given.pop(asked.name))
+        try:
+            await test(player, **given)
+        finally:
+            await player.close()
+
+    return run
+
+
+def played_with(tracking: str) -> Callable[[Test], Callable[..., None]]:
+    """The same, against a server with that `responseTracking`."""
+    return functools.partial(played, tracking=tracking)
+
+
+def model() -> str:
+    """A name no other test uses, so that what is counted under it is this test's own."""
+    return f"model-{next(_NUMBERS)}"
+
+
+def chat(prompt: str = "hi", *, name: str = "m", **more: Any) -> bytes:
+    return json.dumps({"model": name, "messages": [{"role": "user", "content": prompt}], **more}).encode()
+
+
+def error_of(exchange: Exchange) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """Status, OpenAI's error object and headers of the answer in the server's own name."""
+    assert exchange.immediate is not None, "it was not refused"
+    answer = exchange.immediate
+    headers = {option.header.key: option.header.raw_value.decode() for option in answer.headers.set_headers}
+    assert headers["content-type"] == "application/json"
+    error = json.loads(answer.body.decode())["error"]
+    assert error.keys() >= {"message", "type", "param", "code"}
+    assert isinstance(error["message"], str) and error["message"]
+    return answer.status.code, error, headers

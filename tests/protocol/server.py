@@ -1,0 +1,144 @@
+"""The server under test: one that is given by its address, or `picker serve` as the suite starts it itself."""
+
+import asyncio
+import json
+import os
+import ssl
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+from prometheus_client.parser import text_string_to_metric_families
+
+from picker.demo.processes import Child, free_port, picker_command
+from tests.protocol.play import LARGEST
+
+HERE = Path(__file__).parent
+READY_S = DEADLINE_S = 30.0
+POLL_S = 0.02
+FLAGS = (
+    f"--endpoints-file={HERE / 'endpoints.yaml'}",
+    "--pool-name=protocol",
+    "--body-cap=8Mi",
+    "--request-timeout=2s",
+    "--max-streams=64",
+    "--health-checking",
+)
+"""As the README has them."""
+TRACKING = ("full", "headers", "off")
+
+
+class Admin:
+    """What the server counts, over its admin port."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    async def get(self, path: str) -> str:
+        return await asyncio.to_thread(self._get, path)
+
+    def _get(self, path: str) -> str:
+        with urllib.request.urlopen(f"http://{self.address}{path}", timeout=5) as response:
+            return str(response.read().decode())
+
+    async def total(self, name: str, **labels: str) -> float:
+        """The sum of the samples of that name with these labels."""
+        families = text_string_to_metric_families(await self.get("/metrics"))
+        samples = [sample for family in families for sample in family.samples if sample.name == name]
+        return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
+
+    async def endpoints(self) -> dict[str, dict[str, Any]]:
+        """By `ip:port`."""
+        return {entry["target"]: entry for entry in json.loads(await self.get("/debug/endpoints"))}
+
+    async def decision(self) -> dict[str, Any]:
+        """The latest one."""
+        (found,) = json.loads(await self.get("/debug/decisions?limit=1"))
+        return dict(found)
+
+    async def becomes(self, name: str, value: float, **labels: str) -> None:
+        """Until the total is that. AssertionError if it never is."""
+        deadline = time.monotonic() + DEADLINE_S
+        while (now := await self.total(name, **labels)) != value:
+            assert time.monotonic() < deadline, f"{name} {labels} is {now}, not {value}"
+            await asyncio.sleep(POLL_S)
+
+    async def idle(self) -> None:
+        """Until no stream is open; then nothing may be held for one."""
+        await self.becomes("picker_open_streams", 0)
+        held = {name: (entry["requests"], entry["prefill_tokens"], entry["resident_tokens"])
+                for name, entry in (await self.endpoints()).items()}  # fmt: skip
+        assert set(held.values()) == {(0, 0, 0)}, held
+        assert await self.total("picker_buffered_body_bytes") == 0
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where it is. `admin` and `health` are None where they were not given."""
+
+    address: str
+    admin: Admin | None = None
+    health: str | None = None
+    is_tls: bool = False
+    tracking: str = "full"
+
+    def channel(self, address: str = "") -> grpc.aio.Channel:
+        """A new connection. With TLS the server is believed, as gateways do."""
+        own = ("grpc.use_local_subchannel_pool", 1)
+        limits = (("grpc.max_receive_message_length", LARGEST), ("grpc.max_send_message_length", LARGEST), own)
+        if address or not self.is_tls:
+            return grpc.aio.insecure_channel(address or self.address, options=limits)
+        host, _, port = self.address.rpartition(":")
+        shown = ssl.get_server_certificate((host.strip("[]"), int(port)))
+        name = os.environ.get("PICKER_TLS_NAME", "localhost")
+        options = (*limits, ("grpc.ssl_target_name_override", name))
+        return grpc.aio.secure_channel(self.address, grpc.ssl_channel_credentials(shown.encode()), options=options)
+
+
+def given() -> Server | None:
+    """The server of the environment: PICKER_ADDR, PICKER_ADMIN, PICKER_HEALTH, PICKER_TLS, PICKER_TRACKING."""
+    address, admin, health, tls, tracking = (
+        os.environ.get(f"PICKER_{name}", "") for name in ("ADDR", "ADMIN", "HEALTH", "TLS", "TRACKING")
+    )
+    if not address:
+        return None
+    return Server(address, Admin(admin) if admin else None, health or None, tls == "1", tracking or "full")
+
+
+def configuration(tracking: str) -> str:
+    """The suite's, with that `responseTracking`."""
+    return (HERE / "config.yaml").read_text() + f"responseTracking: {tracking}\n"
+
+
+class Started:
+    """`picker serve` on free ports."""
+
+    def __init__(self, directory: Path, shell: str, tracking: str = "full", *flags: str) -> None:
+        """Starts it, and waits until it is ready."""
+        ports = [free_port() for _ in range(3)]
+        names = ("grpc-port", "grpc-health-port", "metrics-port")
+        words = [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]
+        words += [f"--shell={shell}", "--bind-address=127.0.0.1", "--secure-serving=false", *FLAGS, *flags]
+        command = picker_command("serve", *words, f"--config-text={configuration(tracking)}")
+        self.child = Child("picker", command, directory / "picker.log")
+        process, health, admin = (f"127.0.0.1:{port}" for port in ports)
+        self.server = Server(process, Admin(admin), health, tracking=tracking)
+        self.child.wait_until(_answers(self.server.admin), READY_S)
+
+    def stop(self) -> None:
+        self.child.stop()
+
+
+def _answers(admin: Admin | None) -> Callable[[], bool]:
+    def ready() -> bool:
+        try:
+            return admin is not None and admin._get("/readyz") == "ready\n"
+        except OSError:
+            return False
+
+    return ready
