@@ -1,10 +1,12 @@
 """The servers that the suite is played against."""
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from tests.protocol import player
 from tests.protocol.server import Server, Started, given
 
 SHELLS = ["given"] if given() else ["wire", "grpcio"]
@@ -30,6 +32,15 @@ def _serving(tracking: str) -> Any:
             started.stop()
 
     return serve
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_loop() -> Iterator[None]:
+    """grpc.aio does not like loops that come and go."""
+    with asyncio.Runner() as runner:
+        player.RUNNERS.append(runner)
+        yield
+        player.RUNNERS.clear()
 
 
 server_full, server_headers, server_off = map(_serving, ("full", "headers", "off"))

@@ -2,7 +2,7 @@
 
 Nothing here knows picker. What replies are held to (ext_proc's protocol, and what Envoys were seen to do): full duplex
 wants headers, then `streamed_response` chunks, then trailers, and no end of stream that was not sent; the other modes
-want one reply per message and no `streamed_response`. Where Envoy would answer 500 or wait for ever, `Spurious` is raised.
+want one reply per message and no `streamed_response`. Where Envoy would answer 500 or wait for ever, it is `Spurious`.
 """
 
 import asyncio
@@ -187,9 +187,7 @@ class Direction:
         self.forwarded += self._last if which is None else mutation.body
         if which == "body" and self.mode in WHOLE and "content-length" in self.headers:
             named = {option.header.key: option.header.raw_value for option in common.header_mutation.set_headers}
-            demand(
-                named.get("content-length") == b"%d" % len(mutation.body), "another body, no content-length of its own"
-            )
+            demand(named.get("content-length") == b"%d" % len(mutation.body), "another body without its length")
 
     def sends(self, body: bytes) -> None:
         self.sent += body
@@ -266,7 +264,7 @@ class Exchange:
         return message
 
     async def body(self, pieces: Sequence[bytes], *, ending: str = "chunk") -> None:
-        """The request's body. `ending`: `chunk` (the last one ends it), `empty` (one more, empty), `trailers`, `open`."""
+        """The request's body. `ending`: `chunk` (the last one ends it), `empty` (one more does), `trailers`, `open`."""
         await self._body(self.request, pieces, ending)
 
     async def answer(

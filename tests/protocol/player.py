@@ -13,6 +13,8 @@ import pytest
 from tests.protocol.play import MODES, Exchange, Stream
 from tests.protocol.server import DEADLINE_S, Admin, Server
 
+RUNNERS: list[asyncio.Runner] = []
+"""The one that tests run on, while they do."""
 _NUMBERS = itertools.count(1)
 
 
@@ -54,7 +56,7 @@ def played(test: Test, *, tracking: str = "full") -> Callable[..., None]:
 
     @functools.wraps(test)
     def run(**given: Any) -> None:
-        asyncio.run(asyncio.wait_for(_play(test, given), DEADLINE_S))
+        RUNNERS[0].run(asyncio.wait_for(_play(test, given), DEADLINE_S))
 
     first, *rest = inspect.signature(test).parameters.values()
     asked = first.replace(name=f"server_{tracking}", kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -48,7 +48,9 @@ class Admin:
 
     async def total(self, name: str, **labels: str) -> float:
         """The sum of the samples of that name with these labels."""
-        families = text_string_to_metric_families(await self.get("/metrics"))
+        page = await self.get("/metrics")
+        lines = [line for line in page.splitlines() if line.startswith(name)]  # all of it takes long to read
+        families = text_string_to_metric_families("\n".join([*lines, ""]))
         samples = [sample for family in families for sample in family.samples if sample.name == name]
         return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 

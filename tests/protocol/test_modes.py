@@ -1,4 +1,4 @@
-"""Every body mode in each direction, every way a body ends: one reply per message or a stream of chunks, no byte lost."""
+"""Every body mode in each direction, every way a body ends: replies as the mode wants them, no byte lost."""
 
 import itertools
 
