@@ -99,8 +99,8 @@ class View:
     def pairs(self, of_request: bool = False) -> list[tuple[bytes, bytes]]:
         """The headers as they came, in order; `of_request`: also while the response is looked at."""
 
-    def edited(self, name: bytes, of_request: bool = False) -> bytes | bool | None:
-        """What plugins have made of a header: its value, False if it was removed, None if nothing."""
+    def edits(self, of_request: bool = False) -> list[tuple[bytes, bytes | None]]:
+        """What plugins want of the headers, in order: (name, value), or (name, None) to remove it."""
 
     def edit(self, name: bytes, value: bytes | None) -> None:
         """Set a header, or remove it (None). OverflowError for too many or too long ones; MemoryError."""

@@ -46,10 +46,10 @@ from picker._core.codec cimport (
     codec_next_header,
     header_t,
     message_t,
+    slice_bytes,
     slice_t,
 )
-from picker._core.edits cimport edits_add, edits_find, edits_free, edits_rewind
-from picker._core.exchange cimport slice_bytes
+from picker._core.edits cimport edit_t, edits_add, edits_free, edits_rewind, edits_t
 from picker._core.fields cimport document_free, document_remove, document_replace, document_set, document_take
 from picker._core.outbox cimport out_clear, out_free, out_list, out_mark, out_rewind
 from picker._core.prompt cimport PK_BODY_OK
@@ -521,6 +521,19 @@ cdef int _change(route_t* route, buffer_t* made, int code) except -1:
     return 0
 
 
+cdef list _edits(const edits_t* edits):
+    cdef const uint8_t* text = edits.text.data
+    cdef const edit_t* edit
+    cdef uint32_t i
+    cdef list found = []
+    for i in range(edits.count):
+        edit = &edits.items[i]
+        name = text[edit.name:edit.name + edit.name_size]
+        value = text[edit.value:edit.value + edit.value_size] if edit.value_size else b""
+        found.append((name, None if edit.removed else value))
+    return found
+
+
 @cython.final
 @cython.auto_pickle(False)
 cdef class View:
@@ -547,24 +560,15 @@ cdef class View:
         is_response = route.is_response and not of_request
         return _pairs(&route.response_headers if is_response else &route.request_headers)
 
-    def edited(self, bytes name not None, bint of_request=False) -> bytes | bool | None:
-        """What plugins have made of a header: its value, False if it was removed, None if nothing."""
+    def edits(self, bint of_request=False) -> list:
+        """What plugins want of the headers, in order: (name, value), or (name, None) to remove it."""
         cdef route_t* route = self._there()
-        cdef slice_t value
-        cdef int found = edits_find(
-            &route.request_edits if of_request else route_edits(route), _slice(name), &value
-        )
-        if found == 0:
-            return None
-        if found < 0:
-            return False
-        return value.data[:value.size] if value.size else b""
+        return _edits(&route.request_edits if of_request else route_edits(route))
 
     def edit(self, bytes name not None, bytes value) -> None:
         """Set a header, or remove it (None). OverflowError for too many or too long ones; MemoryError."""
-        cdef int code
         cdef bytes text = b"" if value is None else value
-        code = edits_add(route_edits(self._there()), _slice(name), _slice(text), value is None)
+        cdef int code = edits_add(route_edits(self._there()), _slice(name), _slice(text), value is None)
         if code == PK_E_LIMIT:
             raise OverflowError("too many changes of headers, or too long ones")
         if code != PK_OK:

@@ -29,10 +29,11 @@ from picker._core.codec cimport (
     buffer_free,
     codec_next_header,
     header_t,
+    slice_equals,
     slice_is,
+    slice_starts,
     slice_t,
 )
-from picker._core.exchange cimport slice_equals, slice_starts
 from picker._core.prompt cimport PK_BODY_NOT_JSON, PK_BODY_NOT_OBJECT, PK_BODY_OK, PK_BODY_TOO_COMPLEX
 from picker._core.replies cimport out_body, out_chunk, out_plain, out_trailers
 from picker._core.routing cimport (

@@ -34,10 +34,12 @@ from picker._core.codec cimport (
     buffer_t,
     codec_next_header,
     header_t,
+    slice_bytes,
+    slice_equals,
+    slice_starts,
     slice_t,
 )
 from picker._core.edits cimport edits_free
-from picker._core.exchange cimport slice_bytes, slice_equals, slice_starts
 from picker._core.fields cimport document_find_data, document_free
 from picker._core.prompt cimport PK_BODY_OK
 from picker._core.replies cimport out_body, out_chunk, out_plain, out_trailers

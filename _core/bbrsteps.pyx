@@ -19,9 +19,10 @@ from picker._core.codec cimport (
     codec_write_immediate,
     header_t,
     mutation_t,
+    slice_bytes,
+    slice_text,
 )
 from picker._core.edits cimport edited_remove, edited_t, edits_add, edits_find, edits_mutation
-from picker._core.exchange cimport slice_bytes, slice_text
 from picker._core.fields cimport document_free, document_scan
 from picker._core.names cimport names_find
 from picker._core.outbox cimport out_close, out_open
