@@ -1,5 +1,5 @@
 from collections.abc import Callable, Iterable
-from typing import final
+from typing import Any, final
 
 from typing_extensions import Buffer
 
@@ -76,10 +76,14 @@ class Router:
     def requests(self) -> int:
         """Exchanges so far."""
 
-    def figures(self) -> dict[str, int | list[dict[str, int]]]:
-        """What happened so far: requests, routed (with headers of the router), bad_requests, too_large, timeouts,
-        exhausted, failed, rejected (by plugins, or for a field that no header can hold), cut (responses); `request` and
-        `response` step by step: runs, missing, empty, unusable, skipped."""
+    @property
+    def answered(self) -> int:
+        """Requests that went on so far."""
+
+    def figures(self) -> dict[str, Any]:
+        """What happened so far: requests; answered (they went on); routed (with headers of the router); bad_requests,
+        too_large, timeouts, exhausted, failed (refused); rejected (by plugins, or for a field that no header can hold);
+        cut (responses); `request` and `response` step by step: runs, missing, empty, unusable, skipped."""
 
     def _protect(self, names: Iterable[bytes]) -> None: ...
     def _check(self) -> None: ...

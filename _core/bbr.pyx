@@ -434,13 +434,19 @@ cdef class Router:
         """Exchanges so far."""
         return self._router.tally.requests
 
+    @property
+    def answered(self) -> int:
+        """Requests that went on so far."""
+        return self._router.tally.answered
+
     def figures(self) -> dict:
-        """What happened so far: requests, routed (with headers of the router), bad_requests, too_large, timeouts,
-        exhausted, failed, rejected (by plugins, or for a field that no header can hold), cut (responses); `request` and
-        `response` step by step: runs, missing, empty, unusable, skipped."""
+        """What happened so far: requests; answered (they went on); routed (with headers of the router); bad_requests,
+        too_large, timeouts, exhausted, failed (refused); rejected (by plugins, or for a field that no header can hold);
+        cut (responses); `request` and `response` step by step: runs, missing, empty, unusable, skipped."""
         cdef router_t* router = &self._router
         return {
             "requests": router.tally.requests,
+            "answered": router.tally.answered,
             "routed": router.tally.routed,
             "bad_requests": router.tally.refusals[PK_FAIL_BAD_REQUEST],
             "too_large": router.tally.refusals[PK_FAIL_TOO_LARGE],
@@ -458,7 +464,7 @@ cdef class Router:
         cdef const router_t* router = &self._router
         assert router.sessions >= 0
         assert router.sessions or (router.held == 0 and router.scanned == NULL)
-        assert router.tally.routed <= router.tally.requests
+        assert router.tally.routed <= router.tally.answered <= router.tally.requests
         assert router.request.count <= PK_ROUTE_STEPS and router.response.count <= PK_ROUTE_STEPS
 
 

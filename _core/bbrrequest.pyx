@@ -86,6 +86,7 @@ cdef int bbr_request_resume(route_t* route, out_t* out) noexcept nogil:
         return code
     route.state = PK_ROUTE_PASSED
     route.is_answered = True
+    route.router.tally.answered += 1
     route.router.tally.routed += route.request_edits.count > 0
     code = _answer(route, out)
     route_drop(route)

@@ -70,6 +70,7 @@ ctypedef struct routing_limits_t:
 
 ctypedef struct routed_t:
     uint64_t requests          # exchanges so far
+    uint64_t answered          # requests that went on
     uint64_t routed            # requests that went on with headers of ours
     uint64_t refusals[PK_FAIL_KINDS]
     uint64_t rejected          # by plugins

@@ -5,6 +5,7 @@ Anything else that escapes is a bug. Imports nothing, so that every floor may im
 """
 
 __all__ = [
+    "BaseModelsError",
     "ConfigError",
     "CoreUnavailable",
     "EndpointsFileError",
@@ -58,6 +59,10 @@ class EndpointsFileError(ConfigError):
 
 class ResourcesError(ConfigError):
     """A text of Kubernetes objects cannot be used: not YAML, or an object that is wrong."""
+
+
+class BaseModelsError(ConfigError):
+    """The base models cannot be used: not YAML, or a ConfigMap that is wrong."""
 
 
 class CoreUnavailable(PickerError):

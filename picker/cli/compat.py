@@ -5,14 +5,14 @@ the flags of Kubernetes discovery, which wait for a later release.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from picker.cli import flags
 from picker.cli.flags import FlagParser
 from picker.errors import UsageError
 
-__all__ = ["add_compatibility_flags", "compatibility_warnings"]
+__all__ = ["add_compatibility_flags", "add_ignored_flags", "compatibility_warnings", "ignored_warnings"]
 
 
 class _Flag(NamedTuple):
@@ -59,13 +59,28 @@ REFUSED = (
 
 def add_compatibility_flags(parser: FlagParser) -> None:
     """Adds the flags of this module; their default None tells them from being given."""
-    for flag in (*IGNORED, *REFUSED):
+    _add(parser, (*IGNORED, *REFUSED))
+    parser.flag("endpoint-selector", default="", help=f"label selector of the pods; Kubernetes discovery: {_LATER}")
+
+
+def _add(parser: FlagParser, table: tuple[_Flag, ...]) -> None:
+    for flag in table:
         about = f"accepted for compatibility; {flag.answer}" if flag.answer else "accepted for compatibility"
         if flag.kind is None:
             parser.add_argument(f"--{flag.name}", action=flags.Switch, type=flags.boolean, help=about, metavar="BOOL")
         else:
             parser.flag(flag.name, kind=flag.kind, help=about)
-    parser.flag("endpoint-selector", default="", help=f"label selector of the pods; Kubernetes discovery: {_LATER}")
+
+
+def add_ignored_flags(parser: FlagParser, names: Sequence[str]) -> None:
+    """Adds those of the flags without effect that another command takes too."""
+    _add(parser, tuple(flag for flag in IGNORED if flag.name in names))
+
+
+def ignored_warnings(args: argparse.Namespace, names: Sequence[str]) -> tuple[str, ...]:
+    """What to warn of if they are given."""
+    given = _given(args, tuple(flag for flag in IGNORED if flag.name in names))
+    return tuple(f"--{flag.name} has no effect: {flag.answer}" for flag, _ in given if flag.answer)
 
 
 def compatibility_warnings(args: argparse.Namespace, *, has_endpoints: bool) -> tuple[str, ...]:

@@ -88,6 +88,15 @@ class Switch(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
+class _Append(argparse.Action):
+    """One more of several values."""
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        setattr(namespace, self.dest, (*getattr(namespace, self.dest), values))
+
+
 class FlagParser(argparse.ArgumentParser):
     """An argument parser with pflag's manners; `flag` and `switch` add what argparse's own methods would too."""
 
@@ -99,6 +108,10 @@ class FlagParser(argparse.ArgumentParser):
         names = [f"-{name}", f"--{name}"] if len(name) == 1 else [f"--{name}"]
         metavar = _METAVARS.get(kind, "TEXT")
         self.add_argument(*names, default=default, type=kind, help=help.replace("%", "%%"), metavar=metavar)
+
+    def texts(self, name: str, *, help: str = "") -> None:
+        """Adds `--name VALUE`, which may be given again and again; all values count, as a tuple."""
+        self.add_argument(f"--{name}", action=_Append, default=(), help=help.replace("%", "%%"), metavar="TEXT")
 
     def switch(self, name: str, *, default: bool = False, help: str = "") -> None:
         """Adds the boolean `--name`, `--name=true` or `--name=false`."""

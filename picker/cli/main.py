@@ -23,6 +23,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "serve": Command("picker.cli.serve", "run the endpoint picker (ext_proc server)"),
+    "bbr": Command("picker.cli.bbr", "run the body-based router (ext_proc server that sets model headers)"),
     "model-server": Command("picker.cli.model_server", "run a simulated model server"),
     "demo": Command("picker.cli.demo", "show picker against round robin behind a real Envoy, on this machine"),
     "config": Command("picker.cli.config", "check an EndpointPickerConfig file"),

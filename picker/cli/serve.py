@@ -4,20 +4,19 @@ import argparse
 import dataclasses
 import importlib
 import os
-from collections.abc import Callable
 from pathlib import Path
 from ssl import TLSVersion
-from typing import Any, TypeVar
+from typing import Any
 
-from picker.cli import flags
 from picker.cli.compat import add_compatibility_flags, compatibility_warnings
 from picker.cli.core import require_core
 from picker.cli.flags import FlagParser
+from picker.cli.groups import add_group, largest_message, read_group
 from picker.config.document import read_text
 from picker.config.extras import InstalledTypes
 from picker.config.load import load_config
 from picker.config.model import DEFAULT_CONFIG, PickerConfig
-from picker.config.reference import GROUPS, field_docs, options, shown_default
+from picker.config.reference import GROUPS
 from picker.config.settings import DiscoverySettings, ListenSettings, ScrapeSettings, ServeSettings
 from picker.config.support import FileDiscovery, MetricsDataSource
 from picker.config.tls import cipher_list, lowest_version
@@ -25,19 +24,7 @@ from picker.errors import UsageError
 
 __all__ = ["configure", "run", "settings_from"]
 
-G = TypeVar("G")
-
 MIN_SCRAPE_INTERVAL_S = 0.05  # the peer's floor; values below are raised to it
-LEAST_MESSAGE_BYTES = 16 << 20
-MESSAGE_PER_BODY = 2  # a body over the cap must still be read to be answered 413 rather than cut off
-
-_KINDS: dict[str, Callable[[str], Any]] = {
-    "text": flags.text,
-    "port": flags.port,
-    "count": flags.count,
-    "duration": flags.duration,
-    "bytes": flags.size,
-}
 
 
 def configure(parser: FlagParser) -> None:
@@ -46,9 +33,7 @@ def configure(parser: FlagParser) -> None:
     parser.flag("config-file", default="", help="EndpointPickerConfig file (YAML or JSON); read once, at the start")
     parser.flag("config-text", default="", help="the EndpointPickerConfig itself")
     for group in GROUPS.values():
-        docs = field_docs(group)
-        for field in options(group):
-            _add(parser, field, docs.get(field.name, ""))
+        add_group(parser, group)
     add_compatibility_flags(parser)
 
 
@@ -62,13 +47,13 @@ def run(args: argparse.Namespace) -> int:
 
 def settings_from(args: argparse.Namespace) -> ServeSettings:
     """The settings these flags, the configuration they name and the environment come to."""
-    groups = {name: _group(args, group) for name, group in GROUPS.items()}
+    groups = {name: read_group(args, group) for name, group in GROUPS.items()}
     config = _config(args)
     discovery = _discovery(groups["discovery"], config)
     warnings = compatibility_warnings(args, has_endpoints=bool(discovery.endpoints_file))
     listen: ListenSettings = groups["listen"]
     _check_tls(listen)
-    largest = max(MESSAGE_PER_BODY * groups["limits"].body_cap_bytes, LEAST_MESSAGE_BYTES)
+    largest = largest_message(groups["limits"])
     groups["listen"] = dataclasses.replace(
         listen,
         grpc_max_recv_msg_bytes=listen.grpc_max_recv_msg_bytes or largest,
@@ -79,21 +64,6 @@ def settings_from(args: argparse.Namespace) -> ServeSettings:
     namespace = groups["routing"].pool_namespace or os.environ.get("NAMESPACE", "") or "default"
     groups["routing"] = dataclasses.replace(groups["routing"], pool_namespace=namespace)
     return ServeSettings(config=config, warnings=warnings, **groups)
-
-
-def _add(parser: FlagParser, field: dataclasses.Field[Any], doc: str) -> None:
-    flag, kind, choices = (field.metadata[key] for key in ("flag", "kind", "choices"))
-    shown = shown_default(field)
-    about = f"{' '.join(doc.split())} (default {shown})" if shown else " ".join(doc.split())
-    if kind == "boolean":
-        parser.switch(flag, default=bool(field.default), help=about)
-    else:
-        reader = flags.choice(*choices) if kind == "choice" else _KINDS[kind]
-        parser.flag(flag, default=field.default, kind=reader, help=about)
-
-
-def _group(args: argparse.Namespace, group: type[Any]) -> Any:
-    return group(**{field.name: getattr(args, field.metadata["flag"].replace("-", "_")) for field in options(group)})
 
 
 def _config(args: argparse.Namespace) -> PickerConfig:

@@ -21,6 +21,7 @@ GROUPS: dict[str, type[Any]] = {
     "scrape": settings.ScrapeSettings,
     "routing": settings.RoutingSettings,
     "discovery": settings.DiscoverySettings,
+    "body_routing": settings.BodyRoutingSettings,
     "log": settings.LogSettings,
 }
 """The groups of `ServeSettings` that hold options, by field name."""
@@ -61,7 +62,7 @@ def shown_default(field: dataclasses.Field[Any]) -> str:
     if kind == "bytes":
         scale, suffix = next(((s, name) for s, name in _BINARY if value and value % s == 0), (1, ""))
         return f"{value // scale}{suffix}"
-    return str(value)
+    return " ".join(value) if kind == "texts" else str(value)
 
 
 def settings_table() -> str:

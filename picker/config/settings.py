@@ -10,6 +10,7 @@ from typing import Any
 from picker.config.model import DEFAULT_CONFIG, PickerConfig
 
 __all__ = [
+    "BodyRoutingSettings",
     "DiscoverySettings",
     "LimitSettings",
     "ListenSettings",
@@ -177,6 +178,20 @@ class DiscoverySettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BodyRoutingSettings:
+    """The body-based router. `picker bbr` has these flags without the `bbr-` in front."""
+
+    port: int = option(0, "bbr-port", "port")
+    """Port of the body-based router, an ext_proc server of its own. 0: there is none."""
+
+    plugins: tuple[str, ...] = option((), "bbr-plugin", "texts")
+    """Plugin of the body-based router, `<type>:<name>[:<json>]`, repeatable. None: the two that set model headers."""
+
+    base_models_file: str = option("", "base-models-file", "text")
+    """YAML file of ConfigMaps that say which adapters belong to which base model. It is followed while picker runs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogSettings:
     """What is logged, and how."""
 
@@ -199,6 +214,7 @@ class ServeSettings:
     scrape: ScrapeSettings = field(default_factory=ScrapeSettings)
     routing: RoutingSettings = field(default_factory=RoutingSettings)
     discovery: DiscoverySettings = field(default_factory=DiscoverySettings)
+    body_routing: BodyRoutingSettings = field(default_factory=BodyRoutingSettings)
     log: LogSettings = field(default_factory=LogSettings)
 
     warnings: tuple[str, ...] = ()
