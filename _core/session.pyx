@@ -52,7 +52,14 @@ from picker._core.renaming cimport renaming_drop
 from picker._core.request cimport request_drop, request_feed, request_refuse, request_resume
 from picker._core.response cimport response_feed
 from picker._core.score cimport PK_NEED_PLUGIN
-from picker._core.sse cimport PK_SSE_COMPLETE, sse_finish, sse_init
+from picker._core.sse cimport (
+    PK_SSE_COMPLETE,
+    sse_cached_tokens,
+    sse_completion_tokens,
+    sse_finish,
+    sse_init,
+    sse_prompt_tokens,
+)
 from picker._core.stats cimport (
     PK_FAIL_CANCELED,
     PK_FAIL_EXHAUSTED,
@@ -184,9 +191,9 @@ cdef void _settle(session_t* session) noexcept nogil:
         outcome.ttft_s = _seconds(session.opened_ns, session.first_byte_ns)
     outcome.request_bytes = session.request_bytes
     outcome.response_bytes = <int64_t>session.response_bytes if session.has_response else -1
-    outcome.input_tokens = session.usage.prompt_tokens
-    outcome.output_tokens = session.usage.completion_tokens
-    outcome.cached_tokens = session.usage.cached_tokens
+    outcome.input_tokens = sse_prompt_tokens(&session.usage)
+    outcome.output_tokens = sse_completion_tokens(&session.usage)
+    outcome.cached_tokens = sse_cached_tokens(&session.usage)
     outcome.predicted_tokens = session.pick.cached_tokens
     engine_settle(session.engine, &session.booking, &outcome)
 

@@ -1,20 +1,27 @@
-"""Scans response bodies for usage, first token, error and end, in chunks cut anywhere.
+"""Scans response bodies for usage, tokens, error and end, in chunks cut anywhere.
 
 An event stream (`data: {...}` lines, blank line, any line ends) or a plain JSON body. Figures of an event count once
-the event is whole: one that is no JSON, or is cut off, is lost without harm to the others.
+the event is whole: one that is no JSON, or is cut off, is lost without harm to the others. Which events hold a token is
+told by what they are called; events without a name (Chat Completions) all do.
 Invariants: the answer does not depend on where chunks are cut. Nothing of the body is kept but `sse_t` itself.
 Cost: O(bytes); nothing is allocated.
 Memory: one struct of fixed size.   Threads: any; one scanner belongs to one response.
-Source: the HTML standard, section "Server-sent events"; OpenAI API reference, "Streaming".
+Source: the HTML standard, section "Server-sent events"; OpenAI API reference, "Streaming"; Anthropic API reference,
+    "Streaming Messages" and "Prompt caching" (input_tokens leave out what was read from or written to the cache).
 """
 cimport cython
 from libc.stddef cimport size_t
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint64_t
 from libc.string cimport memchr, memset
 
+from picker._core.alloc cimport PK_OK
+from picker._core.codec cimport slice_t
+from picker._core.jsonstring import unescape
+from picker._core.restore cimport restore_finish, restore_free, restore_init, restore_start, restore_t
 from picker._core.usage cimport (
-    PK_USAGE_CACHED, PK_USAGE_COMPLETION, PK_USAGE_DEPTH, PK_USAGE_KEY, PK_USAGE_PROMPT, PK_USAGE_TOTAL,
-    usage_feed, usage_finish, usage_init, usage_is_blank, usage_t,
+    PK_SAID_END, PK_SAID_ERROR, PK_SAID_NOTHING, PK_USAGE_CACHED, PK_USAGE_CACHE_CREATION, PK_USAGE_CACHE_READ,
+    PK_USAGE_COMPLETION, PK_USAGE_DEPTH, PK_USAGE_FIELDS, PK_USAGE_INPUT, PK_USAGE_KEY, PK_USAGE_PROMPT, PK_USAGE_TOTAL,
+    usage_feed, usage_finish, usage_in_model, usage_init, usage_is_blank, usage_t,
 )
 
 cdef enum:               # what a line is
@@ -29,25 +36,28 @@ cdef enum:
 
 # --- C kernel ---
 
-cdef inline void _take(int64_t* known, int64_t seen) noexcept nogil:
-    if seen >= 0:
-        known[0] = seen
+cdef inline void _take(sse_t* sse) noexcept nogil:
+    """What a whole document says."""
+    cdef const usage_t* usage = &sse.usage
+    cdef int i
+    sse.events += 1
+    sse.saw_error = sse.saw_error or usage.error or usage.said & PK_SAID_ERROR != 0
+    sse.done = sse.done or usage.said & PK_SAID_END != 0
+    sse.tokens += usage.said == 0 and not usage.error
+    for i in range(PK_USAGE_FIELDS):
+        if usage.fields[i] >= 0:
+            sse.fields[i] = usage.fields[i]
 
 
 cdef void _end_document(sse_t* sse) noexcept nogil:
     """An event's data, or the unary body, is complete: books it if it is whole."""
-    cdef usage_t* usage = &sse.usage
     if sse.mark == MARK:
         sse.done = True
-    elif usage_finish(usage):
-        sse.events += 1
-        sse.saw_error = sse.saw_error or usage.error
-        _take(&sse.prompt_tokens, usage.fields[PK_USAGE_PROMPT])
-        _take(&sse.completion_tokens, usage.fields[PK_USAGE_COMPLETION])
-        _take(&sse.total_tokens, usage.fields[PK_USAGE_TOTAL])
-        _take(&sse.cached_tokens, usage.fields[PK_USAGE_CACHED])
+    elif usage_finish(&sse.usage):
+        _take(sse)
     else:
         sse.malformed += 1
+        sse.tokens += 1
 
 
 cdef inline void _end_event(sse_t* sse) noexcept nogil:
@@ -66,7 +76,6 @@ cdef inline void _data(sse_t* sse, const uint8_t* p, size_t size) noexcept nogil
     if usage_is_blank(&sse.usage):
         while q < end and q[0] in (b" ", b"\t", b"\n"):
             q += 1
-        sse.first_token = sse.first_token or q < end
         sse.mark = 1 if q < end and q[0] == b"[" else 0
         q += 1
     while 0 < sse.mark < MARK and q < end:
@@ -136,7 +145,7 @@ cdef void _stream(sse_t* sse, const uint8_t* p, const uint8_t* end) noexcept nog
 
 cdef void sse_init(sse_t* sse, bint is_event_stream) noexcept nogil:
     memset(sse, 0, sizeof(sse_t))
-    sse.prompt_tokens = sse.completion_tokens = sse.total_tokens = sse.cached_tokens = -1
+    memset(sse.fields, 0xFF, sizeof(sse.fields))
     sse.is_stream = is_event_stream
     usage_init(&sse.usage)
 
@@ -148,7 +157,16 @@ cdef void sse_feed(sse_t* sse, const uint8_t* data, size_t size) noexcept nogil:
         _stream(sse, data, data + size)
         return
     usage_feed(&sse.usage, data, size)
-    sse.first_token = sse.first_token or not usage_is_blank(&sse.usage)
+    sse.tokens = not usage_is_blank(&sse.usage)
+
+
+cdef int sse_restore(sse_t* sse, restore_t* restore, slice_t chunk, bint is_last, slice_t* result) noexcept nogil:
+    """Like `sse_feed`, names of the model restored: what goes on of the chunk is in `result`. PK_OK or PK_E_NOMEM."""
+    sse.usage.restore = restore
+    restore_start(restore, chunk.data)
+    if chunk.size:
+        sse_feed(sse, chunk.data, chunk.size)
+    return restore_finish(restore, chunk, not is_last and usage_in_model(&sse.usage), result)
 
 
 cdef void sse_finish(sse_t* sse) noexcept nogil:
@@ -164,6 +182,38 @@ cdef void sse_finish(sse_t* sse) noexcept nogil:
     else:
         _end_document(sse)
     sse.end = PK_SSE_COMPLETE if sse.malformed == malformed else PK_SSE_CUT
+    sse.tokens = sse.tokens if sse.is_stream else 1
+
+
+# --- C kernel: what the figures come to ---
+
+
+cdef inline int64_t _plus(int64_t total, int64_t more) noexcept nogil:
+    if more < 0:
+        return total
+    return total + more if more <= INT64_MAX - total else INT64_MAX
+
+
+cdef int64_t sse_prompt_tokens(const sse_t* sse) noexcept nogil:
+    """All of the prompt, cached or not; -1: not known."""
+    cdef const int64_t* fields = sse.fields
+    cdef int64_t total = fields[PK_USAGE_PROMPT]
+    if total < 0 and fields[PK_USAGE_INPUT] >= 0:
+        total = _plus(fields[PK_USAGE_INPUT], fields[PK_USAGE_CACHE_READ])
+        total = _plus(total, fields[PK_USAGE_CACHE_CREATION])
+    elif total < 0 and fields[PK_USAGE_COMPLETION] < 0:
+        total = fields[PK_USAGE_TOTAL]           # rerank: nothing is generated
+    return total
+
+
+cdef int64_t sse_completion_tokens(const sse_t* sse) noexcept nogil:
+    return sse.fields[PK_USAGE_COMPLETION]
+
+
+cdef int64_t sse_cached_tokens(const sse_t* sse) noexcept nogil:
+    if sse.fields[PK_USAGE_CACHED] >= 0:
+        return sse.fields[PK_USAGE_CACHED]
+    return sse.fields[PK_USAGE_CACHE_READ]
 
 
 # --- Python face ---
@@ -195,23 +245,23 @@ cdef class UsageScanner:
 
     @property
     def prompt_tokens(self) -> int | None:
-        """`prompt_tokens` or `input_tokens`."""
-        return _known(self.sse.prompt_tokens)
+        """All of the prompt, cached or not: `prompt_tokens`, or `input_tokens` and what came from or into the cache."""
+        return _known(sse_prompt_tokens(&self.sse))
 
     @property
     def completion_tokens(self) -> int | None:
         """`completion_tokens` or `output_tokens`."""
-        return _known(self.sse.completion_tokens)
+        return _known(sse_completion_tokens(&self.sse))
 
     @property
     def total_tokens(self) -> int | None:
         """`total_tokens`."""
-        return _known(self.sse.total_tokens)
+        return _known(self.sse.fields[PK_USAGE_TOTAL])
 
     @property
     def cached_tokens(self) -> int | None:
-        """`cached_tokens` of `prompt_tokens_details` or `input_tokens_details`."""
-        return _known(self.sse.cached_tokens)
+        """`cached_tokens` of `prompt_tokens_details` or `input_tokens_details`, or `cache_read_input_tokens`."""
+        return _known(sse_cached_tokens(&self.sse))
 
     @property
     def events(self) -> int:
@@ -224,18 +274,18 @@ cdef class UsageScanner:
         return self.sse.malformed
 
     @property
-    def first_token(self) -> bool:
-        """The first data of the stream, or the first byte of the unary body, has come."""
-        return self.sse.first_token
+    def tokens(self) -> int:
+        """Events so far that hold a token, as far as they say; of a unary body 1 once it has begun."""
+        return self.sse.tokens
 
     @property
     def done(self) -> bool:
-        """`[DONE]` was seen."""
+        """`[DONE]`, or an event that says it is the last one, was seen."""
         return self.sse.done
 
     @property
     def saw_error(self) -> bool:
-        """An event, or the unary body, held an `error` object."""
+        """An event, or the unary body, held an `error` object or said that it is an error."""
         return self.sse.saw_error
 
     @property
@@ -249,3 +299,51 @@ cdef class UsageScanner:
         assert self.sse.mark <= MARK and self.sse.line <= OTHER and self.sse.line_at <= 4
         assert self.sse.mark == 0 or not usage_is_blank(&self.sse.usage)
         assert self.sse.usage.key_size <= PK_USAGE_KEY or self.sse.usage.key_size == 255
+        assert self.sse.usage.restore == NULL
+
+
+@cython.final
+@cython.auto_pickle(False)
+cdef class Restorer:
+    """Puts `client` in the place of the model's name `target` in one response body as it passes.
+
+    Both are as they stand between the quotes of a JSON string; what stands in the body is compared without its escapes.
+    Raises ValueError if one is no such text.
+    """
+    cdef sse_t sse
+    cdef restore_t restore
+    cdef bytes _client
+
+    def __cinit__(self, bytes target not None, bytes client not None, *, bint event_stream):
+        cdef slice_t old, new
+        unescape(b'"%b"' % target)
+        unescape(b'"%b"' % client)
+        self._client = client
+        old.data, old.size = target, len(target)
+        new.data, new.size = client, len(client)
+        sse_init(&self.sse, event_stream)
+        if restore_init(&self.restore, old, new) != PK_OK:
+            raise MemoryError("no memory for a model's name")
+
+    def __dealloc__(self):
+        restore_free(&self.restore)
+
+    def feed(self, const unsigned char[::1] chunk not None, *, bint last=False) -> bytes:
+        """The next bytes of the body, cut anywhere; what goes on of them. MemoryError."""
+        cdef slice_t given, result
+        given.data = &chunk[0] if chunk.shape[0] else <const uint8_t*>b""
+        given.size = chunk.shape[0]
+        if sse_restore(&self.sse, &self.restore, given, last, &result) != PK_OK:
+            raise MemoryError("no memory for a model's name")
+        return result.data[:result.size] if result.size else b""
+
+    @property
+    def held(self) -> bytes:
+        """What is held back: the beginning of a name that may become the target."""
+        return self.restore.held.data[:self.restore.held.size] if self.restore.held.size else b""
+
+    def _check(self) -> None:
+        """Raises AssertionError unless the state is one that can be."""
+        assert self.restore.held.size == 0 or self.restore.is_open
+        assert self.restore.held.size <= 6 * self.restore.target.size
+        assert not self.restore.failed

@@ -1,8 +1,9 @@
 """Incremental JSON reader that keeps only the usage figures of an inference response.
 
 Takes a document in pieces cut anywhere, checks the whole grammar, and notes the integers of `usage` and whether there
-is an `error` object: at the top, or in a `response` (Responses API events) or `message` (Anthropic) object there. Equal
-words inside strings or elsewhere mean nothing. Both spellings of each field count; of several, the last one does.
+is an `error` object: at the top, or in a `response` (Responses API events) or `message` (Anthropic) object there; those
+of `meta_info` (SGLang) at the top; and what the `type` there says of an event. Equal words inside strings or elsewhere
+mean nothing. Of several values of one field the last one counts. Where the model is named, a `restore_t` is told so.
 Invariants: `target` is none unless the value to come has a meaning. Nothing is kept of a document but this struct.
 Cost: O(bytes); strings are skipped eight bytes at a time. Nothing is allocated.
 Memory: one struct of fixed size.   Threads: any; one reader belongs to one caller.   Face: `sse.UsageScanner`.
@@ -11,6 +12,8 @@ Source: RFC 8259. UTF-8 is not validated, NaN and Infinity are refused, nesting 
 from libc.stddef cimport size_t
 from libc.stdint cimport INT64_MAX, UINT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
+
+from picker._core.restore cimport restore_begin, restore_end, restore_t
 
 cdef extern from *:
     """
@@ -49,7 +52,10 @@ cdef enum:                   # places (an object is) and targets (a value is)
     WRAPPER
     USAGE
     DETAILS
+    META
     ERROR
+    TYPE
+    MODEL
     FIELD                    # FIELD + i: usage_t.fields[i]
 
 cdef enum:
@@ -71,26 +77,57 @@ cdef inline bint _is(const usage_t* usage, const char* name, size_t size) noexce
     return usage.key_size == size and memcmp(usage.key, name, size) == 0
 
 
+cdef uint8_t _meta_meaning(const usage_t* usage) noexcept nogil:
+    if _is(usage, b"prompt_tokens", 13):
+        return FIELD + PK_USAGE_PROMPT
+    if _is(usage, b"completion_tokens", 17):
+        return FIELD + PK_USAGE_COMPLETION
+    return FIELD + PK_USAGE_CACHED if _is(usage, b"cached_tokens", 13) else <uint8_t>NOTHING
+
+
+cdef inline uint8_t _five_letters(const usage_t* usage) noexcept nogil:
+    """In the root or a wrapper; most names there that mean anything."""
+    if memcmp(usage.key, b"usage", 5) == 0:
+        return USAGE
+    if memcmp(usage.key, b"error", 5) == 0:
+        return ERROR
+    return MODEL if usage.restore != NULL and memcmp(usage.key, b"model", 5) == 0 else <uint8_t>NOTHING
+
+
+cdef uint8_t _root_meaning(const usage_t* usage) noexcept nogil:
+    if _is(usage, b"type", 4):
+        return TYPE
+    if _is(usage, b"response", 8) or _is(usage, b"message", 7):
+        return WRAPPER
+    return META if _is(usage, b"meta_info", 9) else <uint8_t>NOTHING
+
+
 cdef uint8_t _meaning(const usage_t* usage) noexcept nogil:
     """What the value of the member whose name was just read means."""
     if usage.place == USAGE:
-        if _is(usage, b"prompt_tokens", 13) or _is(usage, b"input_tokens", 12):
+        if _is(usage, b"prompt_tokens", 13):
             return FIELD + PK_USAGE_PROMPT
+        if _is(usage, b"input_tokens", 12):
+            return FIELD + PK_USAGE_INPUT
         if _is(usage, b"completion_tokens", 17) or _is(usage, b"output_tokens", 13):
             return FIELD + PK_USAGE_COMPLETION
         if _is(usage, b"total_tokens", 12):
             return FIELD + PK_USAGE_TOTAL
         if _is(usage, b"prompt_tokens_details", 21) or _is(usage, b"input_tokens_details", 20):
             return DETAILS
+        if _is(usage, b"cache_read_input_tokens", 23):
+            return FIELD + PK_USAGE_CACHE_READ
+        if _is(usage, b"cache_creation_input_tokens", 27):
+            return FIELD + PK_USAGE_CACHE_CREATION
     elif usage.place == DETAILS:
         if _is(usage, b"cached_tokens", 13):
             return FIELD + PK_USAGE_CACHED
-    elif _is(usage, b"usage", 5):
-        return USAGE
-    elif _is(usage, b"error", 5):
-        return ERROR
-    elif usage.place == ROOT and (_is(usage, b"response", 8) or _is(usage, b"message", 7)):
-        return WRAPPER
+    elif usage.place == META:
+        return _meta_meaning(usage)
+    elif usage.key_size == 5:
+        return _five_letters(usage)
+    elif usage.place == ROOT:
+        return _root_meaning(usage)
     return NOTHING
 
 
@@ -103,7 +140,7 @@ cdef inline void _open(usage_t* usage, bint is_object) noexcept nogil:
         place = ROOT if usage.depth == 0 else usage.target
         usage.error = usage.error or place == ERROR
     usage.target = NOTHING
-    usage.place = place if place in (ROOT, WRAPPER, USAGE, DETAILS) else NOTHING
+    usage.place = place if place in (ROOT, WRAPPER, USAGE, DETAILS, META) else NOTHING
     usage.depth += 1
     if usage.depth < 8:
         usage.places[usage.depth] = usage.place
@@ -123,7 +160,8 @@ cdef inline void _close(usage_t* usage, bint is_object) noexcept nogil:
 
 cdef inline void _string(usage_t* usage, bint in_key) noexcept nogil:
     usage.in_key = in_key
-    usage.key_size = 0 if in_key and usage.place != NOTHING else NO_KEY
+    usage.value = NOTHING if in_key else usage.target
+    usage.key_size = 0 if usage.value == TYPE or (in_key and usage.place != NOTHING) else NO_KEY
     usage.target = NOTHING
     usage.state = STRING
 
@@ -133,6 +171,8 @@ cdef inline const uint8_t* _value(usage_t* usage, const uint8_t* p, const uint8_
     cdef uint8_t byte = p[0]
     if byte == b'"':
         _string(usage, False)
+        if usage.value == MODEL:
+            restore_begin(usage.restore, p + 1)
     elif byte == b"{" or byte == b"[":
         _open(usage, byte == b"{")
     elif byte == b"n" and end - p >= 4 and memcmp(p, b"null", 4) == 0:
@@ -213,9 +253,41 @@ cdef inline void _keep(usage_t* usage, const uint8_t* data, size_t size) noexcep
         usage.key_size += <uint32_t>size
 
 
+cdef uint8_t _said(const usage_t* usage) noexcept nogil:
+    """What the type of an event says: names of the Anthropic and the Responses API."""
+    if _is(usage, b"message_stop", 12) or _is(usage, b"response.completed", 18):
+        return PK_SAID_END
+    if _is(usage, b"response.incomplete", 19):
+        return PK_SAID_END
+    if _is(usage, b"response.failed", 15):
+        return PK_SAID_END | PK_SAID_ERROR
+    if _is(usage, b"error", 5):
+        return PK_SAID_ERROR
+    if _is(usage, b"message_start", 13) or _is(usage, b"message_delta", 13) or _is(usage, b"ping", 4):
+        return PK_SAID_NOTHING
+    if _is(usage, b"content_block_start", 19) or _is(usage, b"content_block_stop", 18):
+        return PK_SAID_NOTHING
+    if _is(usage, b"response.created", 16) or _is(usage, b"response.queued", 15):
+        return PK_SAID_NOTHING
+    if _is(usage, b"response.in_progress", 20) or _is(usage, b"response.output_item.added", 26):
+        return PK_SAID_NOTHING
+    return PK_SAID_NOTHING if _is(usage, b"response.content_part.added", 27) else 0
+
+
+cdef void _end_value(usage_t* usage, const uint8_t* p) noexcept nogil:
+    """At the closing quote of a string that may mean something."""
+    if usage.value == MODEL:
+        restore_end(usage.restore, p)
+    else:
+        usage.said = _said(usage)
+    usage.value = NOTHING
+
+
 cdef inline const uint8_t* _end_string(usage_t* usage, const uint8_t* p, const uint8_t* end) noexcept nogil:
     """At the closing quote; takes the colon along if it follows at once."""
     if not usage.in_key:
+        if usage.value:
+            _end_value(usage, p)
         usage.state = AFTER if usage.depth else DONE
         return p + 1
     if usage.key_size <= PK_USAGE_KEY:
@@ -346,13 +418,19 @@ cdef void usage_feed(usage_t* usage, const uint8_t* data, size_t size) noexcept 
 
 
 cdef void usage_init(usage_t* usage) noexcept nogil:
+    cdef restore_t* restore = usage.restore
     memset(usage, 0, sizeof(usage_t))
+    usage.restore = restore
     memset(usage.fields, 0xFF, sizeof(usage.fields))
     usage.state = START
 
 
 cdef bint usage_is_blank(const usage_t* usage) noexcept nogil:
     return usage.state == START
+
+
+cdef bint usage_in_model(const usage_t* usage) noexcept nogil:
+    return usage.value == MODEL and usage.state in (STRING, ESCAPE, HEX)
 
 
 cdef bint usage_finish(usage_t* usage) noexcept nogil:

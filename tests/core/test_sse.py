@@ -53,6 +53,8 @@ CHAT = b"".join(
 RESPONSES = b"""event: response.created\r
 data: {"type":"response.created","response":{"id":"r","usage":null,"error":null}}\r
 \r
+data: {"type":"response.output_text.delta","delta":"Hi"}\r
+\r
 : keep alive\r
 event: response.completed\r
 id: 7\r
@@ -61,10 +63,15 @@ data: "input_tokens_details":{"cached_tokens":4},"output_tokens_details":{"reaso
 \r
 """
 ANTHROPIC = b"""event: message_start\r\
-data:{"type":"message_start","message":{"usage":{"input_tokens":25,"output_tokens":1}}}\r
+data:{"type":"message_start","message":{"usage":{"input_tokens":25,"output_tokens":1,"cache_read_input_tokens":7,\r
+data: "cache_creation_input_tokens":2}}}\r
+\r
+data:{"type":"content_block_delta","delta":{"type":"text_delta","text":"Hi"}}\r
 \r
 data:{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":15}}\n
-data: {"type":"error","error":{"type":"overloaded_error"}}\n\nretry: 5\n\n"""
+data: {"type":"error","error":{"type":"overloaded_error"}}\n
+event: message_stop
+data: {"type":"message_stop"}\n\nretry: 5\n\n"""
 UNARY = json.dumps({"choices": [{"message": {"content": 'said "usage":{"x":1}'}}], "usage": USAGE}, indent=1).encode()
 
 
@@ -75,24 +82,73 @@ def test_reads_a_chat_stream() -> None:
     found = read(CHAT)
     assert tokens(found) == (9, 12, 21, 8)
     assert found["events"] == 4
-    assert found["done"] and found["first_token"] and not found["saw_error"]
+    assert found["done"] and not found["saw_error"]
+    assert found["tokens"] == 4
     assert found["end"] == "complete"
 
 
 def test_reads_responses_api_events() -> None:
-    assert tokens(read(RESPONSES)) == (5, 6, 11, 4)
+    found = read(RESPONSES)
+    assert tokens(found) == (5, 6, 11, 4)
+    assert found["done"] and found["tokens"] == 1
 
 
 def test_reads_anthropic_events() -> None:
     found = read(ANTHROPIC)
-    assert tokens(found) == (25, 15, None, None)
-    assert found["saw_error"]
+    assert tokens(found) == (25 + 7 + 2, 15, None, 7)
+    assert found["saw_error"] and found["done"] and found["tokens"] == 1
 
 
 def test_reads_a_unary_body() -> None:
     found = read(UNARY, event_stream=False)
     assert tokens(found) == (9, 12, 21, 8)
     assert (found["events"], found["end"], found["done"]) == (1, "complete", False)
+
+
+@pytest.mark.parametrize(
+    ("usage", "wanted"),
+    [
+        ({"prompt_tokens": 5, "completion_tokens": 1, "cache_read_input_tokens": 4}, (5, 1, None, 4)),
+        ({"input_tokens": 5, "input_tokens_details": {"cached_tokens": 3}}, (5, None, None, 3)),
+        ({"input_tokens": 5, "cache_read_input_tokens": 3, "cache_creation_input_tokens": None}, (8, None, None, 3)),
+        ({"input_tokens": 2**63 - 2, "cache_read_input_tokens": 3}, (2**63 - 1, None, None, 3)),
+        ({"prompt_tokens": 5, "total_tokens": 5}, (5, None, 5, None)),
+        ({"total_tokens": 5}, (5, None, 5, None)),
+        ({"total_tokens": 5, "completion_tokens": 3}, (None, 3, 5, None)),
+    ],
+)
+def test_every_form_of_usage(usage: object, wanted: tuple[int | None, ...]) -> None:
+    assert tokens(stream({"usage": usage})) == wanted
+    assert tokens(read(json.dumps({"usage": usage}).encode(), event_stream=False)) == wanted
+
+
+def test_reads_what_sglang_says_of_its_own() -> None:
+    meta = {"id": "x", "prompt_tokens": 4, "completion_tokens": 1, "cached_tokens": 2, "finish_reason": None}
+    events = [{"text": "a", "meta_info": meta}, {"text": "ab", "meta_info": {**meta, "completion_tokens": 2}}]
+    assert tokens(stream(*events)) == (4, 2, None, 2)
+    assert tokens(stream({"x": {"meta_info": meta}}, {"response": {"meta_info": meta}})) == (None, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "done", "failed"),
+    [
+        ("message_stop", True, False),
+        ("response.completed", True, False),
+        ("response.incomplete", True, False),
+        ("response.failed", True, True),
+        ("error", False, True),
+        ("ping", False, False),
+        ("response.in_progress", False, False),
+        ("response.content_part.added", False, False),
+    ],
+)
+def test_what_an_event_is_called(kind: str, done: bool, failed: bool) -> None:
+    for document in ({"type": kind}, {"a": 1, "type": kind, "b": {"type": "x"}}, {"type": "x", "type2": 1, "type": kind}):
+        found = stream(document)
+        assert (found["done"], found["saw_error"], found["tokens"]) == (done, failed, 0)
+    for document in ({"type": [kind]}, {"x": {"type": kind}}, {"response": {"type": kind}}, {"type": kind + "s"}):
+        found = stream(document)
+        assert (found["done"], found["saw_error"], found["tokens"]) == (False, False, 1)
 
 
 def test_the_last_usage_wins() -> None:
@@ -159,7 +215,7 @@ def test_any_line_end_and_spacing(newline: bytes, prefix: bytes) -> None:
 @pytest.mark.parametrize("field", [b"dat", b"datax", b"Data", b" data", b"", b":data"])
 def test_other_fields_are_passed_over(field: bytes) -> None:
     found = read(field + b': {"usage":{"prompt_tokens":3}}\n\n')
-    assert (found["prompt_tokens"], found["events"], found["first_token"]) == (None, 0, False)
+    assert (found["prompt_tokens"], found["events"], found["tokens"]) == (None, 0, 0)
 
 
 def test_events_without_data_are_none() -> None:
@@ -167,13 +223,26 @@ def test_events_without_data_are_none() -> None:
     assert read(b'data\ndata: {"usage":\ndata:{"prompt_tokens":1}}\ndata\n\n')["prompt_tokens"] == 1
 
 
-def test_the_first_token_is_seen_as_soon_as_its_first_byte() -> None:
+def test_a_token_is_seen_as_soon_as_its_event_is_whole() -> None:
     scanner = UsageScanner(True)
-    for chunk in (b": hi\n\n", b"event: x\nda", b"ta", b":", b" "):
+    for chunk in (b": hi\n\n", b"event: x\nda", b"ta", b":", b" ", b"{", b'"a":1}', b"\n"):
         scanner.feed(chunk)
-        assert not scanner.first_token
-    scanner.feed(b"{")
-    assert scanner.first_token
+        assert scanner.tokens == 0
+    scanner.feed(b"\n")
+    assert scanner.tokens == 1
+    scanner.feed(b'data: [DONE]\n\ndata: {"error":{}}\n\n')
+    assert scanner.tokens == 1
+    scanner.feed(b"data: what is this\n\n")
+    assert scanner.tokens == 2
+
+
+def test_a_unary_body_is_one_token() -> None:
+    scanner = UsageScanner(False)
+    for chunk, tokens in ((b" \n", 0), (b"{", 1), (b"}", 1)):
+        scanner.feed(chunk)
+        assert scanner.tokens == tokens
+    scanner.finish()
+    assert scanner.tokens == 1
 
 
 def test_malformed_json_loses_only_its_event() -> None:
@@ -226,6 +295,7 @@ PIECES = [
     b'"usage":',
     b'"error":',
 ]
+PIECES += [b'"meta_info":{', b'"cache_read_input_tokens":', b'"type":', b'"message_stop"', b'"error"', b'"ping"']
 PIECES += [b'"message":', b'"response":', b'"prompt_tokens":', b'"cached_tokens":', b'"input_tokens_details":{']
 PIECES += [
     b"1",
@@ -246,10 +316,14 @@ PIECES += [
 ]
 PIECES += [b'\n\ndata: {"usage":{"prompt_tokens":7}', b'}\n\ndata: {"response":{"usage":{"total_tokens":8', b"}}}\n\n"]
 SOUP = st.lists(st.sampled_from(PIECES), max_size=30).map(b"".join)
-NAMES = st.sampled_from(["usage", "error", "response", "prompt_tokens", "input_tokens", "prompt_tokens_details"])
-SCALARS = st.none() | st.booleans() | st.integers(-3, 10) | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+NAMES = st.sampled_from(
+    ["usage", "error", "response", "prompt_tokens", "input_tokens", "prompt_tokens_details"]
+    + ["cached_tokens", "meta_info", "type", "total_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"]
+)
+KINDS = st.sampled_from(["message_stop", "response.failed", "error", "ping", "message_start", "response.created", "x"])
+SCALARS = st.none() | st.booleans() | st.integers(-3, 10) | st.floats(allow_nan=False, allow_infinity=False) | KINDS
 DOCUMENTS = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES | st.just("cached_tokens"), inner)
+    SCALARS | st.text(), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner)
 )
 
 

@@ -12,7 +12,7 @@ START = {
     "cached_tokens": None,
     "events": 0,
     "malformed": 0,
-    "first_token": False,
+    "tokens": 0,
     "done": False,
     "saw_error": False,
     "end": "complete",
@@ -34,31 +34,41 @@ def events(body: bytes) -> list[bytes]:
     return [*found, b"\n".join(data)]
 
 
-def take(state: dict[str, Any], text: bytes) -> bool:
+def take(state: dict[str, Any], figures: dict[str, Any], text: bytes) -> bool:
     """Books one document; False if it is none."""
     try:
-        document = usage.parse(text)
+        found = usage.read(usage.parse(text))
     except ValueError:
         state["malformed"] += 1
+        state["tokens"] += 1
         return False
+    kind = found.pop("kind", "")
+    failed = found.pop("saw_error", False)
     state["events"] += 1
-    state.update(usage.read(document))
+    state["saw_error"] |= failed or kind in usage.ERRORS
+    state["done"] |= kind in usage.LAST
+    state["tokens"] += not failed and kind not in usage.ERRORS | usage.LAST | usage.EMPTY
+    figures.update(found)
     return True
 
 
 def scan(body: bytes, *, event_stream: bool) -> dict[str, Any]:
     """What a scanner knows after the whole body and `finish`."""
     state: dict[str, Any] = dict(START)
-    if not event_stream:
-        state["first_token"] = bool(body.strip(b" \t\r\n"))
-        if not state["first_token"] or not take(state, body):
-            state["end"] = "cut"
-        return state
+    figures: dict[str, Any] = {}
     good = True
-    for event in events(body):
-        text = event.strip(b" \t\n")
-        state["first_token"] |= text != b""
-        state["done"] |= text.startswith(b"[DONE]")
-        good = text == b"" or text.startswith(b"[DONE]") or take(state, text)
+    if not event_stream:
+        begun = bool(body.strip(b" \t\r\n"))
+        good = begun and take(state, figures, body)
+        state["tokens"] = int(begun)
+    else:
+        for event in events(body):
+            text = event.strip(b" \t\n")
+            state["done"] |= text.startswith(b"[DONE]")
+            good = text == b"" or text.startswith(b"[DONE]") or take(state, figures, text)
     state["end"] = "complete" if good else "cut"
+    state["prompt_tokens"] = usage.prompt_tokens(figures)
+    state["cached_tokens"] = usage.cached_tokens(figures)
+    state["completion_tokens"] = figures.get("completion_tokens")
+    state["total_tokens"] = figures.get("total_tokens")
     return state

@@ -1,0 +1,1 @@
+# No Python face: `sse.Restorer` is the face.
