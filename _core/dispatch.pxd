@@ -9,7 +9,7 @@ from picker._core.radix cimport radix_t
 from picker._core.rewrite cimport rewrites_t
 from picker._core.scan cimport scan_t
 from picker._core.score cimport PK_MAX_CHOSEN, frame_t, pipeline_t
-from picker._core.stats cimport stats_t
+from picker._core.stats cimport gaps_t, stats_t
 from picker._core.subset cimport subset_t
 
 cdef extern from "pthread.h" nogil:
@@ -23,6 +23,12 @@ cdef extern from "pthread.h" nogil:
 cdef enum:
     PK_HEADER_BYTES = 64
     PK_DESTINATION_BYTES = PK_MAX_CHOSEN * (PK_TARGET_BYTES + 1)
+
+# What is looked at of responses
+cdef enum:
+    PK_TRACK_FULL = 0
+    PK_TRACK_HEADERS = 1       # bodies pass, or are not asked for
+    PK_TRACK_OFF = 2           # sessions end when the request is answered
 
 ctypedef struct limits_t:
     uint32_t endpoints
@@ -80,8 +86,11 @@ ctypedef struct outcome_t:
     bint is_surplus
     slice_t model              # its name while it has no series of its own, else empty
     uint64_t decision
+    uint32_t status            # 0 = none
+    bint is_stream
     double duration_s
     double ttft_s
+    gaps_t gaps
     uint64_t request_bytes
     int64_t response_bytes
     int64_t input_tokens
@@ -116,7 +125,7 @@ ctypedef struct engine_t:
     bint ignores_subset
     bint keeps_headers         # a Python plugin may want to see them
     bint restores_models       # responses name the model as the client did, not the one it was rewritten to
-    bint lets_go               # sessions end when the request is answered: responses are not looked at
+    int tracks                 # PK_TRACK_*
 
 ctypedef struct scratch_t:
     # What parsing one body needs; one per thread.

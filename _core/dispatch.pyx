@@ -55,8 +55,10 @@ from picker._core.score cimport (
     random_next,
 )
 from picker._core.stats cimport (
+    PK_CLASSES,
     PK_FAIL_NONE,
     hist_add,
+    hist_add_gaps,
     series_t,
     stats_find,
     stats_free,
@@ -439,7 +441,9 @@ cdef void _count_tokens(engine_t* engine, series_t* series, const outcome_t* out
         return
     hist_add(&series.output_tokens, output)
     engine.output_tokens += OUTPUT_SHARE * (output - engine.output_tokens)
-    if output > 1.0 and outcome.ttft_s >= 0:
+    if output > 0 and outcome.duration_s >= 0:
+        hist_add(&series.ntpot_s, outcome.duration_s / output)
+    if output > 1.0 and outcome.is_stream and outcome.duration_s >= 0 and outcome.ttft_s >= 0:
         hist_add(&series.tpot_s, (outcome.duration_s - outcome.ttft_s) / (output - 1.0))
 
 
@@ -458,10 +462,16 @@ cdef series_t* _settled_series(engine_t* engine, const outcome_t* outcome) noexc
 cdef void _count(engine_t* engine, series_t* series, const outcome_t* outcome) noexcept nogil:
     series.requests += 1
     series.failures[outcome.failure] += 1
-    hist_add(&series.duration_s, outcome.duration_s)
+    if 100 <= outcome.status < 100 * PK_CLASSES:
+        series.statuses[outcome.status // 100] += 1
+    if outcome.duration_s >= 0:
+        hist_add(&series.duration_s, outcome.duration_s)
     hist_add(&series.request_bytes, <double>outcome.request_bytes)
     if outcome.ttft_s >= 0:
         hist_add(&series.ttft_s, outcome.ttft_s)
+    if outcome.ttft_s >= 0 and outcome.is_stream:
+        hist_add(&series.streaming_ttft_s, outcome.ttft_s)
+        hist_add_gaps(&series.itl_s, &outcome.gaps)
     if outcome.response_bytes >= 0:
         hist_add(&series.response_bytes, <double>outcome.response_bytes)
     _count_tokens(engine, series, outcome)

@@ -35,7 +35,7 @@ class Engine:
         plugins: _Plugins | None = None,
         ignore_subset: bool = False,
         session_header: str = "x-session-token",
-        lets_go: bool = False,
+        response_tracking: str = "full",
         restores_models: bool = True,
         apis: Iterable[str] | None = None,
     ) -> None:
@@ -44,11 +44,12 @@ class Engine:
         `plugins(step, request, endpoints)` runs Python steps: `request` and `endpoints` are dicts; it returns what
         `score.frame_answer` takes (filters: slots to keep, scorers: scores in order, pickers: slots in order of
         preference), or None to be skipped. What it raises comes out of `Session.feed`. `session_header` holds a
-        session's token, and responses carry it when a session scorer runs. With `lets_go` sessions end when the request
-        is answered, so that responses cost nothing and teach nothing. Responses of rewritten requests name the model as
-        the client did unless `restores_models` is false. `apis`: names of the API families (`apis.FAMILIES`) whose
-        bodies are read, None for all; others are picked for without model and prompt. ValueError or OverflowError for
-        what no policy can be; the old one then stays.
+        session's token, and responses carry it when a session scorer runs. `response_tracking` is full, headers (bodies of
+        responses pass, or are not asked for) or off (sessions end when the request is answered, so that responses cost
+        nothing and teach nothing). Responses of rewritten requests name the model as the client did unless
+        `restores_models` is false. `apis`: names of the API families (`apis.FAMILIES`) whose bodies are read, None for
+        all; others are picked for without model and prompt. ValueError or OverflowError for what no policy can be; the
+        old one then stays.
         """
 
     def set_rewrites(self, rules: Sequence[_Rule] | Rewrites) -> None:

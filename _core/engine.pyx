@@ -22,6 +22,9 @@ from picker._core.decisions cimport (
 )
 from picker._core.dispatch cimport (
     PK_HEADER_BYTES,
+    PK_TRACK_FULL,
+    PK_TRACK_HEADERS,
+    PK_TRACK_OFF,
     candidate_t,
     engine_free,
     engine_init,
@@ -196,6 +199,8 @@ cdef int64_t _in_flight(engine_t* engine) noexcept nogil:
 
 # --- Python face ---
 
+_TRACKING = {"full": PK_TRACK_FULL, "headers": PK_TRACK_HEADERS, "off": PK_TRACK_OFF}
+
 _LIMITS = {
     "endpoints": 4096, "sessions": 65536, "surplus": 65536, "models": 1000, "prompt_blocks": 65536,
     "endpoint_blocks": 31250, "index_blocks": 1 << 26, "headers": 1000, "header_bytes": 1 << 18, "body_bytes": 64 << 20,
@@ -272,21 +277,23 @@ cdef class Engine:
             scratch_free(&self._scratch)
 
     def set_policy(self, steps, *, uint32_t wanted=1, plugins=None, bint ignore_subset=False,
-                   str session_header not None="x-session-token", bint lets_go=False,
+                   str session_header not None="x-session-token", str response_tracking not None="full",
                    bint restores_models=True, apis=None) -> None:
         """Replace the pipeline: see `score.pipeline_fill`. In force from the next pick on; past decisions are dropped.
 
         `plugins(step, request, endpoints)` runs Python steps: `request` and `endpoints` are dicts; it returns what
         `score.frame_answer` takes (filters: slots to keep, scorers: scores in order, pickers: slots in order of
         preference), or None to be skipped. What it raises comes out of `Session.feed`. `session_header` holds a
-        session's token, and responses carry it when a session scorer runs. With `lets_go` sessions end when the request
-        is answered, so that responses cost nothing and teach nothing. Responses of rewritten requests name the model as
-        the client did unless `restores_models` is false. `apis`: names of the API families (`apis.FAMILIES`) whose
-        bodies are read, None for all; others are picked for without model and prompt. ValueError or OverflowError for
-        what no policy can be; the old one then stays.
+        session's token, and responses carry it when a session scorer runs. `response_tracking` is full, headers (bodies of
+        responses pass, or are not asked for) or off (sessions end when the request is answered, so that responses cost
+        nothing and teach nothing). Responses of rewritten requests name the model as the client did unless
+        `restores_models` is false. `apis`: names of the API families (`apis.FAMILIES`) whose bodies are read, None for
+        all; others are picked for without model and prompt. ValueError or OverflowError for what no policy can be; the
+        old one then stays.
         """
         cdef pipeline_t pipeline
         cdef uint32_t i, size
+        cdef int tracks
         cdef bint hands_out_tokens = False
         cdef uint32_t families = PK_ALL_FAMILIES if apis is None else families_of(apis)
         cdef bytes header = _visible(session_header.lower(), "session_header")
@@ -294,6 +301,9 @@ cdef class Engine:
         if not 0 < len(header) <= PK_HEADER_BYTES:
             raise ValueError(f"a header name has 1 to {PK_HEADER_BYTES} bytes: {session_header!r}")
         size = <uint32_t>len(header)
+        if response_tracking not in _TRACKING:
+            raise ValueError(f"response_tracking is one of {', '.join(_TRACKING)}, not {response_tracking!r}")
+        tracks = _TRACKING[response_tracking]
         pipeline_fill(&pipeline, steps, wanted)
         for i in range(pipeline.count):
             hands_out_tokens = hands_out_tokens or pipeline.steps[i].kind == PK_SCORE_SESSION
@@ -305,7 +315,7 @@ cdef class Engine:
         self._engine.ignores_subset = ignore_subset
         self._engine.keeps_headers = plugins is not None
         self._engine.hands_out_tokens = hands_out_tokens
-        self._engine.lets_go = lets_go
+        self._engine.tracks = tracks
         self._engine.restores_models = restores_models
         self._engine.frames += 1
         decisions_clear(&self._engine.decisions)

@@ -1,13 +1,16 @@
 # One ext_proc stream: what is known of the HTTP exchange it carries. Shared by its two directions.
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from picker._core.apis cimport route_t
 from picker._core.codec cimport PK_BODY_FULL_DUPLEX_STREAMED, buffer_t, slice_t
 from picker._core.dispatch cimport engine_t, pick_t, request_t, scratch_t
 from picker._core.endpoints cimport booking_t
 from picker._core.form cimport form_t
+from picker._core.framed cimport framed_t
 from picker._core.prompt cimport prompt_t
+from picker._core.restore cimport restore_t
 from picker._core.sse cimport sse_t
+from picker._core.stats cimport gaps_t
 from picker._core.subset cimport subset_t
 from picker._core.vllmgrpc cimport vllm_t
 
@@ -22,6 +25,31 @@ cdef enum:
 
 cdef enum:
     PK_FORMAT_UNREAD = 255     # besides PK_FORMAT_*: nothing could be read, which is not refused
+
+# How the body of the response is read
+cdef enum:
+    PK_ANSWER_UNREAD = 0
+    PK_ANSWER_JSON = 1
+    PK_ANSWER_EVENTS = 2       # text/event-stream
+    PK_ANSWER_FRAMES = 3       # gRPC of a vLLM engine
+
+ctypedef struct answer_t:
+    # What is known of the response.
+    uint8_t format             # PK_ANSWER_*
+    bint is_stream             # its tokens come one by one
+    bint is_grpc
+    bint is_encoded            # by other than identity
+    bint is_shown              # its headers were
+    bint restores              # `restore` is in use
+    uint32_t status            # 0 = none yet
+    int64_t grpc_status        # -1 = none yet
+    int64_t length             # by content-length; -1 = not said
+    uint64_t tokens            # that have come, as far as they are told apart
+    int64_t token_ns           # when the last did
+    gaps_t gaps                # between them
+    sse_t usage
+    framed_t framed
+    restore_t restore
 
 ctypedef struct found_t:
     # What `reading_find` found in the body: good while the call lasts that filled it, the model's place for longer.
@@ -59,8 +87,6 @@ ctypedef struct session_t:
     bint has_response
     bint response_done
     bint has_first_byte
-    bint is_stream             # the response is text/event-stream
-    uint32_t status            # of the response; 0 = none yet
     int failure                # PK_FAIL_*
     int64_t opened_ns
     int64_t first_byte_ns
@@ -80,7 +106,7 @@ ctypedef struct session_t:
     request_t request
     booking_t booking
     pick_t pick
-    sse_t usage
+    answer_t answer
 
 
 cdef inline slice_t session_header(const session_t* session) noexcept nogil:

@@ -2,7 +2,7 @@
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint32_t
 
-from picker._core.codec cimport buffer_t, slice_t
+from picker._core.codec cimport buffer_t, header_t, slice_t
 from picker._core.outbox cimport out_t
 
 cdef enum:
@@ -17,13 +17,21 @@ ctypedef struct splice_t:
     size_t end
     slice_t text
 
+ctypedef struct answer_reply_t:
+    # What is changed in the headers of a response.
+    header_t token             # a header to set, unless its value is empty
+    bint is_unsized            # the body's size may change: no content-length
+    bint wants_no_body         # the gateway need not show the body
+    uint32_t request_mode      # only then: PK_BODY_*, as it is
+
 cdef uint32_t out_control(slice_t key) noexcept nogil
 cdef int out_plain(out_t* out, int reply) noexcept nogil
 cdef int out_strip(out_t* out, uint32_t controls) noexcept nogil
 cdef int out_pick(
     out_t* out, int reply, slice_t destination, uint32_t controls, const slice_t* body, int64_t content_length
 ) noexcept nogil
-cdef int out_header(out_t* out, int reply, slice_t key, slice_t value) noexcept nogil
+cdef int out_answer(out_t* out, const answer_reply_t* answer) noexcept nogil
+cdef int out_changed(out_t* out, slice_t body, int64_t length) noexcept nogil
 cdef int out_chunk(out_t* out, int reply, slice_t chunk, bint end_of_stream) noexcept nogil
 cdef int out_body(
     out_t* out, int reply, buffer_t* body, const splice_t* splice, size_t chunk_bytes, bint end_of_stream

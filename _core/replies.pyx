@@ -14,7 +14,11 @@ from libc.string cimport memset
 from picker._core.alloc cimport PK_OK
 from picker._core.apis cimport PK_BODY_LACKS, PK_BODY_NOT_JSON, PK_BODY_OK, api_lacking
 from picker._core.codec cimport (
+    PK_BODY_NONE,
     PK_REPLY_REQUEST_HEADERS,
+    PK_REPLY_RESPONSE_BODY,
+    PK_REPLY_RESPONSE_HEADERS,
+    PK_SEND_SKIP,
     buffer_append,
     buffer_t,
     codec_begin_streamed,
@@ -183,16 +187,22 @@ cdef int out_pick(
     return out_close(out, codec_write_common(out_open(out), reply, &mutation))
 
 
-cdef int out_header(out_t* out, int reply, slice_t key, slice_t value) noexcept nogil:
-    """Headers that go on with one set."""
+cdef int out_answer(out_t* out, const answer_reply_t* answer) noexcept nogil:
+    """Response headers that go on."""
     cdef mutation_t mutation
-    cdef header_t header
+    cdef slice_t length = slice_text(b"content-length")
     memset(&mutation, 0, sizeof(mutation_t))
-    header.key = key
-    header.value = value
-    mutation.set = &header
-    mutation.set_count = 1
-    return out_close(out, codec_write_common(out_open(out), reply, &mutation))
+    mutation.set = &answer.token
+    mutation.set_count = answer.token.value.size != 0
+    mutation.removed = &length
+    mutation.removed_count = answer.is_unsized
+    mutation.has_mode = answer.wants_no_body
+    mutation.request_mode = answer.request_mode
+    mutation.response_mode = PK_BODY_NONE
+    mutation.response_trailers = PK_SEND_SKIP
+    if mutation.set_count or mutation.removed_count or mutation.has_mode:
+        return out_close(out, codec_write_common(out_open(out), PK_REPLY_RESPONSE_HEADERS, &mutation))
+    return out_plain(out, PK_REPLY_RESPONSE_HEADERS)
 
 
 # --- C kernel: bodies and trailers ---
@@ -256,6 +266,25 @@ cdef int out_body(
         code = _cut_chunk(out, reply, pieces, size, is_last and end_of_stream)
         left -= size
     return code
+
+
+cdef int out_changed(out_t* out, slice_t body, int64_t length) noexcept nogil:
+    """Another body, or piece of it, in the place of a response's; not for full duplex.
+
+    `length`: the content-length that it makes; -1: none is set.
+    """
+    cdef mutation_t mutation
+    cdef header_t header
+    cdef char digits[24]
+    memset(&mutation, 0, sizeof(mutation_t))
+    mutation.body = body
+    mutation.has_body = True
+    if length >= 0:
+        snprintf(digits, sizeof(digits), b"%lld", <long long>length)
+        header.key, header.value = slice_text(b"content-length"), slice_text(digits)
+        mutation.set = &header
+        mutation.set_count = 1
+    return out_close(out, codec_write_common(out_open(out), PK_REPLY_RESPONSE_BODY, &mutation))
 
 
 cdef int out_trailers(out_t* out, int reply) noexcept nogil:

@@ -33,7 +33,7 @@ from picker._core.codec cimport (
     slice_is,
     slice_t,
 )
-from picker._core.dispatch cimport engine_hold, engine_pick, engine_resume
+from picker._core.dispatch cimport PK_TRACK_OFF, engine_hold, engine_pick, engine_resume
 from picker._core.exchange cimport (
     PK_STATE_BODY,
     PK_STATE_ENDED,
@@ -367,7 +367,7 @@ cdef int _write_pick(session_t* session, out_t* out) noexcept nogil:
 
 cdef int _let_go(session_t* session, int code) noexcept nogil:
     """The request is answered: if nobody asks for the response, that was all."""
-    if code == PK_OK and session.engine.lets_go and session.state == PK_STATE_PICKED and session.request_done:
+    if code == PK_OK and session.engine.tracks == PK_TRACK_OFF and session.state == PK_STATE_PICKED and session.request_done:
         session.is_let_go = True
         session.state = PK_STATE_ENDED
     return code

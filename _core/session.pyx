@@ -50,16 +50,16 @@ from picker._core.exchange cimport (
 from picker._core.outbox cimport out_clear, out_free, out_list, out_t
 from picker._core.renaming cimport renaming_drop
 from picker._core.request cimport request_drop, request_feed, request_refuse, request_resume
-from picker._core.response cimport response_feed
-from picker._core.score cimport PK_NEED_PLUGIN
-from picker._core.sse cimport (
-    PK_SSE_COMPLETE,
-    sse_cached_tokens,
-    sse_completion_tokens,
-    sse_finish,
-    sse_init,
-    sse_prompt_tokens,
+from picker._core.response cimport (
+    response_close,
+    response_failed,
+    response_feed,
+    response_free,
+    response_init,
+    response_outcome,
+    response_whole,
 )
+from picker._core.score cimport PK_NEED_PLUGIN
 from picker._core.stats cimport (
     PK_FAIL_CANCELED,
     PK_FAIL_EXHAUSTED,
@@ -86,7 +86,7 @@ cdef void session_init(session_t* session, engine_t* engine, scratch_t* scratch,
     session.request_mode = PK_BODY_FULL_DUPLEX_STREAMED      # what gateways use that do not say
     session.response_mode = PK_BODY_FULL_DUPLEX_STREAMED
     subset_init(&session.subset)
-    sse_init(&session.usage, False)
+    response_init(&session.answer)
 
 
 cdef int session_open(session_t* session, engine_t* engine, scratch_t* scratch, int64_t now_ns) noexcept nogil:
@@ -162,16 +162,9 @@ cdef int _outcome(session_t* session, int64_t now_ns) noexcept nogil:
         return PK_FAIL_CANCELED
     if not session.has_response:
         return PK_FAIL_NO_ANSWER if engine_unanswered(session.engine, &session.booking, now_ns) else PK_FAIL_NONE
-    if session.status >= 400 or session.usage.saw_error:
+    if response_failed(&session.answer):
         return PK_FAIL_MODEL_SERVER
-    # Trailers that are not shown hide the end of the body; it may still say itself that it is whole.
-    if session.response_done or session.usage.done:
-        return PK_FAIL_NONE
-    return PK_FAIL_NONE if not session.is_stream and session.usage.end == PK_SSE_COMPLETE else PK_FAIL_CANCELED
-
-
-cdef inline double _seconds(int64_t start_ns, int64_t end_ns) noexcept nogil:
-    return (<double>end_ns - <double>start_ns) * 1e-9
+    return PK_FAIL_NONE if session.response_done or response_whole(session) else PK_FAIL_CANCELED
 
 
 cdef void _settle(session_t* session) noexcept nogil:
@@ -185,15 +178,8 @@ cdef void _settle(session_t* session) noexcept nogil:
     if outcome.series == PK_OTHER_MODELS:
         outcome.model = slice_bytes(&session.model)
     outcome.decision = session.pick.decision
-    outcome.duration_s = _seconds(session.opened_ns, session.ended_ns)
-    outcome.ttft_s = -1.0
-    if session.has_first_byte and session.status < 400:
-        outcome.ttft_s = _seconds(session.opened_ns, session.first_byte_ns)
     outcome.request_bytes = session.request_bytes
-    outcome.response_bytes = <int64_t>session.response_bytes if session.has_response else -1
-    outcome.input_tokens = sse_prompt_tokens(&session.usage)
-    outcome.output_tokens = sse_completion_tokens(&session.usage)
-    outcome.cached_tokens = sse_cached_tokens(&session.usage)
+    response_outcome(session, &outcome)
     outcome.predicted_tokens = session.pick.cached_tokens
     engine_settle(session.engine, &session.booking, &outcome)
 
@@ -203,11 +189,8 @@ cdef void session_close(session_t* session, int64_t now_ns) noexcept nogil:
     if session.is_counted:
         return
     session.is_counted = True
-    if session.has_response:
-        sse_finish(&session.usage)
+    response_close(session, now_ns)
     session.failure = _outcome(session, now_ns)
-    if not session.response_done:
-        session.ended_ns = now_ns
     request_drop(session)
     _settle(session)
     buffer_free(&session.headers)
@@ -216,6 +199,7 @@ cdef void session_close(session_t* session, int64_t now_ns) noexcept nogil:
     pk_free(session.hashes)
     session.hashes = NULL
     subset_free(&session.subset)
+    response_free(session)
 
 
 # --- C function table: the same core for a shell without Python ---

@@ -9,6 +9,8 @@ cdef enum:
     PK_NO_MODEL = 0            # series of requests whose model is not known
     PK_OTHER_MODELS = 1        # series of all models without one of their own
     PK_MAX_BOUNDS = 36
+    PK_GAPS = 16               # buckets of gaps_t
+    PK_CLASSES = 6             # of status, by the first digit
 
 # How a request ended badly
 cdef enum:
@@ -32,15 +34,24 @@ ctypedef struct hist_t:
     uint64_t buckets[PK_MAX_BOUNDS + 1]
     double sum
 
+ctypedef struct gaps_t:
+    # Times between tokens of one response, counted where it is cheap, to be added to a histogram once.
+    uint32_t buckets[PK_GAPS]
+    int64_t sum_ns
+
 ctypedef struct series_t:
     uint32_t name_size
     uint8_t name[PK_MODEL_BYTES]
     uint64_t requests
     uint64_t failures[PK_FAIL_KINDS]
+    uint64_t statuses[PK_CLASSES]
     int64_t running
     hist_t duration_s
     hist_t ttft_s
+    hist_t streaming_ttft_s    # those of `ttft_s` that are of streams
     hist_t tpot_s
+    hist_t ntpot_s
+    hist_t itl_s
     hist_t request_bytes
     hist_t response_bytes
     hist_t input_tokens
@@ -70,6 +81,8 @@ cdef uint32_t stats_find(const stats_t* stats, const uint8_t* name, size_t size)
 cdef void stats_keep(stats_t* stats, const uint8_t* name, size_t size) noexcept nogil
 cdef uint32_t stats_model(stats_t* stats, const uint8_t* name, size_t size) noexcept nogil
 cdef void hist_add(hist_t* hist, double value) noexcept nogil
+cdef void gaps_add(gaps_t* gaps, int64_t gap_ns) noexcept nogil
+cdef void hist_add_gaps(hist_t* itl_s, const gaps_t* gaps) noexcept nogil
 cdef bint series_counted(const series_t* series) noexcept nogil
 cdef void series_bind(series_t* series) noexcept nogil
 cdef void stats_bind(stats_t* stats) noexcept nogil

@@ -1,3 +1,4 @@
+from collections.abc import Iterable
 from typing import Any, Final, final
 
 FAILURES: Final[tuple[str, ...]]
@@ -16,6 +17,9 @@ class Stats:
 
     def keep(self, model: bytes) -> None:
         """A series for `model` (a name as above) beside the limit, for 4,096 of them."""
+
+    def count_gaps(self, model: bytes, gaps: Iterable[int]) -> None:
+        """Times between the tokens of a response of `model`, in ns."""
 
     def view(self) -> dict[str, Any]:
         """Everything, as plain Python objects: see `Engine.stats`."""

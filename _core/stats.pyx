@@ -8,7 +8,7 @@ Buckets are those of the reference picker, so that existing dashboards read them
 """
 cimport cython
 from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from picker._core.alloc cimport PK_E_NOMEM, PK_E_RANGE, PK_OK, pk_alloc, pk_free, pk_grow
@@ -23,12 +23,21 @@ cdef extern from *:
         .005, .025, .05, .1, .2, .4, .6, .8, 1, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60, 120};
     static const double PK_TPOT[] = {
         .0005, .00205, .005, .01, .02, .04, .06, .08, .1, .125, .15, .2, .3, .4, .5, .6, .8, 1, 2};
+    static const double PK_NTPOT[] = {.001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10};
+    static const double PK_ITL[] = {.001, .005, .01, .02, .04, .06, .08, .1, .15, .2, .3, .5, .75, 1, 2};
+    /* the same in ns, for gaps_t, which has a bucket more */
+    static const int64_t PK_ITL_NS[] = {1000000, 5000000, 10000000, 20000000, 40000000, 60000000, 80000000, 100000000,
+        150000000, 200000000, 300000000, 500000000, 750000000, 1000000000, 2000000000};
     /* The reference picker's first bucket is 100 us; picks here are faster than that. */
     static const double PK_SHORT[] = {
         .000005, .00001, .00002, .00005, .0001, .0002, .0005, .001, .002, .005, .01, .02, .05, .1};
     static const double PK_SIZES[] = {64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072, 262144,
         524288, 1048576, 2097152, 4194304, 8388608, 16777216, 33554432, 67108864, 134217728, 268435456, 536870912,
         1073741824};
+    /* The reference picker's, which end at 64 KiB, and on from there: streams are longer. */
+    static const double PK_RESPONSE_SIZES[] = {1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32778, 65536,
+        131072, 262144, 524288, 1048576, 2097152, 4194304, 8388608, 16777216, 33554432, 67108864, 134217728, 268435456,
+        536870912, 1073741824};
     /* 32778 is what the reference picker has where 32768 was meant; dashboards compare by name. */
     static const double PK_TOKENS[] = {1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32778, 65536,
         131072, 262144, 524288, 1048576};
@@ -40,7 +49,11 @@ cdef extern from *:
     const double PK_TTFT[]
     const double PK_TPOT[]
     const double PK_SHORT[]
+    const double PK_NTPOT[]
+    const double PK_ITL[]
+    const int64_t PK_ITL_NS[]
     const double PK_SIZES[]
+    const double PK_RESPONSE_SIZES[]
     const double PK_TOKENS[]
     const double PK_RATIO[]
     const double PK_HIT_BYTES[]
@@ -68,13 +81,37 @@ cdef void hist_add(hist_t* hist, double value) noexcept nogil:
     hist.sum += value
 
 
+cdef void gaps_add(gaps_t* gaps, int64_t gap_ns) noexcept nogil:
+    """Count a gap in the first bucket whose bound is not below it. A clock that ran backwards counts as none."""
+    cdef uint32_t low = 0, high = PK_GAPS - 1, middle
+    gap_ns = gap_ns if gap_ns > 0 else 0
+    while low < high:
+        middle = (low + high) // 2
+        if PK_ITL_NS[middle] < gap_ns:
+            low = middle + 1
+        else:
+            high = middle
+    gaps.buckets[low] += 1
+    gaps.sum_ns += gap_ns
+
+
+cdef void hist_add_gaps(hist_t* itl_s, const gaps_t* gaps) noexcept nogil:
+    cdef uint32_t i
+    for i in range(PK_GAPS):
+        itl_s.buckets[i] += gaps.buckets[i]
+    itl_s.sum += <double>gaps.sum_ns * 1e-9
+
+
 cdef void series_bind(series_t* series) noexcept nogil:
     """Point the histograms to their bounds, which are this process's own."""
     _hist(&series.duration_s, PK_LONG, PK_COUNT(PK_LONG))
     _hist(&series.ttft_s, PK_TTFT, PK_COUNT(PK_TTFT))
+    _hist(&series.streaming_ttft_s, PK_TTFT, PK_COUNT(PK_TTFT))
     _hist(&series.tpot_s, PK_TPOT, PK_COUNT(PK_TPOT))
+    _hist(&series.ntpot_s, PK_NTPOT, PK_COUNT(PK_NTPOT))
+    _hist(&series.itl_s, PK_ITL, PK_COUNT(PK_ITL))
     _hist(&series.request_bytes, PK_SIZES, PK_COUNT(PK_SIZES))
-    _hist(&series.response_bytes, PK_SIZES, PK_COUNT(PK_SIZES))
+    _hist(&series.response_bytes, PK_RESPONSE_SIZES, PK_COUNT(PK_RESPONSE_SIZES))
     _hist(&series.input_tokens, PK_TOKENS, PK_COUNT(PK_TOKENS))
     _hist(&series.output_tokens, PK_TOKENS, PK_COUNT(PK_TOKENS))
     _hist(&series.cached_tokens, PK_TOKENS, PK_COUNT(PK_TOKENS))
@@ -225,9 +262,13 @@ cdef dict series_view(const series_t* series):
         "requests": series.requests,
         "running": series.running,
         "failures": {kind: count for kind, count in failures if kind != "None" and count},
+        "statuses": {f"{kind}xx": count for kind, count in enumerate(series.statuses) if count},
         "duration_s": _hist_view(&series.duration_s),
         "ttft_s": _hist_view(&series.ttft_s),
+        "streaming_ttft_s": _hist_view(&series.streaming_ttft_s),
         "tpot_s": _hist_view(&series.tpot_s),
+        "ntpot_s": _hist_view(&series.ntpot_s),
+        "itl_s": _hist_view(&series.itl_s),
         "request_bytes": _hist_view(&series.request_bytes),
         "response_bytes": _hist_view(&series.response_bytes),
         "input_tokens": _hist_view(&series.input_tokens),
@@ -287,6 +328,16 @@ cdef class Stats:
         """A series for `model` (a name as above) beside the limit, for 4,096 of them."""
         model.decode("utf-8", "surrogatepass")
         stats_keep(&self._stats, model, len(model))
+
+    def count_gaps(self, bytes model not None, gaps) -> None:
+        """Times between the tokens of a response of `model`, in ns."""
+        cdef gaps_t counted
+        cdef int64_t gap
+        model.decode("utf-8", "surrogatepass")
+        memset(&counted, 0, sizeof(counted))
+        for gap in gaps:
+            gaps_add(&counted, gap)
+        hist_add_gaps(&self._stats.series[stats_model(&self._stats, model, len(model))].itl_s, &counted)
 
     def view(self) -> dict:
         """Everything, as plain Python objects: see `Engine.stats`."""

@@ -278,7 +278,7 @@ cdef void _end_value(usage_t* usage, const uint8_t* p) noexcept nogil:
     """At the closing quote of a string that may mean something."""
     if usage.value == MODEL:
         restore_end(usage.restore, p)
-    else:
+    elif usage.value == TYPE:
         usage.said = _said(usage)
     usage.value = NOTHING
 

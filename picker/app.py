@@ -199,7 +199,7 @@ def _engine(settings: ServeSettings, policy: Policy) -> Engine:
         plugins=policy.host,
         ignore_subset=settings.routing.disable_endpoint_subset_filter,
         session_header=policy.session_header,
-        lets_go=settings.config.response_tracking == "off",
+        response_tracking=settings.config.response_tracking,
         restores_models=settings.routing.response_model == "client",
     )
     return engine

@@ -64,7 +64,7 @@ def test_every_histogram_ends_in_infinity_and_counts_up() -> None:
     view = core.view()
     histograms = [value for value in view["series"][0].values() if isinstance(value, tuple)]
     histograms += [value for value in view.values() if isinstance(value, tuple)]
-    assert len(histograms) == 11
+    assert len(histograms) == 14
     for rows, _ in histograms:
         assert rows[-1][0] == math.inf
         assert sorted(rows) == list(rows)

@@ -386,7 +386,7 @@ LET_GO = {
 @pytest.mark.parametrize("case", LET_GO)
 @on_every_shell()
 async def test_a_stream_is_let_go_when_its_request_is_answered(shell: Shell, case: str) -> None:
-    shell.engine.set_policy([(30, 1.0, (), 0)], lets_go=True)
+    shell.engine.set_policy([(30, 1.0, (), 0)], response_tracking="off")
     requests, replies = LET_GO[case]
     stream = shell.open()
     await stream.send(*requests)
@@ -399,7 +399,7 @@ async def test_a_stream_is_let_go_when_its_request_is_answered(shell: Shell, cas
 
 @on_every_shell()
 async def test_a_stream_is_not_let_go_before_its_body_is_given_back(shell: Shell) -> None:
-    shell.engine.set_policy([(30, 1.0, (), 0)], lets_go=True)
+    shell.engine.set_policy([(30, 1.0, (), 0)], response_tracking="off")
     stream = shell.open()
     await stream.send(m.request_headers("/x"))
     picked((await stream.receive())[0])
@@ -414,7 +414,7 @@ async def test_a_stream_is_not_let_go_before_its_body_is_given_back(shell: Shell
 
 @on_every_shell()
 async def test_what_is_let_go_counts_as_served(shell: Shell) -> None:
-    shell.engine.set_policy([(30, 1.0, (), 0)], lets_go=True)
+    shell.engine.set_policy([(30, 1.0, (), 0)], response_tracking="off")
     stream = shell.open()
     await request(stream)
     assert await stream.ended() == "OK"
