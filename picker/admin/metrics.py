@@ -1,34 +1,69 @@
 """The Prometheus page: reads the core's counters when it is asked for; nothing is counted twice.
 
-Names, labels and buckets of `inference_*` are those of the Gateway API Inference Extension, so that existing dashboards
-read them; `picker_*` is picker's own.
+Names, labels and buckets of `inference_*` are those of the Gateway API Inference Extension, of `llm_d_epp_*` those that
+llm-d has given the same figures since, so that existing dashboards read either; `picker_*` is picker's own.
+`docs/response-tracking.md` says what the figures of responses mean.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from picker.admin.exposition import Counters, Family, Gauges, Histograms
+from picker.admin.exposition import Counters, Family, Gauges, Histogram, Histograms
 
 __all__ = ["Counter", "Snapshot", "families", "page"]
 
 _MODEL = ("model_name", "target_model_name")
 _PREFIX_PLUGIN = ("prefix-cache", "radix")  # plugin_name, plugin_type
 
+_SERIES = (*_MODEL, "fairness_id", "priority")
+_NO_FLOW = ("default-flow", "0")  # there is one flow, of one priority
+_STREAMING = "Time from request headers to the first token; of an answer that is no stream, to its first byte."
+
+# (name since the Inference Extension, name since llm-d, what it is, member of the series)
 _REQUEST_HISTOGRAMS = (
     (
         "inference_objective_request_duration_seconds",
+        "llm_d_epp_request_duration_seconds",
         "Time from request headers to the end of the response.",
         "duration_s",
     ),
-    ("inference_objective_request_ttft_seconds", "Time from request headers to the first response byte.", "ttft_s"),
-    ("inference_objective_request_tpot_seconds", "Time per output token after the first.", "tpot_s"),
-    ("inference_objective_request_sizes", "Request body bytes.", "request_bytes"),
-    ("inference_objective_response_sizes", "Response body bytes.", "response_bytes"),
-    ("inference_objective_input_tokens", "Prompt tokens, as model servers report them.", "input_tokens"),
-    ("inference_objective_output_tokens", "Completion tokens, as model servers report them.", "output_tokens"),
+    ("inference_objective_request_ttft_seconds", "", _STREAMING, "ttft_s"),
+    (
+        "inference_objective_request_tpot_seconds",
+        "llm_d_epp_request_streaming_tpot_seconds",
+        "Time per output token after the first, of streams.",
+        "tpot_s",
+    ),
+    (
+        "inference_objective_normalized_time_per_output_token_seconds",
+        "llm_d_epp_request_ntpot_seconds",
+        "Time from request headers to the end of the response, by output token.",
+        "ntpot_s",
+    ),
+    (
+        "",
+        "llm_d_epp_request_streaming_itl_seconds",
+        "Time between chunks of a stream that hold tokens.",
+        "itl_s",
+    ),
+    ("inference_objective_request_sizes", "llm_d_epp_request_size_bytes", "Request body bytes.", "request_bytes"),
+    ("inference_objective_response_sizes", "llm_d_epp_response_size_bytes", "Response body bytes.", "response_bytes"),
+    (
+        "inference_objective_input_tokens",
+        "llm_d_epp_request_input_tokens",
+        "Prompt tokens, as model servers report them.",
+        "input_tokens",
+    ),
+    (
+        "inference_objective_output_tokens",
+        "llm_d_epp_request_output_tokens",
+        "Completion tokens, as model servers report them.",
+        "output_tokens",
+    ),
     (
         "inference_objective_prompt_cached_tokens",
+        "llm_d_epp_request_cached_tokens",
         "Cached prompt tokens, as model servers report them.",
         "cached_tokens",
     ),
@@ -101,25 +136,57 @@ def page(snapshot: Snapshot, *, openmetrics: bool = False) -> Iterator[bytes]:
     yield "".join(lines).encode()
 
 
+def _models(one: Mapping[str, Any]) -> tuple[str, str]:
+    """The model a client asks for, and the one its requests are sent to."""
+    return one["model"], one.get("target") or one["model"]
+
+
 def _requests(series: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
-    """A model is served under its own name until rewriting comes, so both labels say the same."""
-    total = Counters("inference_objective_request", "Requests that have ended, well or badly.", (*_MODEL, "priority"))
-    errors = Counters(
-        "inference_objective_request_error", "Requests that ended badly, by cause.", (*_MODEL, "error_code")
-    )
+    ended, failed = "Requests that have ended, well or badly.", "Requests that ended badly, by cause."
+    total = Counters("inference_objective_request", ended, (*_MODEL, "priority"))
+    errors = Counters("inference_objective_request_error", failed, (*_MODEL, "error_code"))
     running = Gauges("inference_objective_running_requests", "Requests under way.", ("model_name",))
+    now_total = Counters("llm_d_epp_request", ended, _SERIES)
+    now_errors = Counters("llm_d_epp_request_error", failed, (*_SERIES, "error_code"))
+    now_running = Gauges("llm_d_epp_request_running", "Requests under way.", _SERIES)
+    statuses = Counters("picker_responses", "Responses by class of status.", (*_MODEL, "status_class"))
+    under_way: dict[str, int] = {}
     for one in series:
-        model = one["model"]
-        total.add((model, model, "0"), one["requests"])
-        running.add((model,), one["running"])
+        models = _models(one)
+        total.add((*models, "0"), one["requests"])
+        now_total.add((*models, *_NO_FLOW), one["requests"])
+        under_way[models[0]] = under_way.get(models[0], 0) + one["running"]
+        now_running.add((*models, *_NO_FLOW), one["running"])
         for code, count in one["failures"].items():
-            errors.add((model, model, code), count)
-    yield from (total, errors, running)
-    for name, about, key in _REQUEST_HISTOGRAMS:
-        histograms = Histograms(name, about, _MODEL)
-        for one in series:
-            histograms.observe((one["model"], one["model"]), one[key])
-        yield histograms
+            errors.add((*models, code), count)
+            now_errors.add((*models, *_NO_FLOW, code), count)
+        for kind, count in one["statuses"].items():
+            statuses.add((*models, kind), count)
+    for model, count in under_way.items():
+        running.add((model,), count)
+    yield from (total, errors, running, now_total, now_errors, now_running, statuses)
+    yield from _request_histograms(series)
+
+
+def _request_histograms(series: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
+    for old, new, about, key in _REQUEST_HISTOGRAMS:
+        for name, labels, flow in ((old, _MODEL, ()), (new, _SERIES, _NO_FLOW)):
+            histograms = Histograms(name, about, labels)
+            for one in series if name else ():
+                histograms.observe((*_models(one), *flow), one[key])
+            if name:
+                yield histograms
+    ttft = Histograms("llm_d_epp_request_ttft_seconds", _STREAMING, (*_SERIES, "streaming"))
+    for one in series:
+        ttft.observe((*_models(one), *_NO_FLOW, "true"), one["streaming_ttft_s"])
+        ttft.observe((*_models(one), *_NO_FLOW, "false"), _difference(one["ttft_s"], one["streaming_ttft_s"]))
+    yield ttft
+
+
+def _difference(all_of_it: Histogram, part: Histogram) -> Histogram:
+    """The observations that are not of the part."""
+    (rows, total), (fewer, less) = all_of_it, part
+    return [(bound, count - of_part) for (bound, count), (_, of_part) in zip(rows, fewer, strict=True)], total - less
 
 
 def _one(family: Family, value: float) -> Family:
@@ -135,48 +202,54 @@ def _mean(endpoints: Sequence[Mapping[str, Any]], key: str) -> float:
 
 def _pool(snapshot: Snapshot) -> Iterator[Family]:
     rows = (
-        ("inference_pool_ready_pods", "Endpoints of the pool, ejected ones too.", float(len(snapshot.endpoints))),
-        ("inference_pool_average_queue_size", "Mean waiting requests.", _mean(snapshot.endpoints, "waiting")),
-        ("inference_pool_average_running_requests", "Mean running requests.", _mean(snapshot.endpoints, "running")),
-        ("inference_pool_average_kv_cache_utilization", "Mean KV usage, 0-1.", _mean(snapshot.endpoints, "kv_usage")),
+        ("ready_pods", "ready_endpoints", "Endpoints of the pool, ejected ones too.", float(len(snapshot.endpoints))),
+        ("average_queue_size", "", "Mean waiting requests.", _mean(snapshot.endpoints, "waiting")),
+        ("average_running_requests", "", "Mean running requests.", _mean(snapshot.endpoints, "running")),
+        ("average_kv_cache_utilization", "", "Mean KV usage, 0-1.", _mean(snapshot.endpoints, "kv_usage")),
     )
-    for name, about, value in rows:
-        family = Gauges(name, about, ("name",))
-        family.add((snapshot.pool,), value)
-        yield family
+    for old, new, about, value in rows:
+        for name in (f"inference_pool_{old}", f"llm_d_epp_{new or old}"):
+            family = Gauges(name, about, ("name",))
+            family.add((snapshot.pool,), value)
+            yield family
     about = "Time since the endpoints were last known to be those there are."
     yield _one(Gauges("picker_endpoints_age_seconds", about), snapshot.endpoints_age_s)
-    queue = Gauges("inference_pool_per_pod_queue_size", "Waiting requests.", ("name", "model_server_pod"))
-    for endpoint in snapshot.endpoints:
-        queue.add((snapshot.pool, endpoint["target"]), max(endpoint["waiting"], 0))
-    yield queue
+    for name, label in (
+        ("inference_pool_per_pod_queue_size", "model_server_pod"),
+        ("llm_d_epp_per_endpoint_queue_size", "model_server_endpoint"),
+    ):
+        queue = Gauges(name, "Waiting requests.", ("name", label))
+        for endpoint in snapshot.endpoints:
+            queue.add((snapshot.pool, endpoint["target"]), max(endpoint["waiting"], 0))
+        yield queue
 
 
 def _scheduler(snapshot: Snapshot) -> Iterator[Family]:
     stats = snapshot.stats
-    about = "Time of a pick: from the last byte of the request to the reply."
-    took = Histograms("inference_extension_scheduler_e2e_duration_seconds", about)
-    took.observe((), stats["scheduling_s"])
-    yield took
-    attempts = Counters("inference_extension_scheduler_attempts", "Picks.", ("status",))
-    attempts.add(("success",), stats["picked"])
-    attempts.add(("failure",), stats["not_picked"])
-    yield attempts
     labels = ("plugin_name", "plugin_type")
-    size = Gauges("inference_extension_prefix_indexer_size", "(block, endpoint) pairs held.", labels)
-    size.add(_PREFIX_PLUGIN, snapshot.index_blocks)
-    yield size
-    about = "Share of the prompt that the picked endpoint is thought to hold."
-    ratio = Histograms("inference_extension_prefix_indexer_hit_ratio", about, labels)
-    ratio.observe(_PREFIX_PLUGIN, stats["hit_ratio"])
-    yield ratio
-    about = "Prompt bytes that the picked endpoint is thought to hold."
-    held = Histograms("inference_extension_prefix_indexer_hit_bytes", about, labels)
-    held.observe(_PREFIX_PLUGIN, stats["hit_bytes"])
-    yield held
-    info = Gauges("inference_extension_info", "The build.", ("commit", "build_ref"))
-    info.add(("", snapshot.version), 1)
-    yield info
+    for prefix in ("inference_extension", "llm_d_epp"):
+        about = "Time of a pick: from the last byte of the request to the reply."
+        took = Histograms(f"{prefix}_scheduler_e2e_duration_seconds", about)
+        took.observe((), stats["scheduling_s"])
+        yield took
+        attempts = Counters(f"{prefix}_scheduler_attempts", "Picks.", ("status",))
+        attempts.add(("success",), stats["picked"])
+        attempts.add(("failure",), stats["not_picked"])
+        yield attempts
+        size = Gauges(f"{prefix}_prefix_indexer_size", "(block, endpoint) pairs held.", labels)
+        size.add(_PREFIX_PLUGIN, snapshot.index_blocks)
+        yield size
+        about = "Share of the prompt that the picked endpoint is thought to hold."
+        ratio = Histograms(f"{prefix}_prefix_indexer_hit_ratio", about, labels)
+        ratio.observe(_PREFIX_PLUGIN, stats["hit_ratio"])
+        yield ratio
+        about = "Prompt bytes that the picked endpoint is thought to hold."
+        held = Histograms(f"{prefix}_prefix_indexer_hit_bytes", about, labels)
+        held.observe(_PREFIX_PLUGIN, stats["hit_bytes"])
+        yield held
+        info = Gauges(f"{prefix}_info", "The build.", ("commit", "build_ref"))
+        info.add(("", snapshot.version), 1)
+        yield info
     shell = Gauges("picker_shell_info", "Which server moves the bytes.", ("shell",))
     shell.add((snapshot.shell,), 1)
     yield shell

@@ -31,6 +31,8 @@ def _lines(config: PickerConfig) -> Iterator[str]:
         yield from (f"  {_plugin(spec)}" for spec in others)
     if config.response_tracking == "off":
         yield "responses are not looked at: load is what metrics say"
+    if config.response_tracking == "headers":
+        yield "responses are looked at as far as their headers: no usage, no token times"
     if not config.scraping:
         yield "metrics are not scraped"
     if config.warnings:

@@ -109,9 +109,10 @@ class RequestHandler(_Section, frozen=True):
     parsers: tuple[PluginRef, ...] = ()
 
 
-ResponseTracking = Literal["full", "off"]
-"""`off`: the stream ends when the request is answered, so that responses cost picker nothing. Then nothing is known of
-them: load is what metrics say, there is no TTFT, no usage, no learned rate, no status, and no circuit breaker."""
+ResponseTracking = Literal["full", "headers", "off"]
+"""What picker looks at of responses; `docs/response-tracking.md` says what each costs and loses. `headers`: status, served
+endpoint and the time of the headers, while bodies pass unread or are not asked for. `off`: the stream ends when the
+request is answered, so that responses cost picker nothing, and nothing is known of them."""
 
 
 class EndpointPickerConfig(_Section, frozen=True):

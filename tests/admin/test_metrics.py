@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from picker.admin.metrics import SLICE, Snapshot, page
+from tests.support import messages
 from tests.support.config_samples import HEAD
 from tests.support.rig import SECOND, Rig, chat, endpoint, target
 
@@ -85,12 +86,14 @@ def test_the_page_of_an_empty_picker_parses(accept: str) -> None:
     assert families["inference_pool_ready_pods"].samples[0].value == 0
 
 
+SERIES = {"model_name", "target_model_name", "fairness_id", "priority"}
 REQUIRED: dict[str, set[str]] = {
     "inference_objective_request_total": {"model_name", "target_model_name", "priority"},
     "inference_objective_request_error_total": {"model_name", "target_model_name", "error_code"},
     "inference_objective_request_duration_seconds_count": {"model_name", "target_model_name"},
     "inference_objective_request_ttft_seconds_count": {"model_name", "target_model_name"},
     "inference_objective_request_tpot_seconds_count": {"model_name", "target_model_name"},
+    "inference_objective_normalized_time_per_output_token_seconds_count": {"model_name", "target_model_name"},
     "inference_objective_request_sizes_count": {"model_name", "target_model_name"},
     "inference_objective_response_sizes_count": {"model_name", "target_model_name"},
     "inference_objective_input_tokens_count": {"model_name", "target_model_name"},
@@ -108,6 +111,29 @@ REQUIRED: dict[str, set[str]] = {
     "inference_extension_prefix_indexer_hit_ratio_count": {"plugin_name", "plugin_type"},
     "inference_extension_prefix_indexer_hit_bytes_count": {"plugin_name", "plugin_type"},
     "inference_extension_info": {"commit", "build_ref"},
+    "llm_d_epp_request_total": SERIES,
+    "llm_d_epp_request_error_total": SERIES | {"error_code"},
+    "llm_d_epp_request_duration_seconds_count": SERIES,
+    "llm_d_epp_request_ttft_seconds_count": SERIES | {"streaming"},
+    "llm_d_epp_request_streaming_tpot_seconds_count": SERIES,
+    "llm_d_epp_request_streaming_itl_seconds_count": SERIES,
+    "llm_d_epp_request_ntpot_seconds_count": SERIES,
+    "llm_d_epp_request_size_bytes_count": SERIES,
+    "llm_d_epp_response_size_bytes_count": SERIES,
+    "llm_d_epp_request_input_tokens_count": SERIES,
+    "llm_d_epp_request_output_tokens_count": SERIES,
+    "llm_d_epp_request_cached_tokens_count": SERIES,
+    "llm_d_epp_request_running": SERIES,
+    "llm_d_epp_ready_endpoints": {"name"},
+    "llm_d_epp_average_queue_size": {"name"},
+    "llm_d_epp_average_running_requests": {"name"},
+    "llm_d_epp_average_kv_cache_utilization": {"name"},
+    "llm_d_epp_per_endpoint_queue_size": {"name", "model_server_endpoint"},
+    "llm_d_epp_scheduler_e2e_duration_seconds_count": set(),
+    "llm_d_epp_scheduler_attempts_total": {"status"},
+    "llm_d_epp_prefix_indexer_size": {"plugin_name", "plugin_type"},
+    "llm_d_epp_prefix_indexer_hit_ratio_count": {"plugin_name", "plugin_type"},
+    "llm_d_epp_info": {"commit", "build_ref"},
 }
 
 
@@ -127,6 +153,21 @@ def test_requests_are_counted_by_model_and_outcome(busy: Rig) -> None:
     assert value(shown, "inference_objective_request_duration_seconds_count", **labels) == 4
     assert value(shown, "inference_extension_scheduler_attempts_total", status="success") == 4
     assert value(shown, "picker_open_streams") == 1
+    assert value(shown, "llm_d_epp_request_total", **labels, fairness_id="default-flow", priority="0") == 4
+    assert value(shown, "picker_responses_total", **labels, status_class="2xx") == 3
+
+
+def test_times_to_the_first_token_tell_streams_from_others(busy: Rig) -> None:
+    session, _ = busy.send(chat(model="qwen"))
+    session.feed(messages.response_headers(200, "application/json"), busy.now_ns)
+    session.feed(messages.response_body(b"{}", end_of_stream=True), busy.now_ns + SECOND)
+    session.close(busy.now_ns)
+    shown = snapshot(busy)
+    assert value(shown, "inference_objective_request_ttft_seconds_count") == 4
+    for streaming, count, total in (("true", 3, 0), ("false", 1, 1)):
+        assert value(shown, "llm_d_epp_request_ttft_seconds_count", streaming=streaming) == count
+        assert value(shown, "llm_d_epp_request_ttft_seconds_bucket", streaming=streaming, le="+Inf") == count
+        assert value(shown, "llm_d_epp_request_ttft_seconds_sum", streaming=streaming) == total
 
 
 def test_the_pool_is_told_by_its_name(busy: Rig) -> None:
@@ -177,8 +218,20 @@ EQUAL: dict[str, Sequence[float]] = {
     "inference_objective_input_tokens": TOKENS,
     "inference_objective_prompt_cached_tokens": TOKENS,
 }
+EQUAL |= {
+    "llm_d_epp_request_duration_seconds": LONG,
+    "llm_d_epp_request_streaming_tpot_seconds": EQUAL["inference_objective_request_tpot_seconds"],
+    "llm_d_epp_request_streaming_itl_seconds": [
+        *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2)
+    ],
+    "llm_d_epp_request_ntpot_seconds": [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10],
+    "llm_d_epp_request_size_bytes": [2**n for n in range(6, 31)],
+    "llm_d_epp_request_input_tokens": TOKENS,
+    "llm_d_epp_request_cached_tokens": TOKENS,
+}
 HELD: dict[str, Sequence[float]] = {  # and some finer or higher ones: ADR 6
     "inference_objective_output_tokens": [1, *(2**n for n in range(3, 14))],
+    "llm_d_epp_response_size_bytes": [1, *(2**n for n in range(3, 15)), 32778, 2**16],
     "inference_extension_scheduler_e2e_duration_seconds": [
         *(0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
     ],
