@@ -73,8 +73,9 @@ cdef bint _may_become(const buffer_t* held, const buffer_t* target) noexcept nog
         q = p + 1
         if p[0] == c"\\":
             q = p + (2 if end - p < 2 or p[1] != c"u" else 6)
-            if q <= end and end - p > 3 and p[1] == c"u" and p[2] | 0x20 == c"d" and p[3] | 0x20 in b"89ab":
-                q += 6                          # a surrogate, which wants another
+            if q <= end and p[1] == c"u" and p[2] | 0x20 == c"d" and p[3] | 0x20 in b"89ab":
+                if (q == end or q[0] == c"\\") and (end - q < 2 or q[1] == c"u"):
+                    q += 6                      # a surrogate, which wants another
             if q > end:
                 return done < target.size       # the escape is not whole
         size = json_unescape(p, q, piece, sizeof(piece))

@@ -1,6 +1,7 @@
 """Messages of any kind in any order, of several streams at once: each is answered as the model says, or refused."""
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from tests.support import messages
 
 WHOLE = b'{"model":"m","messages":[{"role":"user","content":"hello"}]}'
 ESCAPED = b'{"messages":["model"],"model":"\\u0061\\"","model":"a"}'
-BODIES = [b"", WHOLE, WHOLE[:20], WHOLE[20:], ESCAPED, b"{}", b"x" * 90, b"data: [DONE]\n\n"]
+ANSWERS = [b'{"model":"m"}', b'data: {"model":"a', b'","model":"m"}\n\n', b'{"model":"m']
+BODIES = [*ANSWERS, b"", WHOLE, WHOLE[:20], WHOLE[20:], ESCAPED, b"{}", b"x" * 90, b"data: [DONE]\n\n"]
 NAMES = [b"m", b"a", b'other\\ "name"', "ü€".encode(), b"", b"\xff", b"x" * 257, b"a\tb", b"\x7f"]
 LIMITS = {"body_bytes": 100, "chunk_bytes": 7}
 SESSIONS, SURPLUS = 3, 1
@@ -47,6 +49,8 @@ def encode(message: model.Message) -> bytes:
     elif message.kind == "response_headers":
         kind = "text/event-stream; charset=utf-8" if message.is_stream else "application/json"
         made = messages.response_headers(message.status, kind, end_of_stream=message.end)
+        if message.length is not None:
+            made = messages.with_header(made, "content-length", str(message.length).encode())
     elif message.kind.endswith("body"):
         made = getattr(messages, message.kind)(message.body, end_of_stream=message.end)
     else:
@@ -73,6 +77,10 @@ def describe(reply: bytes) -> model.Reply:
     if mutation.HasField("streamed_response"):
         return "chunk", direction, streamed.body, streamed.end_of_stream
     is_picked = parsed.HasField("dynamic_metadata")
+    if part == "headers" and direction == "response":
+        removed = list(content.response.header_mutation.remove_headers)
+        assert removed in ([], ["content-length"])
+        return part, direction, parsed.HasField("mode_override"), bool(removed)
     if part == "headers":
         return part, direction, is_picked
     options = content.response.header_mutation.set_headers
@@ -82,9 +90,11 @@ def describe(reply: bytes) -> model.Reply:
 
 
 class Order(RuleBasedStateMachine):
-    @initialize(endpoints=st.integers(0, 2))
-    def start(self, endpoints: int) -> None:
+    @initialize(endpoints=st.integers(0, 2), tracking=st.sampled_from(["full", "full", "headers", "off"]))
+    def start(self, endpoints: int, tracking: str) -> None:
         self.engine = Engine(hash_seed=1, limits={**LIMITS, "sessions": SESSIONS, "surplus": SURPLUS})
+        self.engine.set_policy([(32, 1.0, (), 0)], response_tracking=tracking)
+        self.tracking = tracking
         self.endpoints = [self.engine.add_endpoint(f"10.0.0.{i}:80", f"10.0.0.{i}") for i in range(endpoints)]
         self.open: list[tuple[Session, model.Session]] = []
         self.failures: Counter[str] = Counter()
@@ -106,14 +116,30 @@ class Order(RuleBasedStateMachine):
             with pytest.raises(OverflowError):
                 Session(self.engine, 0)
             return
-        slow = model.Session(lambda: bool(self.endpoints), is_surplus=served == SESSIONS, **LIMITS)
+        slow = model.Session(
+            lambda: bool(self.endpoints), is_surplus=served == SESSIONS, tracking=self.tracking, **LIMITS
+        )
         self.open.append((Session(self.engine, 0), slow))
 
     @rule(data=st.data(), message=MESSAGE)
     def feed(self, data: st.DataObject, message: model.Message) -> None:
         if not self.open:
             self.begin()
-        session, slow = data.draw(st.sampled_from(self.open))
+        self.exchange(*data.draw(st.sampled_from(self.open)), message)
+
+    @rule(mode=st.integers(0, 4), wanted=st.sampled_from([b"a", b"a", None]), headers=MESSAGE)
+    def ask(self, mode: int, wanted: bytes | None, headers: model.Message) -> None:
+        """A whole request, perhaps renamed, and what the response begins with."""
+        open_before = len(self.open)
+        self.begin()
+        if len(self.open) == open_before:
+            return
+        session, slow = self.open[-1]
+        asked = model.Message("request_headers", modes=(model.DUPLEX, mode), wanted=wanted)
+        for message in (asked, model.Message("request_body", WHOLE, end=True), replace(headers, kind="response_headers")):
+            self.exchange(session, slow, replace(message, observed=False))
+
+    def exchange(self, session: Session, slow: model.Session, message: model.Message) -> None:
         try:
             expected = slow.feed(message)
         except model.OutOfOrderError:

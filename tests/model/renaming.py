@@ -15,15 +15,28 @@ def parse(body: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def renamed(body: bytes, name: bytes) -> bytes:
-    """The body with the model `name`: of all strings, the one whose change changes the model and nothing else."""
+def change(body: bytes, name: bytes) -> tuple[bytes, bytes] | None:
+    """The body with the model `name`, and what stood between the quotes; None if it has no other model.
+
+    Of all strings it is the one whose change changes the model and nothing else.
+    """
     was = parse(body)
     if was is None or was.get("model") in (None, name.decode()):
-        return body
+        return None
     wanted = {**was, "model": name.decode()}
-    quoted = json.dumps(name.decode(), ensure_ascii=False).encode()
     for found in reversed([*STRING.finditer(body)]):
-        changed = body[: found.start()] + quoted + body[found.end() :]
+        changed = body[: found.start()] + b'"' + escaped(name) + b'"' + body[found.end() :]
         if parse(changed) == wanted:
-            return changed
+            return changed, found[1]
     raise AssertionError("no string is the model")
+
+
+def escaped(name: bytes) -> bytes:
+    """As it stands between the quotes."""
+    return json.dumps(name.decode(), ensure_ascii=False).encode()[1:-1]
+
+
+def renamed(body: bytes, name: bytes) -> bytes:
+    """The body with the model `name`."""
+    changed = change(body, name)
+    return body if changed is None else changed[0]

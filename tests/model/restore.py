@@ -9,6 +9,8 @@ from tests.model.usage import DEPTH
 LITERALS = (b"null", b"true", b"false")
 NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 STRING = re.compile(rb'"((?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*)"')
+BEGUN = re.compile(rb'"((?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*(?:\\(?:u[0-9a-fA-F]{0,3})?)?)\Z')
+UNDECIDED = re.compile(rb"(?:\\u[dD][89abAB][0-9a-fA-F]{2})?(?:\\(?:u[0-9a-fA-F]{0,3})?)?\Z")
 SPACE = re.compile(rb"[ \t\r\n]*")
 
 
@@ -22,6 +24,7 @@ class Reader:
     def __init__(self, text: bytes) -> None:
         self.text, self.at = text, 0
         self.found: list[tuple[int, int]] = []
+        self.open: int | None = None  # where such a value begins that does not end
 
     def spans(self) -> list[tuple[int, int]]:
         try:
@@ -56,6 +59,8 @@ class Reader:
             self.at += 1
             self.items(place, depth + 1) if byte == b"[" else self.members(place, depth + 1)
         elif byte == b'"':
+            if place == "model" and (begun := BEGUN.match(self.text, self.at)):
+                self.open = begun.start(1)
             found = self.match(STRING)
             if place == "model":
                 self.found.append(found.span(1))
@@ -123,13 +128,49 @@ def documents(body: bytes, *, event_stream: bool) -> Iterator[tuple[bytes, list[
     yield text, places
 
 
-def restore(body: bytes, target: bytes, client: bytes, *, event_stream: bool) -> bytes:
-    """The body as the client gets it."""
-    out, done = b"", 0
-    for text, places in documents(body, event_stream=event_stream):
-        for start, end in Reader(text).spans():
-            if plain(text[start:end]) == plain(target):
+class Restorer:
+    """Takes the body chunk by chunk, and each time looks at all of it again."""
+
+    def __init__(self, target: bytes, client: bytes, *, event_stream: bool) -> None:
+        self.target, self.client, self.event_stream = target, client, event_stream
+        self.body, self.done = b"", 0
+        self.flushed: list[int] = []  # where nothing was held back: a name that reaches across stays as it is
+
+    def feed(self, chunk: bytes, *, last: bool = False) -> bytes:
+        """What goes on of it; nothing of it is held back if it is the last one."""
+        self.body += chunk
+        if last:
+            self.flushed.append(len(self.body))
+        out, at, held = b"", 0, 0
+        for text, places in documents(self.body, event_stream=self.event_stream):
+            reader = Reader(text)
+            for start, end in reader.spans():
                 first = places[start] if start < end else places[start - 1] + 1
-                out += body[done:first] + client
-                done = first + end - start
-    return out + body[done:]
+                if plain(text[start:end]) == plain(self.target) and not self.crosses(first, first + end - start):
+                    out += self.body[at:first] + self.client
+                    at = first + end - start
+            if reader.open is not None and places[-1] == len(self.body) - 1:
+                held = self.holds(text[reader.open :])
+        out += self.body[at : len(self.body) - held]
+        fresh, self.done = out[self.done :], len(out)
+        return fresh
+
+    def holds(self, raw: bytes) -> int:
+        """How many bytes of a name that has begun so."""
+        size = len(raw)
+        return size if not self.crosses(len(self.body) - size, len(self.body)) and self.may_become(raw) else 0
+
+    def crosses(self, start: int, end: int) -> bool:
+        return any(start <= place <= end for place in self.flushed)
+
+    def may_become(self, raw: bytes) -> bool:
+        """May a name that begins so be the target?"""
+        undecided = UNDECIDED.search(raw)
+        assert undecided is not None
+        begun, target = plain(raw[: undecided.start()]).encode("utf-8", "surrogatepass"), plain(self.target).encode()
+        return target.startswith(begun) and (not undecided[0] or begun != target)
+
+
+def restore(body: bytes, target: bytes, client: bytes, *, event_stream: bool) -> bytes:
+    """The whole body as the client gets it."""
+    return Restorer(target, client, event_stream=event_stream).feed(body, last=True)

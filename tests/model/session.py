@@ -2,6 +2,7 @@
 
 Replies are tuples:
     ("headers", direction, pick)          pick: the destination is set
+    ("headers", "response", no_body, unsized)    the body need not be shown; content-length goes
     ("body", direction, pick, instead, content_length)    as it stands, or another (else None, and no new length)
     ("chunk", direction, bytes, end)      streamed_response
     ("trailers", direction)
@@ -14,7 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.model import apis, prompt
-from tests.model.renaming import renamed
+from tests.model.renaming import change, escaped
+from tests.model.restore import Restorer
 
 NONE, STREAMED, BUFFERED, BUFFERED_PARTIAL, DUPLEX = range(5)
 Reply = tuple[object, ...]
@@ -42,8 +44,15 @@ class Message:
 
 class Session:
     def __init__(
-        self, has_candidate: Callable[[], bool], *, body_bytes: int, chunk_bytes: int, is_surplus: bool = False
+        self,
+        has_candidate: Callable[[], bool],
+        *,
+        body_bytes: int,
+        chunk_bytes: int,
+        is_surplus: bool = False,
+        tracking: str = "full",
     ) -> None:
+        self.tracking = tracking
         self.has_candidate, self.is_surplus = has_candidate, is_surplus
         self.body_bytes, self.chunk_bytes = body_bytes, chunk_bytes
         self.modes = (DUPLEX, DUPLEX)
@@ -55,6 +64,10 @@ class Session:
         self.length: int | None = None
         self.picked = self.observed = False
         self.immediate = 0
+        self.let_go = False
+        self.client: bytes | None = None  # the model as the body had it, if it was changed
+        self.restorer: Restorer | None = None
+        self.answer_length: int | None = None
         self.response_seen = self.response_done = False
         self.status = 0
         self.is_stream = False
@@ -63,7 +76,7 @@ class Session:
     def feed(self, message: Message) -> list[Reply]:
         if self.closed:
             raise OutOfOrderError
-        if self.immediate or self.observed:
+        if self.immediate or self.observed or self.let_go:
             return []
         is_first, self.started = not self.started, True
         if is_first and message.observed:
@@ -76,6 +89,8 @@ class Session:
             if max(message.modes) > DUPLEX:
                 raise OutOfOrderError
         replies: list[Reply] = getattr(self, message.kind)(message)
+        if message.kind.startswith("request") and self.picked and self.request_done and not self.response_seen:
+            self.let_go = self.tracking == "off"
         return replies
 
     @property
@@ -163,7 +178,8 @@ class Session:
             return self.refuse(503)
         self.picked = True
         body = self.body or b""
-        instead = body if self.wanted is None or apis.find(self.path) == apis.OTHER else renamed(body, self.wanted)
+        changed = change(body, self.wanted) if self.wanted is not None and apis.find(self.path) != apis.OTHER else None
+        instead, self.client = changed if changed is not None else (body, None)
         replies: list[Reply] = [(carrier, "request", True)]
         if carrier == "body":
             replies = [(carrier, "request", True, *self.changed(body, instead))]
@@ -189,33 +205,62 @@ class Session:
 
     # --- the response ---
 
+    @property
+    def is_held(self) -> bool:
+        return self.modes[1] in (BUFFERED, BUFFERED_PARTIAL)
+
+    def begin_response(self) -> None:
+        if not self.response_seen and self.picked and self.client is not None and self.tracking == "full":
+            assert self.wanted is not None
+            self.restorer = Restorer(escaped(self.wanted), self.client, event_stream=self.is_stream)
+        self.response_seen = True
+
     def response_headers(self, message: Message) -> list[Reply]:
         if self.response_seen:
             raise OutOfOrderError
-        self.response_seen = True
-        self.status, self.is_stream = message.status, message.is_stream
+        self.status, self.is_stream, self.answer_length = message.status, message.is_stream, message.length
+        self.begin_response()
         self.response_done = message.end or self.modes[1] == NONE
-        return [("headers", "response", False)]
+        no_body = self.tracking == "headers" and not self.response_done and self.modes[1] != DUPLEX
+        unsized = self.restorer is not None and not self.response_done and not self.is_held
+        return [("headers", "response", no_body, unsized)]
 
     def response_body(self, message: Message) -> list[Reply]:
         if not self.headers_seen and not self.response_seen:
             raise OutOfOrderError
-        self.response_seen = True
+        self.begin_response()
         if self.response_done and self.modes[1] == DUPLEX:
             if message.body:
                 raise OutOfOrderError
             return []
-        self.answer += message.body
+        chunk = message.body
+        if not self.response_done:
+            self.answer += message.body
+            if self.restorer is not None:
+                chunk = self.restorer.feed(message.body, last=message.end or self.is_held)
         self.response_done |= message.end
         if self.modes[1] == DUPLEX:
-            return [("chunk", "response", message.body, message.end)]
-        return [("body", "response", False, None, None)]
+            return [] if message.body and not chunk and not message.end else [("chunk", "response", chunk, message.end)]
+        if chunk == message.body:
+            return [("body", "response", False, None, None)]
+        return [("body", "response", False, chunk, self.new_length(message, len(chunk)))]
+
+    def new_length(self, message: Message, size: int) -> int | None:
+        if not self.is_held:
+            return None
+        if message.end or self.modes[1] == BUFFERED:
+            return size
+        return None if self.answer_length is None else self.answer_length + size - len(message.body)
 
     def response_trailers(self, message: Message) -> list[Reply]:
         if not self.headers_seen and not self.response_seen:
             raise OutOfOrderError
-        self.response_seen = self.response_done = True
-        return [("trailers", "response")]
+        self.begin_response()
+        held = b"" if self.restorer is None or self.response_done else self.restorer.feed(b"", last=True)
+        if held and self.modes[1] != DUPLEX:
+            raise OutOfOrderError
+        self.response_done = True
+        return [("chunk", "response", held, False), ("trailers", "response")] if held else [("trailers", "response")]
 
     # --- the end ---
 
@@ -231,7 +276,7 @@ class Session:
         by_status = {400: "BadRequest", 413: "PayloadTooLarge", 429: "ResourceExhausted", 503: "ServiceUnavailable"}
         if self.immediate == 400 and self.wanted is not None and not self.is_name(self.wanted):
             return "BadRewriteHeader"
-        if self.immediate or not self.started or self.observed:
+        if self.immediate or not self.started or self.observed or self.let_go:
             return by_status.get(self.immediate, "")
         if not self.picked or not (self.request_done or self.response_seen):
             return "Canceled"
@@ -239,7 +284,7 @@ class Session:
             return "NoAnswer"
         if self.status >= 400:
             return "ModelServerError"
-        return "" if self.response_done or self.is_whole else "Canceled"
+        return "" if self.response_done or self.tracking != "full" or self.is_whole else "Canceled"
 
     @property
     def is_whole(self) -> bool:

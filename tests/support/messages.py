@@ -93,9 +93,9 @@ def without_modes(message: bytes) -> bytes:
 
 
 def with_header(message: bytes, key: str, value: bytes) -> bytes:
-    """The request headers with a further one."""
+    """The headers, of request or response, with a further one."""
     request = ext_proc.ProcessingRequest.FromString(message)
-    request.request_headers.headers.headers.add(key=key, raw_value=value)
+    getattr(request, str(request.WhichOneof("request"))).headers.headers.add(key=key, raw_value=value)
     return request.SerializeToString()
 
 
