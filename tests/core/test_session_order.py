@@ -16,7 +16,7 @@ from tests.support import messages
 
 WHOLE = b'{"model":"m","messages":[{"role":"user","content":"hello"}]}'
 ESCAPED = b'{"messages":["model"],"model":"\\u0061\\"","model":"a"}'
-ANSWERS = [b'{"model":"m"}', b'data: {"model":"a', b'","model":"m"}\n\n', b'{"model":"m']
+ANSWERS = [b'{"model":"a"}', b'data: {"model":"a', b'","model":"a"}\n\n', b'{"model":"a', b"\\u0061"]
 BODIES = [*ANSWERS, b"", WHOLE, WHOLE[:20], WHOLE[20:], ESCAPED, b"{}", b"x" * 90, b"data: [DONE]\n\n"]
 NAMES = [b"m", b"a", b'other\\ "name"', "ü€".encode(), b"", b"\xff", b"x" * 257, b"a\tb", b"\x7f"]
 LIMITS = {"body_bytes": 100, "chunk_bytes": 7}
@@ -37,6 +37,11 @@ MESSAGE = st.builds(
     length=st.none() | st.integers(0, 200),
     observed=st.sampled_from([False] * 19 + [True]),
 )
+
+
+PIECE = st.builds(model.Message, kind=st.just("response_body"), body=st.sampled_from([b"", *ANSWERS]))
+LAST = st.builds(model.Message, kind=st.sampled_from(KINDS[-2:]), body=st.sampled_from(ANSWERS), end=st.booleans())
+RESPONSE = st.tuples(st.lists(PIECE, max_size=4), st.lists(LAST, max_size=1)).map(lambda both: both[0] + both[1])
 
 
 def encode(message: model.Message) -> bytes:
@@ -127,17 +132,19 @@ class Order(RuleBasedStateMachine):
             self.begin()
         self.exchange(*data.draw(st.sampled_from(self.open)), message)
 
-    @rule(mode=st.integers(0, 4), wanted=st.sampled_from([b"a", b"a", None]), headers=MESSAGE)
-    def ask(self, mode: int, wanted: bytes | None, headers: model.Message) -> None:
-        """A whole request, perhaps renamed, and what the response begins with."""
+    @rule(mode=st.integers(0, 4), wanted=st.sampled_from([b"a", b"a", None]), headers=MESSAGE, rest=RESPONSE)
+    def ask(self, mode: int, wanted: bytes | None, headers: model.Message, rest: list[model.Message]) -> None:
+        """A whole request, perhaps renamed, and what comes of the response."""
         open_before = len(self.open)
         self.begin()
         if len(self.open) == open_before:
             return
         session, slow = self.open[-1]
         asked = model.Message("request_headers", modes=(model.DUPLEX, mode), wanted=wanted)
-        for message in (asked, model.Message("request_body", WHOLE, end=True), replace(headers, kind="response_headers")):
-            self.exchange(session, slow, replace(message, observed=False))
+        whole, headers = model.Message("request_body", WHOLE, end=True), replace(headers, kind="response_headers")
+        for message in (asked, whole, headers, *rest):
+            if (session, slow) in self.open:
+                self.exchange(session, slow, replace(message, observed=False))
 
     def exchange(self, session: Session, slow: model.Session, message: model.Message) -> None:
         try:
