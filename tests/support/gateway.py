@@ -2,7 +2,8 @@
 
 What it holds replies to (PROTOCOL of ext_proc): full duplex wants headers first, then `streamed_response` chunks, then
 trailers, and never an end of stream it did not send; the other modes want one reply per message and no
-`streamed_response`. What is forwarded is what was sent, to the byte, but for the model that a header asks for.
+`streamed_response`. What is forwarded is what was sent, to the byte, but for the model that a header asks for; responses
+name it as the client did.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,13 +12,14 @@ from typing import Any
 
 from picker._core.engine import Engine
 from picker._core.session import Session
-from tests.model import apis, renaming
+from tests.model import apis, renaming, restore
 from tests.support import messages
 
 DESTINATION = "x-gateway-destination-endpoint"
 REWRITES = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite")
 DUPLEX = messages.FULL_DUPLEX
 UNREAD = (messages.STREAMED, messages.NONE)
+BUFFERED = (messages.BUFFERED, messages.BUFFERED_PARTIAL)
 
 
 class ProtocolError(AssertionError):
@@ -43,6 +45,7 @@ class Direction:
     waits_for: str = ""  # in modes other than full duplex
     sent: bytearray = field(default_factory=bytearray)
     forwarded: bytearray = field(default_factory=bytearray)
+    last: bytes = b""  # piece of the body that was sent
     change: Callable[[bytes], bytes] = bytes
 
     @property
@@ -61,6 +64,7 @@ class Direction:
         self.trailers_sent |= kind == "trailers"
         self.end_sent |= end
         self.sent += body
+        self.last = body
 
     def take_headers(self) -> None:
         demand(self.headers_sent and not self.headers_answered, "headers answered unasked")
@@ -86,9 +90,11 @@ class Direction:
         """A body mutation, or none, in a mode that is not full duplex."""
         kind = mutation.WhichOneof("mutation")
         demand(kind in (None, "body"), "streamed_response in a mode that wants none")
-        demand((kind is None) == (self.expected == self.sent), "a body mutation where nothing changes, or none")
-        self.forwarded[:] = self.sent if kind is None else mutation.body
-        demand(self.forwarded == self.expected, "other bytes than were sent")
+        demand(kind is None or mutation.body != self.last, "a body mutation where nothing changes")
+        self.forwarded += self.last if kind is None else mutation.body
+        demand(self.expected.startswith(self.forwarded), "other bytes than were sent")
+        if self.end_sent or self.mode in BUFFERED:
+            demand(self.forwarded == self.expected, "bytes are held back at the end")
 
     def take_trailers(self) -> None:
         demand(self.trailers_sent and not self.trailers_answered, "trailers answered unasked")
@@ -122,6 +128,8 @@ class Gateway:
         self.metadata = ""
         self.response_headers: dict[str, str] = {}
         self.immediate: Any = None
+        self.override: Any = None  # of the modes, by the response headers
+        self.rewrite = ""  # the model the client asks for by a header
         self.feed = self.session.feed
 
     # --- what is sent ---
@@ -138,6 +146,7 @@ class Gateway:
         name = next((self.headers[key] for key in REWRITES if key in self.headers), "")
         if name and not end and self.modes[0] not in UNREAD and apis.find(path.encode()) != apis.OTHER:
             self.request.change = lambda body: renaming.renamed(body, name.encode())
+            self.rewrite = name
         self.request.send("headers", b"", False)
         message = messages.request_headers(path, headers=headers, end_of_stream=end, modes=self.modes, **more)
         self.take(self.feed(message, self.now_ns))
@@ -163,16 +172,34 @@ class Gateway:
             self.take(self.feed(messages.request_body(chunk, end_of_stream=end), self.now_ns))
 
     def answer_headers(
-        self, status: int = 200, kind: str = "text/event-stream", *, end: bool = False, served: str = ""
+        self,
+        status: int = 200,
+        kind: str = "text/event-stream",
+        *,
+        end: bool = False,
+        served: str = "",
+        headers: Mapping[str, str] | None = None,
     ) -> None:
+        self.response_headers = dict(headers or {})
+        self._expect_restoring(kind)
         self.response.send("headers", b"", False)
-        message = messages.response_headers(status, kind, end_of_stream=end, served=served)
+        message = messages.response_headers(status, kind, end_of_stream=end, served=served, headers=headers)
         self.take(self.feed(message, self.now_ns))
+
+    def _expect_restoring(self, kind: str) -> None:
+        changed = renaming.change(bytes(self.request.sent), self.rewrite.encode()) if self.rewrite else None
+        if changed is None or self.response_headers.get("content-encoding", "identity") != "identity":
+            return
+        target, client = renaming.escaped(self.rewrite.encode()), changed[1]
+        is_stream = kind.startswith("text/event-stream")
+        self.response.change = lambda body: restore.restore(body, target, client, event_stream=is_stream)
 
     def answer_body(self, chunks: Sequence[bytes], *, ending: str = "empty") -> None:
         """The response's body; `ending` as for `send_body`."""
         if self.modes[1] == messages.NONE:
             return
+        if self.modes[1] in BUFFERED:
+            chunks, ending = [b"".join(chunks)], "chunk" if ending == "empty" else ending
         chunks = [*chunks, b""] if ending == "empty" else chunks
         for number, chunk in enumerate(chunks, 1):
             end = ending in ("chunk", "empty") and number == len(chunks)
@@ -206,8 +233,9 @@ class Gateway:
 
     def _check_length(self, direction: Direction) -> None:
         """Envoy compares a body it was given with the content-length, where it has all of it."""
-        if direction is self.request and direction.mode == messages.BUFFERED and "content-length" in self.headers:
-            demand(int(self.headers["content-length"]) == len(direction.forwarded), "a wrong content-length")
+        headers = self.headers if direction is self.request else self.response_headers
+        if direction.mode == messages.BUFFERED and "content-length" in headers:
+            demand(int(headers["content-length"]) == len(direction.forwarded), "a wrong content-length")
 
     def _mutate(self, reply: Any, content: Any, direction: Direction) -> None:
         """Header mutations, removals last; those of a body count in buffered modes only."""
@@ -218,6 +246,10 @@ class Gateway:
             headers[option.header.key] = option.header.raw_value.decode()
         for name in mutation.remove_headers:
             headers.pop(name, None)
+        if reply.HasField("mode_override"):
+            demand(direction is self.response and not direction.forwarded, "mode_override elsewhere than in headers")
+            demand(not direction.is_duplex, "mode_override in full duplex")
+            self.override = reply.mode_override
         if reply.HasField("dynamic_metadata"):
             fields = dict(reply.dynamic_metadata["envoy.lb"].items())
             self.metadata = fields.pop(DESTINATION)

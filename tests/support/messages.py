@@ -53,10 +53,15 @@ def request_trailers() -> bytes:
 
 
 def response_headers(
-    status: int = 200, content_type: str = "text/event-stream", *, end_of_stream: bool = False, served: str = ""
+    status: int = 200,
+    content_type: str = "text/event-stream",
+    *,
+    end_of_stream: bool = False,
+    served: str = "",
+    headers: Mapping[str, str] | None = None,
 ) -> bytes:
     """`served`: which endpoint the gateway says has answered."""
-    pairs = [(":status", str(status)), ("content-type", content_type)]
+    pairs = [(":status", str(status)), ("content-type", content_type), *(headers or {}).items()]
     message = ext_proc.ProcessingRequest(response_headers=_headers(pairs, end_of_stream))
     if served:
         message.metadata_context.filter_metadata["envoy.lb"]["x-gateway-destination-endpoint-served"] = served
@@ -69,8 +74,12 @@ def response_body(body: bytes, *, end_of_stream: bool = False) -> bytes:
     ).SerializeToString()
 
 
-def response_trailers() -> bytes:
-    return ext_proc.ProcessingRequest(response_trailers=ext_proc.HttpTrailers()).SerializeToString()
+def response_trailers(**trailers: str) -> bytes:
+    """Underscores in names stand for hyphens."""
+    message = ext_proc.HttpTrailers()
+    for key, value in trailers.items():
+        message.trailers.headers.add(key=key.replace("_", "-"), raw_value=value.encode())
+    return ext_proc.ProcessingRequest(response_trailers=message).SerializeToString()
 
 
 def parse(reply: bytes) -> Any:
