@@ -8,7 +8,7 @@ Source: gRPC over HTTP/2 (grpc-status in trailers, or in headers without a body)
 """
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memchr, memset
 
 from picker._core.alloc cimport PK_E_FORMAT, PK_E_NOMEM, PK_OK
 from picker._core.codec cimport (
@@ -21,6 +21,8 @@ from picker._core.codec cimport (
     PK_RESPONSE_HEADERS,
     codec_find_metadata,
     codec_next_header,
+    codec_next_item,
+    codec_value_list,
     codec_value_string,
     header_t,
     message_t,
@@ -154,12 +156,40 @@ cdef uint32_t _breaker_status(const answer_t* answer) noexcept nogil:
     return 500 if answer.grpc_status == 13 or answer.grpc_status == 2 else answer.status
 
 
+cdef slice_t _first(slice_t text) noexcept nogil:
+    """The first of a comma list, without spaces around it."""
+    cdef size_t i
+    for i in range(text.size):
+        if text.data[i] == c",":
+            text.size = i
+            break
+    while text.size and text.data[0] == c" ":
+        text.data += 1
+        text.size -= 1
+    while text.size and text.data[text.size - 1] == c" ":
+        text.size -= 1
+    return text
+
+
+cdef bint _served(const message_t* message, slice_t* target) noexcept nogil:
+    """The endpoint that the gateway says has answered; False if it says none, or what is no "ip:port"."""
+    cdef slice_t value, items
+    if message.metadata.size == 0 or codec_find_metadata(
+        message.metadata, slice_text(b"envoy.lb"), slice_text(b"x-gateway-destination-endpoint-served"), &value
+    ) != 1:
+        return False
+    if codec_value_list(value, &items) and not codec_next_item(&items, &value):
+        return False
+    if not codec_value_string(value, target):
+        return False
+    target[0] = _first(target[0])
+    return target.size and memchr(target.data, c":", target.size) != NULL
+
+
 cdef void _answered(session_t* session, const message_t* message, int64_t now_ns) noexcept nogil:
     """Tell the engine who answered, and how."""
-    cdef slice_t value, target
-    if message.metadata.size and codec_find_metadata(
-        message.metadata, slice_text(b"envoy.lb"), slice_text(b"x-gateway-destination-endpoint-served"), &value
-    ) == 1 and codec_value_string(value, &target) and target.size:
+    cdef slice_t target
+    if _served(message, &target):
         engine_served(session.engine, &session.booking, target, now_ns)
     engine_answered(session.engine, &session.booking, _breaker_status(&session.answer), now_ns)
 

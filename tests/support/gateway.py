@@ -130,6 +130,7 @@ class Gateway:
         self.immediate: Any = None
         self.override: Any = None  # of the modes, by the response headers
         self.rewrite = ""  # the model the client asks for by a header
+        self.restores = True  # the client's name is expected back
         self.feed = self.session.feed
 
     # --- what is sent ---
@@ -188,7 +189,7 @@ class Gateway:
 
     def _expect_restoring(self, kind: str) -> None:
         changed = renaming.change(bytes(self.request.sent), self.rewrite.encode()) if self.rewrite else None
-        if changed is None or self.response_headers.get("content-encoding", "identity") != "identity":
+        if not self.restores or changed is None or self.response_headers.get("content-encoding", "identity") != "identity":
             return
         target, client = renaming.escaped(self.rewrite.encode()), changed[1]
         is_stream = kind.startswith("text/event-stream")

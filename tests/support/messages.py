@@ -128,3 +128,10 @@ def response_headers_with(key: str, value: bytes) -> bytes:
     message = ext_proc.HttpHeaders()
     message.headers.headers.add(key=key, raw_value=value)
     return ext_proc.ProcessingRequest(response_headers=message).SerializeToString()
+
+
+def with_served(message: bytes, served: Any) -> bytes:
+    """The message with whatever the gateway says of the endpoint that answered."""
+    request = ext_proc.ProcessingRequest.FromString(message)
+    request.metadata_context.filter_metadata["envoy.lb"]["x-gateway-destination-endpoint-served"] = served
+    return request.SerializeToString()
