@@ -52,7 +52,7 @@ from picker._core.codec cimport (
 from picker._core.edits cimport edit_t, edits_add, edits_free, edits_rewind, edits_t
 from picker._core.fields cimport document_free, document_remove, document_replace, document_set, document_take
 from picker._core.outbox cimport out_clear, out_free, out_list, out_mark, out_rewind
-from picker._core.prompt cimport PK_BODY_OK
+from picker._core.apis cimport PK_BODY_OK
 from picker._core.routing cimport (
     PK_PART_BODY,
     PK_PART_EVENT,

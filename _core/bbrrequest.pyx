@@ -34,7 +34,7 @@ from picker._core.codec cimport (
     slice_starts,
     slice_t,
 )
-from picker._core.prompt cimport PK_BODY_NOT_JSON, PK_BODY_NOT_OBJECT, PK_BODY_OK, PK_BODY_TOO_COMPLEX
+from picker._core.apis cimport PK_BODY_NOT_JSON, PK_BODY_NOT_OBJECT, PK_BODY_OK, PK_BODY_TOO_COMPLEX
 from picker._core.replies cimport out_body, out_chunk, out_plain, out_trailers
 from picker._core.routing cimport (
     PK_PART_BODY,

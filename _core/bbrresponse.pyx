@@ -41,7 +41,7 @@ from picker._core.codec cimport (
 )
 from picker._core.edits cimport edits_free
 from picker._core.fields cimport document_find_data, document_free
-from picker._core.prompt cimport PK_BODY_OK
+from picker._core.apis cimport PK_BODY_OK
 from picker._core.replies cimport out_body, out_chunk, out_plain, out_trailers
 from picker._core.routing cimport (
     PK_PART_BODY,

@@ -26,7 +26,7 @@ from picker._core.edits cimport edited_remove, edited_t, edits_add, edits_find, 
 from picker._core.fields cimport document_free, document_scan
 from picker._core.names cimport names_find
 from picker._core.outbox cimport out_close, out_open
-from picker._core.prompt cimport PK_BODY_NOT_JSON
+from picker._core.apis cimport PK_BODY_NOT_JSON
 from picker._core.replies cimport out_plain, out_refusal
 from picker._core.routing cimport (
     PK_PART_EVENT,
