@@ -1,4 +1,5 @@
 # Every API picker reads, in one table: the path it is called by, and what its body holds where.
+from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t
 
 from picker._core.codec cimport header_t, slice_t
@@ -101,8 +102,17 @@ cdef int api_of(slice_t path) noexcept nogil
 cdef const pk_api_t* api_get(int api) noexcept nogil
 # Name of the field that a body lacks; NULL for any other problem
 cdef const char* api_lacking(int problem) noexcept nogil
-cdef void route_header(route_t* route, const header_t* header) noexcept nogil
+cdef void route_note(route_t* route, const header_t* header) noexcept nogil
 # The API whose body is to be read, of these families; PK_API_OTHER: none
 cdef int route_api(const route_t* route, uint32_t families) noexcept nogil
+
+
+cdef inline void route_header(route_t* route, const header_t* header) noexcept nogil:
+    """Take note of what a request header says of path and body: most say nothing."""
+    cdef size_t size = header.key.size
+    if size == 5 or size == 12 or size == 15 or size == 16:
+        route_note(route, header)
+
+
 # Bits of family names; for faces
 cdef uint32_t families_of(object names) except? 0

@@ -13,9 +13,9 @@ in its body has none: no series and no adapter of its own.
 """
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t
-from libc.string cimport memcmp, memcpy, memset, strlen
+from libc.string cimport memchr, memcmp, memcpy, memset
 
-from picker._core.codec cimport header_t, slice_is, slice_t
+from picker._core.codec cimport header_t, slice_equals, slice_t
 
 cdef extern from *:
     """
@@ -138,21 +138,25 @@ cdef extern from *:
 # --- C kernel: the table ---
 
 
+cdef inline slice_t _before(slice_t text, uint8_t byte) noexcept nogil:
+    cdef const uint8_t* found = <const uint8_t*>memchr(text.data, byte, text.size) if text.size else NULL
+    if found != NULL:
+        text.size = <size_t>(found - text.data)
+    return text
+
+
 cdef int api_of(slice_t path) noexcept nogil:
     """The API that a `:path` names by its longest known suffix: query, fragment and a trailing slash aside."""
     cdef const pk_api_t* row
     cdef size_t i, best = 0
     cdef int api, found = PK_API_OTHER
-    for i in range(path.size):
-        if path.data[i] == c"?" or path.data[i] == c"#":
-            path.size = i
-            break
+    path = _before(_before(path, c"?"), c"#")
     if path.size > 1 and path.data[path.size - 1] == c"/":
         path.size -= 1
     for api in range(1, PK_APIS_COUNT):
         row = &PK_TABLE[api]
-        i = row.suffix_size
-        if best < i <= path.size and path.data[path.size - 1] == <uint8_t>row.suffix[i - 1]:
+        i = row.suffix_size                # every suffix begins with a slash: few come further
+        if best < i <= path.size and path.data[path.size - i] == c"/":
             if memcmp(path.data + path.size - i, row.suffix, i) == 0:
                 found, best = api, i
     return found
@@ -178,19 +182,17 @@ cdef const char* api_lacking(int problem) noexcept nogil:
 # --- C kernel: what request headers say ---
 
 
-cdef inline bint _is(slice_t text, const char* other) noexcept nogil:
-    return slice_is(text, other, strlen(other))
-
-
 cdef inline uint8_t _lower(uint8_t byte) noexcept nogil:
     return byte | 0x20 if c"A" <= byte <= c"Z" else byte
 
 
-cdef bint _begins(slice_t text, const char* start) noexcept nogil:
+cdef bint _begins(slice_t text, const char* start, size_t size) noexcept nogil:
     """Without regard to the case of letters; `start` is in lower case."""
-    cdef size_t i, size = strlen(start)
+    cdef size_t i
     if text.size < size:
         return False
+    if memcmp(text.data, start, size) == 0:
+        return True
     for i in range(size):
         if _lower(text.data[i]) != <uint8_t>start[i]:
             return False
@@ -225,17 +227,17 @@ cdef slice_t _boundary(slice_t value) noexcept nogil:
             value = _behind(value, 1)
         while value.size and (value.data[0] == c";" or value.data[0] == c" " or value.data[0] == c"\t"):
             value = _behind(value, 1)
-        if _begins(value, b"boundary="):
+        if _begins(value, b"boundary=", 9):
             return _parameter(_behind(value, 9))
     return value
 
 
 cdef void _content_type(route_t* route, slice_t value) noexcept nogil:
     cdef slice_t boundary
-    route.is_grpc = _begins(value, b"application/grpc")
-    route.is_json = _begins(value, b"application/json")
-    route.is_form = _begins(value, b"multipart/form-data")
     route.boundary_size = 0
+    route.is_json = _begins(value, b"application/json", 16)
+    route.is_grpc = not route.is_json and _begins(value, b"application/grpc", 16)
+    route.is_form = not route.is_json and _begins(value, b"multipart/form-data", 19)
     if route.is_form:
         boundary = _boundary(value)
         if boundary.size <= PK_BOUNDARY_BYTES:
@@ -243,19 +245,19 @@ cdef void _content_type(route_t* route, slice_t value) noexcept nogil:
             route.boundary_size = <uint32_t>boundary.size
 
 
-cdef void route_header(route_t* route, const header_t* header) noexcept nogil:
-    """Take note of what a request header says of path and body. Sizes first: most headers say nothing."""
+cdef void route_note(route_t* route, const header_t* header) noexcept nogil:
+    """Take note of what a request header says of path and body."""
     cdef size_t size = header.key.size
-    if size == 5 and _is(header.key, b":path"):
+    if size == 5 and slice_equals(header.key, b":path"):
         route.api = api_of(header.value)
-    elif size == 12 and _is(header.key, b"content-type"):
+    elif size == 12 and slice_equals(header.key, b"content-type"):
         _content_type(route, header.value)
-    elif size == 15 and _is(header.key, b"x-original-path"):
+    elif size == 15 and slice_equals(header.key, b"x-original-path"):
         route.original = api_of(header.value)
-    elif size == 16 and _is(header.key, b"x-forwarded-path"):
+    elif size == 16 and slice_equals(header.key, b"x-forwarded-path"):
         route.forwarded = api_of(header.value)
-    elif size == 16 and _is(header.key, b"content-encoding"):
-        route.is_encoded = header.value.size != 0 and not (header.value.size == 8 and _begins(header.value, b"identity"))
+    elif size == 16 and slice_equals(header.key, b"content-encoding"):
+        route.is_encoded = header.value.size != 0 and not (header.value.size == 8 and _begins(header.value, b"identity", 8))
 
 
 cdef int route_api(const route_t* route, uint32_t families) noexcept nogil:

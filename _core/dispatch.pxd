@@ -5,12 +5,15 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from picker._core.codec cimport buffer_t, slice_t
 from picker._core.decisions cimport decisions_t
 from picker._core.endpoints cimport PK_TARGET_BYTES, booking_t, details_t, endpoint_t, endpoints_t
+from picker._core.form cimport form_t
+from picker._core.prompt cimport prompt_t
 from picker._core.radix cimport radix_t
 from picker._core.rewrite cimport rewrites_t
 from picker._core.scan cimport scan_t
 from picker._core.score cimport PK_MAX_CHOSEN, frame_t, pipeline_t
 from picker._core.stats cimport gaps_t, stats_t
 from picker._core.subset cimport subset_t
+from picker._core.vllmgrpc cimport vllm_t
 
 cdef extern from "pthread.h" nogil:
     ctypedef struct pthread_mutex_t:
@@ -131,6 +134,9 @@ ctypedef struct scratch_t:
     # What parsing one body needs; one per thread.
     scan_t scan
     uint64_t* hashes           # limits.prompt_blocks of them
+    prompt_t prompt            # what was found in it, as its format has it
+    form_t form
+    vllm_t vllm
 
 cdef int scratch_init(scratch_t* scratch, const limits_t* limits) noexcept nogil
 cdef void scratch_free(scratch_t* scratch) noexcept nogil

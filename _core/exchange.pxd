@@ -5,14 +5,11 @@ from picker._core.apis cimport route_t
 from picker._core.codec cimport PK_BODY_FULL_DUPLEX_STREAMED, buffer_t, slice_t
 from picker._core.dispatch cimport engine_t, pick_t, request_t, scratch_t
 from picker._core.endpoints cimport booking_t
-from picker._core.form cimport form_t
 from picker._core.framed cimport framed_t
-from picker._core.prompt cimport prompt_t
 from picker._core.restore cimport restore_t
 from picker._core.sse cimport sse_t
 from picker._core.stats cimport gaps_t
 from picker._core.subset cimport subset_t
-from picker._core.vllmgrpc cimport vllm_t
 
 # Where a session stands
 cdef enum:
@@ -52,7 +49,8 @@ ctypedef struct answer_t:
     restore_t restore
 
 ctypedef struct found_t:
-    # What `reading_find` found in the body: good while the call lasts that filled it, the model's place for longer.
+    # What `reading_find` found in the body, besides what lies on the scratch: good while the call lasts that filled
+    # it, the model's place for longer.
     int format                 # PK_FORMAT_*
     bint has_model
     bint model_is_json         # escapes may stand in it
@@ -60,9 +58,6 @@ ctypedef struct found_t:
     uint32_t model_end
     uint64_t root              # where the hashes of the prompt begin
     int64_t max_tokens         # -1 = not said
-    prompt_t prompt            # of JSON
-    form_t form
-    vllm_t vllm                # of gRPC
 
 ctypedef struct session_t:
     engine_t* engine           # borrowed

@@ -104,12 +104,15 @@ cdef void _find(prompt_t* prompt, const scan_t* scan) noexcept nogil:
 cdef int _lacking(const prompt_t* prompt, const scan_t* scan) noexcept nogil:
     """The field to be named of the first group of which there is none; -1: nothing lacks."""
     cdef const pk_field_t* field
-    cdef uint32_t i, met = 0
+    cdef uint32_t i, needed = 0, met = 0
     cdef int lacking = -1
     for i in range(prompt.api.field_count):
         field = &prompt.api.fields[i]
-        if field.need != PK_NEED_NOTHING and _fits(scan, prompt.at[i], field.need):
-            met |= <uint32_t>1 << field.group
+        if field.need != PK_NEED_NOTHING:
+            needed |= <uint32_t>1 << field.group
+            met |= <uint32_t>_fits(scan, prompt.at[i], field.need) << field.group
+    if met == needed:
+        return -1
     for i in range(prompt.api.field_count):
         field = &prompt.api.fields[i]
         if field.need != PK_NEED_NOTHING and not met & <uint32_t>1 << field.group:

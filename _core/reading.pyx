@@ -9,7 +9,6 @@ Memory: the tape and the hashes lie on the session's scratch; `session.found` po
 """
 from libc.stddef cimport size_t
 from libc.stdint cimport UINT32_MAX, int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memset
 
 from picker._core.alloc cimport PK_E_LIMIT, PK_E_NOMEM, PK_OK
 from picker._core.apis cimport (
@@ -44,11 +43,11 @@ cdef int _find_json(session_t* session, slice_t body, int* problem) noexcept nog
     if code != PK_OK:
         problem[0] = PK_BODY_TOO_COMPLEX if code == PK_E_LIMIT else PK_BODY_NOT_JSON
         return PK_OK
-    problem[0] = prompt_read(&found.prompt, &scratch.scan, session.api)
+    problem[0] = prompt_read(&scratch.prompt, &scratch.scan, session.api)
     found.format = PK_FORMAT_JSON
-    found.max_tokens = found.prompt.max_tokens
-    if found.prompt.model:
-        value = &scratch.scan.tape[found.prompt.model]
+    found.max_tokens = scratch.prompt.max_tokens
+    if scratch.prompt.model:
+        value = &scratch.scan.tape[scratch.prompt.model]
         found.has_model = found.model_is_json = True
         found.model_start = value.start + 1
         found.model_end = value.end - 1
@@ -56,13 +55,14 @@ cdef int _find_json(session_t* session, slice_t body, int* problem) noexcept nog
 
 
 cdef void _find_form(session_t* session, slice_t body) noexcept nogil:
+    cdef scratch_t* scratch = session.scratch
     cdef found_t* found = &session.found
     cdef slice_t boundary, model
     boundary.data, boundary.size = session.route.boundary, session.route.boundary_size
-    if body.size > UINT32_MAX or form_read(&found.form, body.data, body.size, boundary) != PK_OK:
+    if body.size > UINT32_MAX or form_read(&scratch.form, body.data, body.size, boundary) != PK_OK:
         return
     found.format = PK_FORMAT_FORM
-    model = found.form.model
+    model = scratch.form.model
     if model.size and codec_utf8(model):
         found.has_model = True
         found.model_start = <uint32_t>(model.data - body.data)
@@ -70,10 +70,11 @@ cdef void _find_form(session_t* session, slice_t body) noexcept nogil:
 
 
 cdef void _find_grpc(session_t* session, slice_t body) noexcept nogil:
+    cdef scratch_t* scratch = session.scratch
     cdef found_t* found = &session.found
-    if vllm_read(&found.vllm, body.data, body.size) == PK_OK:
+    if vllm_read(&scratch.vllm, body.data, body.size) == PK_OK:
         found.format = PK_FORMAT_GRPC
-        found.max_tokens = found.vllm.max_tokens
+        found.max_tokens = scratch.vllm.max_tokens
 
 
 cdef int reading_find(session_t* session, int* problem) noexcept nogil:
@@ -82,8 +83,8 @@ cdef int reading_find(session_t* session, int* problem) noexcept nogil:
     cdef slice_t body
     body.data = session.body.data if session.body.size else <const uint8_t*>b""
     body.size = session.body.size
-    memset(&session.found, 0, sizeof(found_t))
     session.found.format = PK_FORMAT_UNREAD
+    session.found.has_model = session.found.model_is_json = False
     session.found.max_tokens = -1
     session.found.root = session.engine.hash_seed
     problem[0] = PK_BODY_OK
@@ -101,6 +102,7 @@ cdef int reading_find(session_t* session, int* problem) noexcept nogil:
 
 cdef slice_t reading_model(const session_t* session, uint8_t* room) noexcept nogil:
     """The model as the client named it: unescaped into `room` (PK_MODEL_BYTES) where it fits, else as it stands."""
+    cdef const scratch_t* scratch = session.scratch
     cdef const found_t* found = &session.found
     cdef slice_t name
     cdef int64_t plain
@@ -110,7 +112,7 @@ cdef slice_t reading_model(const session_t* session, uint8_t* room) noexcept nog
     name.data = session.body.data + found.model_start
     name.size = found.model_end - found.model_start
     if found.model_is_json:
-        plain = scan_unescape(&session.scratch.scan, found.prompt.model, room, PK_MODEL_BYTES)
+        plain = scan_unescape(&scratch.scan, scratch.prompt.model, room, PK_MODEL_BYTES)
         if plain >= 0:
             name.data, name.size = room, <size_t>plain
     return name
@@ -143,14 +145,14 @@ cdef int reading_hash(session_t* session) noexcept nogil:
     if found.format == PK_FORMAT_UNREAD:
         return PK_OK
     if found.format == PK_FORMAT_JSON:
-        root = prompt_root(&found.prompt, &scratch.scan, root)
+        root = prompt_root(&scratch.prompt, &scratch.scan, root)
     chain_start(&chain, root, scratch.hashes, session.engine.limits.prompt_blocks)
     if found.format == PK_FORMAT_JSON:
-        prompt_hash(&found.prompt, &scratch.scan, &chain)
+        prompt_hash(&scratch.prompt, &scratch.scan, &chain)
     elif found.format == PK_FORMAT_FORM:
-        form_hash(&found.form, &chain)
+        form_hash(&scratch.form, &chain)
     else:
-        vllm_hash(&found.vllm, &chain)
+        vllm_hash(&scratch.vllm, &chain)
     session.request.hashes = scratch.hashes
     session.request.hash_count = chain.count
     session.request.prompt_tokens = prompt_tokens(&chain)
