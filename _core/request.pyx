@@ -104,7 +104,7 @@ cdef int _refuse(session_t* session, int failure, int problem, out_t* out) noexc
 
 cdef int request_refuse(session_t* session, int failure, out_t* out) noexcept nogil:
     """Answer the client in picker's own name, once: 408, 413, 429, 503, or 500 for all else."""
-    if session.is_refused or session.is_counted:
+    if session.is_refused or session.is_let_go or session.is_counted:
         return PK_OK
     if not (
         failure == PK_FAIL_TOO_LARGE or failure == PK_FAIL_NO_ENDPOINT or failure == PK_FAIL_TIMEOUT

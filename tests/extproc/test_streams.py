@@ -294,42 +294,6 @@ async def test_nonsense_later_releases_what_was_booked(shell: Shell, when: str) 
     assert await stream.ended() == "INVALID_ARGUMENT"
 
 
-# --- ends ---
-
-LIFE = [
-    (m.request_headers(), 0),
-    (m.request_body(BODY[:9], end_of_stream=False), 0),
-    (m.request_body(BODY[9:], end_of_stream=False), 0),
-    (m.request_body(b""), 2),
-    (m.response_headers(), 1),
-    (m.response_body(CHUNKS[0]), 1),
-    (m.response_body(CHUNKS[1], end_of_stream=True), 1),
-]
-
-
-async def live(stream: Stream, steps: int) -> None:
-    for message, replies in LIFE[:steps]:
-        await stream.send(message)
-        await stream.receive(replies)
-
-
-@pytest.mark.parametrize("steps", range(len(LIFE) + 1))
-@on_every_shell()
-async def test_a_client_that_leaves_releases_what_was_booked(shell: Shell, steps: int) -> None:
-    stream = shell.open()
-    await live(stream, steps)
-    await stream.cancel()
-    assert await stream.ended() == "CANCELLED"
-
-
-@pytest.mark.parametrize("steps", range(len(LIFE) + 1))
-@on_every_shell()
-async def test_a_gateway_that_has_no_more_to_say_releases_what_was_booked(shell: Shell, steps: int) -> None:
-    stream = shell.open()
-    await live(stream, steps)
-    assert await stream.finish() == "OK"
-
-
 # --- many ---
 
 

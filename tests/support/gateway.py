@@ -252,6 +252,7 @@ class Gateway:
             demand(not direction.is_duplex, "mode_override in full duplex")
             self.override = reply.mode_override
         if reply.HasField("dynamic_metadata"):
+            demand(not self.metadata, "a second pick")
             fields = dict(reply.dynamic_metadata["envoy.lb"].items())
             self.metadata = fields.pop(DESTINATION)
             demand(not fields and self.metadata == headers.get(DESTINATION), "metadata and header differ")

@@ -123,6 +123,11 @@ def with_subset(message: bytes, subset: Sequence[str]) -> bytes:
     return request.SerializeToString()
 
 
+def response_headers_of(headers: Mapping[str, str]) -> bytes:
+    """Response headers that are these."""
+    return ext_proc.ProcessingRequest(response_headers=_headers(headers.items(), False)).SerializeToString()
+
+
 def response_headers_with(key: str, value: bytes) -> bytes:
     """Response headers that are nothing but this one."""
     message = ext_proc.HttpHeaders()

@@ -15,7 +15,7 @@ import grpc.aio
 import pytest
 
 from picker._core.engine import Engine
-from picker._core.session import Session, SessionError
+from picker._core.session import FAIL_EXHAUSTED, FAIL_INTERNAL, STATE_PICKED, Session, SessionError
 from picker.config.settings import LimitSettings, ListenSettings
 from picker.extproc.grpcio import METHOD, ExtProc, start_server
 from picker.extproc.readiness import Readiness
@@ -79,6 +79,14 @@ class Shell(abc.ABC):
     async def idle(self) -> None:
         """Until the shell has seen the end of every stream."""
 
+    async def renew(self) -> None:
+        """Connect anew: picker may have ended the connection."""
+        return None
+
+    async def stop(self) -> None:
+        """End every stream, as picker does when it stops and they do not end by themselves."""
+        return None
+
 
 # --- the core alone ---
 
@@ -100,9 +108,19 @@ class CoreStream(Stream):
                 self._replies += self._session.feed(request, 0)
             except SessionError:
                 self._end("INVALID_ARGUMENT")
+            except Exception as problem:
+                self._failed(self._session, problem)
             else:
                 if self._session.is_over:
                     self._end("OK")
+
+    def _failed(self, session: Session, problem: Exception) -> None:
+        """As `Session.feed` says: by a refusal if nothing was answered yet, else with an error."""
+        if session.state >= STATE_PICKED:
+            self._end("INTERNAL")
+            return
+        self._replies += session.refuse(FAIL_EXHAUSTED if isinstance(problem, MemoryError) else FAIL_INTERNAL)
+        self._end("OK")
 
     def _end(self, status: str) -> None:
         if self._session is not None:
@@ -198,6 +216,9 @@ class GrpcShell(Shell):
 
     async def __aexit__(self, *_: object) -> None:
         await self.channel.close()
+        await self.stop()
+
+    async def stop(self) -> None:
         await self.server.stop(None)
 
     def open(self) -> GrpcStream:
@@ -228,6 +249,13 @@ class WireShellUnderTest(Shell):
 
     async def __aexit__(self, *_: object) -> None:
         await self.client.__aexit__()
+        await self.stop()
+
+    async def renew(self) -> None:
+        await self.client.__aexit__()
+        self.client = await H2Client(self.port).__aenter__()
+
+    async def stop(self) -> None:
         await self.wire.stop(0)
 
     def open(self) -> Stream:
@@ -259,14 +287,16 @@ def within_deadline(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[
     return run
 
 
-def on_every_shell(**limits: int) -> Callable[[Callable[..., Coroutine[Any, Any, None]]], Callable[..., None]]:
+def on_every_shell(
+    targets: tuple[str, ...] = TARGETS, **limits: int
+) -> Callable[[Callable[..., Coroutine[Any, Any, None]]], Callable[..., None]]:
     """Makes a test function of a coroutine function given each `shell`, running over an engine with `limits`."""
 
     def decorate(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
         @functools.wraps(test)
         @within_deadline
         async def run(shell: type[Shell], **given: Any) -> None:
-            async with shell(engine(**limits)) as running:
+            async with shell(engine(targets, **limits)) as running:
                 await test(running, **given)
                 await running.idle()
                 assert (running.engine.sessions, running.engine.in_flight) == (0, 0)
