@@ -11,6 +11,7 @@ import uvloop
 
 from picker._core.engine import Engine
 from picker.admin.ports import listen as listen_admin
+from picker.bbr.routing import BodyRouting
 from picker.config.describe import describe
 from picker.config.settings import ServeSettings
 from picker.config.support import ApproxPrefixCacheProducer, CoreMetricsExtractor, PassthroughParser
@@ -20,6 +21,7 @@ from picker.control.supervisor import ControlProcess
 from picker.discovery.file import EndpointsFile
 from picker.discovery.resources import ResourcesFile
 from picker.errors import ConfigError, ResourcesError, UsageError
+from picker.extproc.certificate import certificate_of
 from picker.extproc.readiness import Readiness
 from picker.extproc.shell import make_shell
 from picker.logs import configure_logging
@@ -83,9 +85,10 @@ class App:
         _set_rewrites(settings, self.engine)
         self.health = Readiness()
         self.shell = make_shell(self.engine, self.health, settings.listen, settings.limits)
+        self.routing = _body_routing(settings)
         self.control: ControlProcess | None = None
         self.ports: dict[str, int] = {}
-        """Where it listens once it does: `ext_proc`, `health`, `metrics`."""
+        """Where it listens once it does: `ext_proc`, `health`, `metrics`, and `bbr` if that is asked for."""
 
     async def run(self, stop: asyncio.Event | None = None) -> None:
         """Serve until `stop` is set or a signal comes, then drain. Raises OSError if it cannot listen."""
@@ -95,6 +98,7 @@ class App:
             stack.push_async_callback(self.shell.stop, STOP_S)
             control = await self._start_control_plane(stack)
             self.ports["ext_proc"] = await self.shell.start_extproc()
+            await self._start_body_routing(stack)
             await control.wait_up()
             self.health.set_ready(True)
             port, name = self.ports["ext_proc"], self.shell.name
@@ -112,13 +116,20 @@ class App:
         self.ports["metrics"] = listeners[0].getsockname()[1]
         _LOG.info("health on port %d, metrics on port %d", self.ports["health"], self.ports["metrics"])
         tls_context(self._settings.scrape)  # a certificate that cannot be read is told here, at the start
-        answers = Answers(self.engine, self._policy, self.pool, is_ready=lambda: self.health.is_ready)
+        answers = Answers(
+            self.engine, self._policy, self.pool, is_ready=lambda: self.health.is_ready, routing=self.routing
+        )
         self.control = ControlProcess(
             answers, listeners=listeners, start=self._orders, known=lambda: self.pool.endpoints
         )
         self.control.start()
         stack.push_async_callback(self.control.stop)
         return self.control
+
+    async def _start_body_routing(self, stack: contextlib.AsyncExitStack) -> None:
+        if self.routing is not None:
+            listen, port = self._settings.listen, self._settings.body_routing.port
+            self.ports["bbr"] = await self.routing.start(stack, listen.bind_address, port, certificate_of(listen))
 
     def _orders(self, restarts: int, confirmed_ns: int) -> Start:
         """What the control process is to do."""
@@ -143,6 +154,8 @@ class App:
         try:
             async with asyncio.timeout(limit_s):
                 await self.shell.wait_idle(QUIET_S)
+                if self.routing is not None:
+                    await self.routing.router.wait_idle(QUIET_S)
         except TimeoutError:
             _LOG.warning("cutting %d streams after %g s", self.engine.sessions, limit_s)
 
@@ -156,6 +169,13 @@ def _set_rewrites(settings: ServeSettings, engine: Engine) -> None:
             engine.set_rewrites(rules)
         except OverflowError as problem:
             raise ResourcesError(str(problem), source=path, hint="leave some out") from None
+
+
+def _body_routing(settings: ServeSettings) -> BodyRouting | None:
+    """The body-based router, where it is asked for. Raises PickerError if it cannot be used."""
+    if not settings.body_routing.port:
+        return None
+    return BodyRouting(settings.body_routing, settings.limits, message_bytes=settings.listen.grpc_max_recv_msg_bytes)
 
 
 def _check_engines(settings: ServeSettings) -> None:

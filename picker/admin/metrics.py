@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from picker.admin.exposition import Counters, Family, Gauges, Histogram, Histograms
+from picker.admin.routing import routing_families
 
 __all__ = ["Counter", "Snapshot", "families", "page"]
 
@@ -89,8 +90,8 @@ class Snapshot:
     """What the page is made of, taken at once. `stats` and `endpoints` are `Engine.stats()` and `Engine.endpoints()`.
 
     `endpoints_age_s`: how long ago the endpoints were last known to be those there are. `rewrites`: name of the object,
-    model asked for, target, decisions. `plugins` are
-    `PluginRecord.view()`; `counters` maps a name to its help, label names and rows of (label values, value). Times in
+    model asked for, target, decisions. `plugins` are `PluginRecord.view()`; `routing` are the figures of the body-based
+    router, if there is one; `counters` maps a name to its help, label names and rows of (label values, value). Times in
     ns of one monotonic clock.
     """
 
@@ -108,6 +109,7 @@ class Snapshot:
     endpoints_age_s: float = 0.0
     rewrites: Sequence[tuple[str, str, str, int]] = ()
     plugins: Sequence[Mapping[str, Any]] = ()
+    routing: Mapping[str, Any] | None = None
     counters: Mapping[str, Counter] = field(default_factory=dict)
 
 
@@ -119,6 +121,8 @@ def families(snapshot: Snapshot) -> Iterator[Family]:
     yield from _endpoints(snapshot)
     yield from _rewrites(snapshot.rewrites)
     yield from _plugins(snapshot.plugins)
+    if snapshot.routing is not None:
+        yield from routing_families(snapshot.routing)
     yield from _counters(snapshot.counters)
 
 

@@ -12,9 +12,7 @@ from picker._core.health import Health
 from picker.admin.ports import listen as listen_admin
 from picker.admin.routing import routing_families
 from picker.bbr.admin import start_admin
-from picker.bbr.catalogue import Plan, compile_plugins
-from picker.bbr.models import BaseModelsFile
-from picker.bbr.server import BodyRouter
+from picker.bbr.routing import STOP_S, BodyRouting
 from picker.config.bbr import BbrSettings
 from picker.errors import UsageError
 from picker.extproc.certificate import Certificate
@@ -22,12 +20,10 @@ from picker.extproc.readiness import Readiness
 from picker.extproc.wire import WireServer
 from picker.logs import configure_logging
 
-__all__ = ["App", "follow_base_models", "plan_from", "serve"]
+__all__ = ["App", "serve"]
 
 _LOG = logging.getLogger("picker.bbr")
 
-STOP_S = 0.5
-"""What is still open when picker has drained has so long to end."""
 QUIET_S = 1.0
 """A router that stops serves until its gateways have let go of it for so long."""
 
@@ -47,35 +43,13 @@ def serve(settings: BbrSettings) -> int:
     return 0
 
 
-def plan_from(plugins: tuple[str, ...]) -> Plan:
-    """The plan of these plugins, told in the log. Raises UsageError."""
-    plan = compile_plugins(plugins)
-    for point, records in (("request", plan.request_records), ("response", plan.response_records)):
-        for record in records:
-            mode = "closed" if record.is_closed else "open"
-            _LOG.info("plugin %s (%s) looks at each %s, failure mode %s", record.name, record.type, point, mode)
-    return plan
-
-
-def follow_base_models(router: BodyRouter, path: str) -> BaseModelsFile | None:
-    """The file's base models in use; `start` it to follow it. None without a file. Raises BaseModelsError."""
-    if not path:
-        return None
-    file = BaseModelsFile(path, on_change=router.set_base_models)
-    router.set_base_models(file.load())
-    router.base_models_errors = lambda: file.reload_errors
-    return file
-
-
 class App:
     """One body-based router. Made from settings, run once."""
 
     def __init__(self, settings: BbrSettings) -> None:
         self._settings = settings
-        listen = settings.listen
-        plan = plan_from(settings.routing.plugins)
-        self.router = BodyRouter(plan, settings.limits, message_bytes=listen.grpc_max_recv_msg_bytes)
-        self._models = follow_base_models(self.router, settings.routing.base_models_file)
+        received = settings.listen.grpc_max_recv_msg_bytes
+        self.routing = BodyRouting(settings.routing, settings.limits, message_bytes=received)
         self.readiness = Readiness()
         self.ports: dict[str, int] = {}
         """Where it listens once it does: `ext_proc`, `health`, `metrics`."""
@@ -88,7 +62,6 @@ class App:
         async with contextlib.AsyncExitStack() as stack:
             await self._start(stack)
             self.readiness.set_ready(True)
-            _LOG.info("serving body-based routing on port %d", self.ports["ext_proc"])
             await stop.wait()
             await self._drain(self._settings.limits.drain_timeout_s)
         _LOG.info("stopped")
@@ -111,22 +84,18 @@ class App:
             stack.callback(listener.close)
         self.ports["metrics"] = listeners[0].getsockname()[1]
         admin = await start_admin(
-            lambda: routing_families(self.router.figures()), lambda: self.readiness.is_ready, listeners
+            lambda: routing_families(self.routing.figures()), lambda: self.readiness.is_ready, listeners
         )
         stack.push_async_callback(admin.cleanup)
-        if self._models is not None:
-            self._models.start()
-            stack.push_async_callback(self._models.stop)
         certificate = Certificate(listen.cert_path, reload=listen.enable_cert_reload) if listen.secure_serving else None
-        stack.push_async_callback(self.router.stop, STOP_S)
-        self.ports["ext_proc"] = await self.router.start(address, listen.grpc_port, certificate)
         _LOG.info("health on port %d, metrics on port %d", self.ports["health"], self.ports["metrics"])
+        self.ports["ext_proc"] = await self.routing.start(stack, address, listen.grpc_port, certificate)
 
     async def _drain(self, limit_s: float) -> None:
         """Ask for no more traffic, serve what still comes and let it end, but not for ever."""
         self.readiness.set_ready(False)
         try:
             async with asyncio.timeout(limit_s):
-                await self.router.wait_idle(QUIET_S)
+                await self.routing.router.wait_idle(QUIET_S)
         except TimeoutError:
-            _LOG.warning("cutting %d streams after %g s", self.router.router.sessions, limit_s)
+            _LOG.warning("cutting %d streams after %g s", self.routing.router.router.sessions, limit_s)

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from picker import __version__
@@ -35,8 +35,6 @@ class BodyRouter:
         self._rules = {"message_bytes": message_bytes, "streams": limits.max_streams + HEALTH_STREAMS}
         self._server: WireServer | None = None
         self._models: Mapping[str, str] = {}
-        self.base_models_errors: Callable[[], int] = int
-        """How many edits of the base models were not taken; set by whoever follows them."""
         self._built_in = [record for record in plan.request_records if record.plugin is None]
         self._python = [record for record in (*plan.request_records, *plan.response_records) if record.plugin]
         self._answered = self._seen = 0
@@ -81,7 +79,6 @@ class BodyRouter:
             "sessions": self.router.sessions,
             "buffered_bytes": self.router.buffered_bytes,
             "base_models": len(self._models),
-            "base_models_errors": self.base_models_errors(),
             "fields": self._fields(request),
             "plugins": [
                 *_plugins("request", self._plan.request_records, request),

@@ -8,6 +8,7 @@ from typing import Any
 from picker._core.copies import busy_targets, copy_endpoints, copy_series, copy_totals
 from picker._core.engine import Engine
 from picker._core.rewrite import Rewrites
+from picker.bbr.routing import BodyRouting
 from picker.control.messages import (
     Ask,
     Change,
@@ -38,16 +39,25 @@ DECISIONS = 8
 class Answers:
     """Obeys and answers on behalf of one engine and its pool. `confirmed_ns`: when the control process was last heard.
 
-    `is_ready`: whether picker asks for traffic.
+    `is_ready`: whether picker asks for traffic. `routing`: the body-based router, if there is one.
     """
 
-    def __init__(self, engine: Engine, policy: Policy, pool: Pool, *, is_ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        policy: Policy,
+        pool: Pool,
+        *,
+        is_ready: Callable[[], bool],
+        routing: BodyRouting | None = None,
+    ) -> None:
         self.confirmed_ns = time.monotonic_ns()
         self._engine = engine
         self._policy = policy
         self._pool = pool
         self._is_ready = is_ready
         self._rewrites = Rewrites()
+        self._routing = routing
 
     def take(self, message: FromControl) -> Iterator[FromData]:
         """Does what the message says; what is to be sent back is made as it is asked for."""
@@ -92,6 +102,7 @@ class Answers:
             index_bytes=engine.index_bytes,
             totals=copy_totals(engine),
             plugins=self._plugins(),
+            routing=self._routing.figures() if self._routing else None,
         )
         for first in count(0, SERIES):
             if (copies := copy_series(engine, first, SERIES)) is None:

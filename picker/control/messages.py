@@ -107,7 +107,10 @@ class Text(_Message, frozen=True):
 
 
 class Vitals(_Message, frozen=True):
-    """What a metrics page needs beside the figures by model and endpoint. `totals`: `copies.copy_totals`."""
+    """What a metrics page needs beside the figures by model and endpoint.
+
+    `totals`: `copies.copy_totals`. `routing`: the figures of the body-based router, if there is one.
+    """
 
     now_ns: int
     sessions: int
@@ -116,6 +119,7 @@ class Vitals(_Message, frozen=True):
     index_bytes: int
     totals: bytes
     plugins: list[dict[str, Any]]
+    routing: dict[str, Any] | None = None
 
 
 class SeriesFigures(_Message, frozen=True):

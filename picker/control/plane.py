@@ -272,6 +272,7 @@ class ControlPlane:
             rewrites=rewrites,
             endpoints_age_s=self._endpoints_age_s(),
             plugins=vitals.plugins,
+            routing=vitals.routing,
             counters=self._counters(),
         )
 
