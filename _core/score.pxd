@@ -9,6 +9,7 @@ cdef enum:
     PK_FILTER_LABELS = 1       # bits: label selectors the endpoint must match, all of them
     PK_FILTER_PREFIX = 2       # params: least match ratio, chance to explore, greatest penalty s, tokens per second
     PK_FILTER_PLUGIN = 3       # a Python filter: the pipeline stops here and is resumed
+    PK_FILTER_LOAD = 4         # params: most waiting, KV usage, requests, tokens booked; 0 = any; none left: all stay
     PK_SCORE_QUEUE = 10
     PK_SCORE_RUNNING = 11
     PK_SCORE_KV = 12

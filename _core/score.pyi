@@ -3,9 +3,11 @@ from typing import Any, final
 
 MAX_STEPS: int
 MAX_CHOSEN: int
+MAX_PARAM: float
 FILTER_LABELS: int
 FILTER_PREFIX: int
 FILTER_PLUGIN: int
+FILTER_LOAD: int
 SCORE_QUEUE: int
 SCORE_RUNNING: int
 SCORE_KV: int

@@ -137,6 +137,34 @@ cdef void _filter_prefix(
     frame.count = kept
 
 
+cdef inline bint _is_over(double value, double most) noexcept nogil:
+    # Written so that NaN is not over anything.
+    return most > 0 and value > most
+
+
+cdef inline bint _is_loaded(const step_t* step, const endpoint_t* endpoint) noexcept nogil:
+    return (
+        _is_over(endpoint.load.waiting, step.params[0])
+        or _is_over(endpoint.load.kv_usage, step.params[1])
+        or _is_over(<double>endpoint.requests, step.params[2])
+        or _is_over(<double>endpoint.prefill_tokens, step.params[3])
+    )
+
+
+cdef void _filter_load(const step_t* step, const endpoints_t* table, frame_t* frame) noexcept nogil:
+    """Keep the endpoints with room; where none has any, load tells nothing and all stay."""
+    cdef uint32_t i, loaded = 0, kept = 0
+    for i in range(frame.count):
+        loaded += _is_loaded(step, &table.slots[frame.slots[i]])
+    if loaded == frame.count:
+        return
+    for i in range(frame.count):
+        if not _is_loaded(step, &table.slots[frame.slots[i]]):
+            frame_keep(frame, i, kept)
+            kept += 1
+    frame.count = kept
+
+
 # --- C kernel: scorers; each fills one row ---
 # They loop over a copy of the frame: the compiler then knows that storing into the row leaves it alone.
 
@@ -409,6 +437,8 @@ cdef int _step(
         _filter_labels(step, table, frame)
     elif step.kind == PK_FILTER_PREFIX:
         _filter_prefix(step, table, frame, row, random)
+    elif step.kind == PK_FILTER_LOAD:
+        _filter_load(step, table, frame)
     elif step.kind < PK_PICK_MAX:
         _score(step, table, frame, row)
         _add(step, frame, row)
@@ -461,6 +491,7 @@ MAX_CHOSEN = PK_MAX_CHOSEN
 FILTER_LABELS = PK_FILTER_LABELS
 FILTER_PREFIX = PK_FILTER_PREFIX
 FILTER_PLUGIN = PK_FILTER_PLUGIN
+FILTER_LOAD = PK_FILTER_LOAD
 SCORE_QUEUE = PK_SCORE_QUEUE
 SCORE_RUNNING = PK_SCORE_RUNNING
 SCORE_KV = PK_SCORE_KV
@@ -479,10 +510,12 @@ PICK_PLUGIN = PK_PICK_PLUGIN
 
 cdef double GREATEST_WEIGHT = 1e9          # of totals and estimates that stay finite
 cdef double GREATEST_PARAM = 1e12
+MAX_PARAM = GREATEST_PARAM
 
 cdef dict _KINDS = {
     # kind: number of parameters, which of them must be above zero
     PK_FILTER_LABELS: (0, ()), PK_FILTER_PREFIX: (4, (3,)), PK_FILTER_PLUGIN: (0, ()),
+    PK_FILTER_LOAD: (4, ()),
     PK_SCORE_QUEUE: (0, ()), PK_SCORE_RUNNING: (0, ()), PK_SCORE_KV: (0, ()), PK_SCORE_PREFIX: (2, (1,)),
     PK_SCORE_LORA: (0, ()), PK_SCORE_LOAD_AWARE: (1, (0,)), PK_SCORE_TOKEN_LOAD: (1, (0,)),
     PK_SCORE_ACTIVE: (2, ()), PK_SCORE_SESSION: (0, ()), PK_SCORE_TTFT: (2, ()), PK_SCORE_PLUGIN: (0, ()),

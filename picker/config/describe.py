@@ -12,7 +12,12 @@ from picker.errors import printable
 
 __all__ = ["describe"]
 
-_SECTIONS = ((Role.FILTER, "filters"), (Role.SCORER, "scorers"), (Role.SCHEDULING, "plugins"), (Role.PICKER, "picker"))
+_SECTIONS = (
+    ("filters", Role.FILTER, Role.DETECTOR),
+    ("scorers", Role.SCORER),
+    ("plugins", Role.SCHEDULING),
+    ("picker", Role.PICKER),
+)
 
 
 def describe(config: PickerConfig) -> str:
@@ -23,9 +28,10 @@ def describe(config: PickerConfig) -> str:
 def _lines(config: PickerConfig) -> Iterator[str]:
     for profile in config.profiles:
         yield f"profile {profile.name}"
-        for role, title in _SECTIONS:
-            yield from _section(title, profile.of(role), weights=role in (Role.SCORER, Role.SCHEDULING))
-    others = [spec for spec in config.plugins if spec.role not in SCHEDULING]
+        for title, *roles in _SECTIONS:
+            yield from _section(title, profile.of(*roles), weights=title in ("scorers", "plugins"))
+    used = {plugin.spec.name for plugin in config.profile.plugins}
+    others = [spec for spec in config.plugins if spec.role not in SCHEDULING and spec.name not in used]
     if others:
         yield "beside it"
         yield from (f"  {_plugin(spec)}" for spec in others)

@@ -70,7 +70,7 @@ class _Loader:
         self._check_plugin_refs()
         profile = self._profile(file.schedulingProfiles)
         self._check_gates(file.featureGates)
-        self._check_flow_control(file)
+        self._check_flow_control(file, {plugin.spec.name for plugin in profile.plugins})
         parsers = self._parsers(file)
         discovery = self._data_layer(file.dataLayer)
         return PickerConfig(
@@ -219,17 +219,14 @@ class _Loader:
     def _weighted(self, path: MemberPath, item: schema.ProfilePlugin) -> WeightedPlugin:
         reference = (*path, "pluginRef")
         spec = self._refer(item.pluginRef, reference, ())
-        if spec.role is Role.DETECTOR:
-            hint = "remove it from the profile"
-            raise self._fail(f"{quoted(spec.name)} as a filter is known but not supported yet", reference, hint)
-        if spec.role not in SCHEDULING:
+        if spec.role not in SCHEDULING and spec.role is not Role.DETECTOR:
             hint = "remove it from the profile; it works by being declared"
             raise self._fail(
                 f"{quoted(spec.name)} is a {spec.role.value}; it takes no part in a profile", reference, hint
             )
         if item.weight is None:
             return WeightedPlugin(spec)
-        if spec.role in (Role.FILTER, Role.PICKER):
+        if spec.role in (Role.FILTER, Role.PICKER, Role.DETECTOR):
             self._warn(f"the weight of a {spec.role.value} has no effect", (*path, "weight"))
             return WeightedPlugin(spec)
         return WeightedPlugin(spec, item.weight)
@@ -281,11 +278,12 @@ class _Loader:
                 hint = one_of(name, ["flowControl", *GATES_WITHOUT_EFFECT])
                 raise self._fail(f"unknown feature gate {quoted(name)}", path, hint)
 
-    def _check_flow_control(self, file: schema.EndpointPickerConfig) -> None:
+    def _check_flow_control(self, file: schema.EndpointPickerConfig, used: set[str]) -> None:
+        """`used`: plugins of the profile, where a detector is a filter and not without effect."""
         self._check_detector(file.saturationDetector, ("saturationDetector",))
         flow = file.flowControl
         if flow is None:
-            self._warn_flow_control_plugins(set() if file.saturationDetector is None else {Role.DETECTOR})
+            self._warn_flow_control_plugins(set() if file.saturationDetector is None else {Role.DETECTOR}, used)
             return
         self._warn(_FLOW_CONTROL_LATER, ("flowControl",))
         self._check_detector(flow.saturationDetector, ("flowControl", "saturationDetector"), quiet=True)
@@ -296,9 +294,9 @@ class _Loader:
             self._refer(band.fairnessPolicyRef, (*path, "fairnessPolicyRef"), [Role.FAIRNESS])
             self._refer(band.orderingPolicyRef, (*path, "orderingPolicyRef"), [Role.ORDERING])
 
-    def _warn_flow_control_plugins(self, told: set[Role]) -> None:
+    def _warn_flow_control_plugins(self, told: set[Role], used: set[str]) -> None:
         for name, spec in self._plugins.items():
-            if spec.role in _FLOW_CONTROL - told:
+            if spec.role in _FLOW_CONTROL - told and name not in used:
                 later = "belongs to flow control, which comes in a later release: it has no effect"
                 self._warn(f"{spec.role.value} {quoted(name)} {later}", self._paths[name])
 

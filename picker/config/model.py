@@ -44,9 +44,9 @@ class Profile:
     name: str
     plugins: tuple[WeightedPlugin, ...]
 
-    def of(self, role: Role) -> tuple[WeightedPlugin, ...]:
-        """The plugins with this role, in order."""
-        return tuple(plugin for plugin in self.plugins if plugin.spec.role is role)
+    def of(self, *roles: Role) -> tuple[WeightedPlugin, ...]:
+        """The plugins with one of these roles, in order."""
+        return tuple(plugin for plugin in self.plugins if plugin.spec.role in roles)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

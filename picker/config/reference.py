@@ -27,7 +27,7 @@ GROUPS: dict[str, type[Any]] = {
 """The groups of `ServeSettings` that hold options, by field name."""
 
 _UNITS = {"duration": "duration", "bytes": "bytes", "port": "port", "count": "number", "boolean": "true, false"}
-_LATER = frozenset([Role.DETECTOR, Role.FAIRNESS, Role.ORDERING, Role.USAGE_LIMIT])
+_LATER = frozenset([Role.FAIRNESS, Role.ORDERING, Role.USAGE_LIMIT])
 _BINARY = ((1 << 30, "Gi"), (1 << 20, "Mi"), (1 << 10, "Ki"))
 
 
@@ -88,7 +88,9 @@ def plugins_table() -> str:
 
 
 def _answer(kind: PluginType) -> str:
-    return "taken, waits for flow control" if kind.role in _LATER else "runs"
+    if kind.role is Role.DETECTOR:
+        return "runs as a filter; its rest waits for flow control"
+    return "waits for flow control" if kind.role in _LATER else "runs"
 
 
 def _meaning(name: str, kind: PluginType) -> str:

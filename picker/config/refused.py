@@ -43,7 +43,7 @@ KNOWN_UNSUPPORTED: Mapping[str, str] = MappingProxyType(
         "running-requests-size-scorer or kv-cache-utilization-scorer",
         # filters
         "slo-headroom-tier-filter": "use ttft-scorer, which takes who answers soonest: SLO headers are not read",
-        "utilization-filter": "use queue-scorer and kv-cache-utilization-scorer with large weights",
+        "utilization-filter": "use utilization-detector or concurrency-detector in the profile, as filters",
         "endpoint-attribute-filter": "use label-selector-filter for what labels say; other attributes are not kept",
         "topology-affinity-filter": _NO_PEER,
         "session-affinity-filter": "use session-affinity-scorer with a weight above the others' sum",

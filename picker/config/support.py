@@ -206,16 +206,18 @@ class FileDiscovery(Parameters, frozen=True):
 
 
 class UtilizationDetector(Parameters, frozen=True):
-    """Saturation from queue depth and KV usage."""
+    """Saturation from queue depth and KV usage. In a profile: a filter that keeps the endpoints below both."""
 
     queueDepthThreshold: PositiveCount = 5
     kvCacheUtilThreshold: Ratio = 0.8
     metricsStalenessThreshold: Seconds = Seconds(0.2)
     headroom: NonNegative = 0.0
 
+    no_effect: ClassVar = {"metricsStalenessThreshold": "stale metrics stop no traffic"}
+
 
 class ConcurrencyDetector(Parameters, frozen=True):
-    """Saturation from requests and tokens in flight."""
+    """Saturation from requests and tokens in flight. In a profile: a filter that keeps the endpoints below them."""
 
     concurrencyMode: Literal["requests", "tokens", "hybrid"] = "requests"
     maxConcurrency: PositiveCount = 100

@@ -11,7 +11,7 @@ from picker.config import parameters as p
 from picker.config.catalogue import SUPPORTED, Role
 from picker.config.extras import InstalledTypes
 from picker.config.model import PickerConfig, PluginSpec, WeightedPlugin
-from picker.config.support import DestinationEndpointServedVerifier
+from picker.config.support import ConcurrencyDetector, DestinationEndpointServedVerifier, UtilizationDetector
 from picker.errors import ConfigError
 from picker.policy.api import Filter, Picker, Plugin, Scorer
 from picker.policy.host import PluginHost, PluginRecord
@@ -85,6 +85,15 @@ _SCORERS: dict[type, tuple[int, Callable[[Any], tuple[float, ...]]]] = {
     p.SessionAffinityScorer: (score.SCORE_SESSION, lambda _: ()),
     p.TtftScorer: (score.SCORE_TTFT, lambda given: (given.residentTokenWeight, given.waitingRequestTokens)),
 }
+_LOADS: dict[type, Callable[[Any], tuple[float, ...]]] = {
+    UtilizationDetector: lambda given: (given.queueDepthThreshold, given.kvCacheUtilThreshold, 0, 0),
+    ConcurrencyDetector: lambda given: (
+        0,
+        0,
+        given.maxConcurrency if given.concurrencyMode != "tokens" else 0,
+        given.maxTokenConcurrency if given.concurrencyMode != "requests" else 0,
+    ),
+}
 _PICKERS: dict[type, int] = {
     p.MaxScorePicker: score.PICK_MAX,
     p.WeightedRandomPicker: score.PICK_WEIGHTED,
@@ -123,6 +132,10 @@ class _Draft:
             penalty_s = given.maxTTFTPenaltyMs / 1e3
             params = (given.affinityThreshold, given.explorationProbability, penalty_s, given.peakPrefillThroughput)
             return score.FILTER_PREFIX, 1.0, params, 0
+        if isinstance(given, UtilizationDetector | ConcurrencyDetector):
+            room = 1.0 + given.headroom
+            most = tuple(min(bound * room, score.MAX_PARAM) for bound in _LOADS[type(given)](given))
+            return score.FILTER_LOAD, 1.0, most, 0
         if type(given) in _SCORERS:
             kind, params_of = _SCORERS[type(given)]
             return kind, plugin.weight, tuple(map(float, params_of(given))), 0
@@ -161,8 +174,8 @@ def _ordered(config: PickerConfig) -> list[WeightedPlugin]:
         raise ConfigError(what, source=config.source, field=f"plugin {plugin.spec.name}", hint="give its class a role")
     ordered = [
         plugin
-        for role in (Role.FILTER, Role.SCORER, Role.PICKER)
-        for plugin in profile.of(role)
+        for roles in ((Role.FILTER, Role.DETECTOR), (Role.SCORER,), (Role.PICKER,))
+        for plugin in profile.of(*roles)
         if not isinstance(plugin.spec.parameters, p.HeaderBasedTestingFilter)  # read with the request, not a step
     ]
     if len(ordered) > score.MAX_STEPS:

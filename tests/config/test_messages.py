@@ -159,12 +159,6 @@ MISTAKES = {
         'epp.yaml:8: schedulingProfiles[0].plugins[0].pluginRef: "token-producer" is a data producer; '
         "it takes no part in a profile; remove it from the profile; it works by being declared",
     ),
-    "detector as a filter": (
-        HEAD + "plugins:\n- type: utilization-detector\nschedulingProfiles:\n- name: d\n  plugins:\n"
-        "  - pluginRef: utilization-detector\n",
-        'epp.yaml:8: schedulingProfiles[0].plugins[0].pluginRef: "utilization-detector" as a filter '
-        "is known but not supported yet; remove it from the profile",
-    ),
     "reference to the wrong kind": (
         HEAD + "plugins:\n- type: queue-scorer\nrequestHandler:\n  parsers:\n  - pluginRef: queue-scorer\n",
         'epp.yaml:7: requestHandler.parsers[0].pluginRef: "queue-scorer" is a scorer, not a parser; name a parser',

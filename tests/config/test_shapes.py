@@ -134,6 +134,11 @@ RUNS = {
         " cacheNumBlocksLabelName: c, cacheBlockSizeSpec: a, cacheNumBlocksSpec: a}]}",
     ),
     "file-discovery": plugin("file-discovery", "{path: /x}") + "\ndataLayer: {discovery: {pluginRef: file-discovery}}",
+    **{
+        f"{kind} as a filter": plugin(kind, "{headroom: 0.2}")
+        + f"\nschedulingProfiles: [{{name: a, plugins: [{{pluginRef: {kind}}}, {{pluginRef: random-picker}}]}}]"
+        for kind in ("utilization-detector", "concurrency-detector")
+    },
     "featureGates, off": "featureGates: [flowControl=false]",
     "plugins by name": "plugins: [{type: queue-scorer, name: q}]\n"
     "schedulingProfiles: [{name: default, plugins: [{pluginRef: q, weight: 2.5}]}]",
@@ -299,13 +304,6 @@ REFUSED = {
         "2 profiles are given; keep one, and use a picker for each: there is no header-profile-handler or "
         "disagg-profile-handler here",
     ),
-    **{
-        f"{kind} as a filter": (
-            plugin(kind) + f"\nschedulingProfiles: [{{name: a, plugins: [{{pluginRef: {kind}}}]}}]",
-            f'"{kind}" as a filter is known but not supported yet; remove it from the profile',
-        )
-        for kind in ("utilization-detector", "concurrency-detector")
-    },
     "dataLayer.peerDiscovery": (
         "dataLayer: {peerDiscovery: {pluginRef: peers}}",
         'plugin "peers" cannot be used: replicas share no state yet; remove it: each replica learns by itself',

@@ -199,6 +199,33 @@ def test_the_prefix_filter_explores_by_chance() -> None:
     assert 400 < explored < 600
 
 
+def test_the_load_filter_keeps_whoever_has_room() -> None:
+    endpoints = [
+        {"waiting": 5, "kv_usage": 0.8, "requests": 100, "prefill_tokens": 9000},
+        {"waiting": 6},
+        {"kv_usage": 0.81},
+        {"requests": 101},
+        {"prefill_tokens": 9001},
+        {},  # never scraped
+    ]
+
+    def left(*params: float) -> list[int]:
+        return kept((Kind.FILTER_LOAD, 0.0, params, 0), endpoints, None)
+
+    assert left(5.0, 0.8, 100.0, 9000.0) == [0, 5]
+    assert left(5.0, 0.0, 0.0, 0.0) == [0, 2, 3, 4, 5]  # 0 bounds nothing
+    assert left(0.0, 0.8, 0.0, 0.0) == [0, 1, 3, 4, 5]
+    assert left(0.0, 0.0, 100.0, 0.0) == [0, 1, 2, 4, 5]
+    assert left(0.0, 0.0, 0.0, 9000.0) == [0, 1, 2, 3, 5]
+    assert left(0.0, 0.0, 0.0, 0.0) == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_load_filter_keeps_all_where_none_has_room() -> None:
+    step: Step = (Kind.FILTER_LOAD, 0.0, (5.0, 0.0, 0.0, 0.0), 0)
+    assert kept(step, [{"waiting": 6}, {"waiting": 7}], None) == [0, 1]
+    assert kept(step, [{"waiting": 6}, {"waiting": 5}], None) == [1]
+
+
 # --- pickers ---
 
 
@@ -433,6 +460,7 @@ REQUESTS = st.fixed_dictionaries(
 def steps_of(kind: Kind) -> st.SearchStrategy[Step]:
     params = {
         Kind.FILTER_PREFIX: st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([0.0, 0.5]), PARAM, ABOVE_ZERO),
+        Kind.FILTER_LOAD: st.tuples(PARAM, PARAM, PARAM, PARAM),
         Kind.PREFIX: st.tuples(PARAM, ABOVE_ZERO),
         Kind.LOAD_AWARE: st.tuples(ABOVE_ZERO),
         Kind.TOKEN_LOAD: st.tuples(ABOVE_ZERO),
@@ -448,7 +476,7 @@ def kinds(first: int, last: int) -> st.SearchStrategy[Step]:
 
 @st.composite
 def pipelines(draw: st.DrawFn) -> list[Step]:
-    filters = draw(st.lists(kinds(Kind.FILTER_LABELS, Kind.FILTER_PLUGIN), max_size=2))
+    filters = draw(st.lists(kinds(Kind.FILTER_LABELS, Kind.FILTER_LOAD), max_size=2))
     scorers = draw(st.lists(kinds(Kind.QUEUE, Kind.SCORE_PLUGIN), max_size=4))
     return [*filters, *scorers, draw(kinds(Kind.PICK_MAX, Kind.PICK_PLUGIN))]
 

@@ -15,6 +15,7 @@ class Kind(IntEnum):
     FILTER_LABELS = 1
     FILTER_PREFIX = 2
     FILTER_PLUGIN = 3
+    FILTER_LOAD = 4
     QUEUE = 10
     RUNNING = 11
     KV = 12
@@ -151,6 +152,8 @@ class Pipeline:
     ) -> list[int]:
         if kind == Kind.FILTER_LABELS:
             return [slot for slot in slots if self.endpoints[slot].labels & bits == bits]
+        if kind == Kind.FILTER_LOAD:
+            return [slot for slot in slots if not self.is_loaded(self.endpoints[slot], params)] or slots
         if kind == Kind.FILTER_PLUGIN:
             kept = ask(slots)
             return slots if kept is None else [slot for slot in slots if slot in kept]
@@ -163,6 +166,12 @@ class Pipeline:
         if not warm or (cold and min(waits[slot] for slot in warm) - min(waits[slot] for slot in cold) > penalty_s):
             return slots
         return warm
+
+    @staticmethod
+    def is_loaded(endpoint: Endpoint, params: Sequence[float]) -> bool:
+        """0 bounds nothing."""
+        loads = (endpoint.waiting, endpoint.kv_usage, endpoint.requests, endpoint.prefill_tokens)
+        return any(most > 0 and load > most for load, most in zip(loads, params, strict=True))
 
     def score(
         self,

@@ -159,6 +159,38 @@ def test_conformance_aids_are_on_only_where_they_are_declared() -> None:
     assert unused.reads_test_header is False
 
 
+@pytest.mark.parametrize(
+    ("plugin", "most"),
+    [
+        ("{type: utilization-detector, name: d}", (5.0, 0.8, 0.0, 0.0)),
+        (
+            "{type: utilization-detector, name: d, parameters:"
+            " {queueDepthThreshold: 10, kvCacheUtilThreshold: 0.5, headroom: 0.5}}",
+            (15.0, 0.75, 0.0, 0.0),
+        ),
+        ("{type: concurrency-detector, name: d}", (0.0, 0.0, 100.0, 0.0)),
+        (
+            "{type: concurrency-detector, name: d, parameters: {concurrencyMode: tokens, headroom: 1}}",
+            (0.0, 0.0, 0.0, 2e6),
+        ),
+        (
+            "{type: concurrency-detector, name: d, parameters:"
+            " {concurrencyMode: hybrid, maxConcurrency: 7, maxTokenConcurrency: 1000000000000, headroom: 1}}",
+            (0.0, 0.0, 14.0, 1e12),
+        ),
+    ],
+)
+def test_detectors_are_filters_in_a_profile(plugin: str, most: tuple[float, ...]) -> None:
+    policy = compiled(
+        f"plugins: [{{type: queue-scorer}}, {{type: decode-filter}}, {plugin}]\n"
+        "schedulingProfiles: [{name: a, plugins:"
+        " [{pluginRef: queue-scorer}, {pluginRef: d}, {pluginRef: decode-filter}]}]"
+    )
+    assert policy.names == ("d", "decode-filter", "queue-scorer", "max-score-picker")
+    assert policy.steps[0] == (score.FILTER_LOAD, 1.0, pytest.approx(most), 0)
+    Pipeline(policy.steps, [{}])
+
+
 # --- order and weights ---
 
 MIXED = """\
