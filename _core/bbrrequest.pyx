@@ -63,7 +63,7 @@ cdef int _answer(route_t* route, out_t* out) noexcept nogil:
     cdef int code = out_edited(route, out, reply, &route.request_edits, changed)
     if code == PK_OK and duplex and route.has_body and not route.passes:
         code = out_body(
-            out, PK_REPLY_REQUEST_BODY, &route.document.bytes, route.router.limits.chunk_bytes,
+            out, PK_REPLY_REQUEST_BODY, &route.document.bytes, NULL, route.router.limits.chunk_bytes,
             route.request_done and not route.has_trailers
         )
     if code == PK_OK and route.has_trailers:

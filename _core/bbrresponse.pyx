@@ -87,7 +87,7 @@ cdef int _whole(route_t* route, out_t* out) noexcept nogil:
             code = _headers_go(route, out)
         if code == PK_OK and route.has_response_body:
             code = out_body(
-                out, PK_REPLY_RESPONSE_BODY, &route.document.bytes, route.router.limits.chunk_bytes,
+                out, PK_REPLY_RESPONSE_BODY, &route.document.bytes, NULL, route.router.limits.chunk_bytes,
                 route.response_done and not route.response_trailers
             )
     route_drop(route)
