@@ -32,6 +32,8 @@ _Weight = Annotated[int, Meta(ge=1, le=1_000_000)] | None
 def _check_model(name: str) -> None:
     if not 0 < len(name.encode()) <= MODEL_BYTES:
         raise ValueError(f"the name of a model has 1 to {MODEL_BYTES} bytes, not {len(name.encode())}")
+    if any(ord(letter) < 0x20 or ord(letter) == 0x7F for letter in name):  # they would break forms and log lines
+        raise ValueError("the name of a model holds a control character")
 
 
 def _check_weights(weights: list[int | None]) -> None:

@@ -1,5 +1,6 @@
 """What a file of objects may hold, and what a person reads when it holds something else."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from picker.resources.objects import (
 )
 from picker.resources.parse import parse_resources
 from picker.resources.rules import rewrite_rules
+from tests.support.shared import ROOT
 
 SAMPLES = Path(__file__).parent / "samples"
 
@@ -126,6 +128,9 @@ MISTAKES = {
     GOOD.replace("Rewrite: m", "Rewrite: " + "é" * 129): (
         "r.yaml:7: spec.rules[0].targets[0]: the name of a model has 1 to 256 bytes, not 258"
     ),
+    GOOD.replace("Rewrite: m", 'Rewrite: "a\\nb"'): (
+        "r.yaml:7: spec.rules[0].targets[0]: the name of a model holds a control character"
+    ),
     f"{GOOD}---\n{GOOD}": (
         'r.yaml:11: metadata.name: InferenceModelRewrite "a" is given twice; the first is on line 1'
     ),
@@ -148,6 +153,12 @@ def test_mistakes(text: str) -> None:
 
 def test_the_good_one_is_good() -> None:
     assert rewrite_rules(parse(GOOD)) == (("a", None, (("m", None),)),)
+
+
+def test_the_example_in_the_docs_works() -> None:
+    (example,) = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs" / "rewrite.md").read_text(), re.M | re.S)
+    targets = (("food-review-v1", 90), ("food-review-v2", 10))
+    assert rewrite_rules(parse(example), pool="vllm-llama3") == (("food-review", "food-review", targets),)
 
 
 def test_limits_are_those_of_the_core() -> None:
