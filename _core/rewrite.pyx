@@ -13,7 +13,7 @@ from libc.stdint cimport UINT32_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from picker._core.alloc cimport PK_E_LIMIT, PK_E_MISSING, PK_E_NOMEM, PK_OK, pk_alloc, pk_free, pk_grow
-from picker._core.codec cimport buffer_append, buffer_free
+from picker._core.codec cimport buffer_append, buffer_free, codec_utf8
 from picker._core.hashing cimport hash_xxh64
 from picker._core.stats cimport PK_MODEL_BYTES, PK_MOST_MODELS
 
@@ -120,20 +120,11 @@ cdef bint rewrites_any(const rewrites_t* rewrites) noexcept nogil:
     return rewrites.models.count != 0 or rewrites.generic.count != 0
 
 
-cdef bint _is_text(slice_t name) noexcept nogil:
-    """No surrogates, which names from JSON may hold: nothing can show them."""
-    cdef size_t i
-    for i in range(1, name.size):
-        if name.data[i - 1] == 0xED and name.data[i] >= 0xA0:
-            return False
-    return True
-
-
 cdef int64_t _seen(rewrites_t* rewrites, slice_t model) noexcept nogil:
     """The row of a model in the generic rule's tallies, zeroed when new; that of `other` when it cannot have one."""
     cdef size_t targets = rewrites.generic.count, old = rewrites.seen.count
     cdef int64_t row
-    if model.size > PK_MODEL_BYTES or not _is_text(model):
+    if model.size > PK_MODEL_BYTES or not codec_utf8(model):
         return OTHER
     if pk_grow(<void**>&rewrites.tallies, &rewrites.tally_room, (old + 1) * targets, sizeof(uint64_t)) != PK_OK:
         return OTHER
@@ -242,12 +233,15 @@ cdef int _reserve_other(rewrites_t* rewrites) noexcept nogil:
 # --- C kernel: counts ---
 
 
-cdef int64_t _choice_of(const rewrites_t* rewrites, const rule_t* rule, slice_t target) noexcept nogil:
-    """Index of a target among those of the rule, or PK_E_MISSING."""
-    cdef uint32_t i
+cdef int64_t _choice_of(
+    const rewrites_t* rewrites, const rule_t* rule, uint32_t place, slice_t target
+) noexcept nogil:
+    """Index of a target among those of the rule, or PK_E_MISSING. It is looked for at `place` first."""
+    cdef uint32_t i, at
     for i in range(rule.count):
-        if _same(_text(&rewrites.text, rewrites.choices[rule.first + i].target), target):
-            return i
+        at = (place + i) % rule.count
+        if _same(_text(&rewrites.text, rewrites.choices[rule.first + at].target), target):
+            return at
     return PK_E_MISSING
 
 
@@ -264,10 +258,10 @@ cdef void _carry_rule(
     cdef int64_t found
     if not _same_object(fresh, rule, old, old_rule):
         return
-    for i in range(rule.first, rule.first + rule.count):
-        found = _choice_of(old, old_rule, _text(&fresh.text, fresh.choices[i].target))
+    for i in range(rule.count):
+        found = _choice_of(old, old_rule, i, _text(&fresh.text, fresh.choices[rule.first + i].target))
         if found >= 0:
-            fresh.choices[i].count = old.choices[old_rule.first + found].count
+            fresh.choices[rule.first + i].count = old.choices[old_rule.first + found].count
 
 
 cdef void _carry_generic(rewrites_t* fresh, rewrites_t* old) noexcept nogil:
@@ -282,7 +276,7 @@ cdef void _carry_generic(rewrites_t* fresh, rewrites_t* old) noexcept nogil:
         return
     memset(fresh.tallies, 0, old.seen.count * targets * sizeof(uint64_t))
     for i in range(fresh.generic.count):
-        found = _choice_of(old, &old.generic, _text(&fresh.text, fresh.choices[fresh.generic.first + i].target))
+        found = _choice_of(old, &old.generic, i, _text(&fresh.text, fresh.choices[fresh.generic.first + i].target))
         for row in range(old.seen.count if found >= 0 else 0):
             fresh.tallies[row * targets + i] = old.tallies[row * were + <size_t>found]
     fresh.seen = old.seen

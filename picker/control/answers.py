@@ -115,8 +115,7 @@ class Answers:
         for first in count(0, REWRITES):
             if (rows := engine.rewrite_counts(first, REWRITES)) is None:
                 break
-            if rows:
-                yield RewriteFigures(rows)
+            yield RewriteFigures(rows)  # also none: many counters that count nothing are looked at one piece a turn
 
     def _decisions(self, limit: int) -> Iterator[FromData]:
         before = 0
