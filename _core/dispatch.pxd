@@ -126,6 +126,8 @@ ctypedef struct engine_t:
     uint8_t session_header[PK_HEADER_BYTES]   # lower-case
     uint32_t families          # of APIs whose bodies are read: bits of `apis`
     bint ignores_subset
+    bint reads_test_header     # for conformance tests: a client may say which endpoints to pick from
+    bint tells_served          # likewise: it is told which one the gateway says has served
     bint keeps_headers         # a Python plugin may want to see them
     bint restores_models       # responses name the model as the client did, not the one it was rewritten to
     int tracks                 # PK_TRACK_*

@@ -38,6 +38,8 @@ class Engine:
         response_tracking: str = "full",
         restores_models: bool = True,
         apis: Iterable[str] | None = None,
+        reads_test_header: bool = False,
+        tells_served: bool = False,
     ) -> None:
         """Replace the pipeline: see `score.pipeline_fill`. In force from the next pick on; past decisions are dropped.
 
@@ -48,8 +50,9 @@ class Engine:
         responses pass, or are not asked for) or off (sessions end when the request is answered, so that responses cost
         nothing and teach nothing). Responses of rewritten requests name the model as the client did unless
         `restores_models` is false. `apis`: names of the API families (`apis.FAMILIES`) whose bodies are read, None for
-        all; others are picked for without model and prompt. ValueError or OverflowError for what no policy can be; the
-        old one then stays.
+        all; others are picked for without model and prompt. For conformance tests: `reads_test_header` lets the request
+        header test-epp-endpoint-selection pin the subset, `tells_served` adds x-conformance-test-served-endpoint to
+        responses. ValueError or OverflowError for what no policy can be; the old one then stays.
         """
 
     def set_rewrites(self, rules: Sequence[_Rule] | Rewrites) -> None:

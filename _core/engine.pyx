@@ -278,7 +278,8 @@ cdef class Engine:
 
     def set_policy(self, steps, *, uint32_t wanted=1, plugins=None, bint ignore_subset=False,
                    str session_header not None="x-session-token", str response_tracking not None="full",
-                   bint restores_models=True, apis=None) -> None:
+                   bint restores_models=True, apis=None, bint reads_test_header=False,
+                   bint tells_served=False) -> None:
         """Replace the pipeline: see `score.pipeline_fill`. In force from the next pick on; past decisions are dropped.
 
         `plugins(step, request, endpoints)` runs Python steps: `request` and `endpoints` are dicts; it returns what
@@ -288,8 +289,9 @@ cdef class Engine:
         responses pass, or are not asked for) or off (sessions end when the request is answered, so that responses cost
         nothing and teach nothing). Responses of rewritten requests name the model as the client did unless
         `restores_models` is false. `apis`: names of the API families (`apis.FAMILIES`) whose bodies are read, None for
-        all; others are picked for without model and prompt. ValueError or OverflowError for what no policy can be; the
-        old one then stays.
+        all; others are picked for without model and prompt. For conformance tests: `reads_test_header` lets the request
+        header test-epp-endpoint-selection pin the subset, `tells_served` adds x-conformance-test-served-endpoint to
+        responses. ValueError or OverflowError for what no policy can be; the old one then stays.
         """
         cdef pipeline_t pipeline
         cdef uint32_t i, size
@@ -313,6 +315,8 @@ cdef class Engine:
         self._engine.pipeline = pipeline
         self._engine.families = families
         self._engine.ignores_subset = ignore_subset
+        self._engine.reads_test_header = reads_test_header
+        self._engine.tells_served = tells_served
         self._engine.keeps_headers = plugins is not None
         self._engine.hands_out_tokens = hands_out_tokens
         self._engine.tracks = tracks

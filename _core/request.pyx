@@ -72,7 +72,7 @@ from picker._core.stats cimport (
     PK_FAIL_TIMEOUT,
     PK_FAIL_TOO_LARGE,
 )
-from picker._core.subset cimport subset_read
+from picker._core.subset cimport subset_pin, subset_read
 
 cdef enum:
     LENGTH_DIGITS = 18         # of a content-length
@@ -151,6 +151,8 @@ cdef int _read_header(session_t* session, const header_t* header) noexcept nogil
         session.content_length = _length(header.value)
     elif slice_is(header.key, <const char*>token_header.data, token_header.size) and header.value.size:
         session.request.session = hash_xxh64(header.value.data, header.value.size, 0)
+    elif session.engine.reads_test_header and slice_equals(header.key, b"test-epp-endpoint-selection"):
+        return subset_pin(&session.subset, header.value)
     return PK_OK
 
 

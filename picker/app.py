@@ -14,7 +14,7 @@ from picker.admin.ports import listen as listen_admin
 from picker.bbr.routing import BodyRouting
 from picker.config.describe import describe
 from picker.config.settings import ServeSettings
-from picker.config.support import ApproxPrefixCacheProducer, CoreMetricsExtractor, PassthroughParser
+from picker.config.support import ApproxPrefixCacheProducer, CoreMetricsExtractor
 from picker.control.answers import Answers
 from picker.control.messages import Start
 from picker.control.supervisor import ControlProcess
@@ -51,7 +51,6 @@ def serve(settings: ServeSettings) -> int:
         _LOG.info("%s", line)
     if not settings.discovery.endpoints_file:
         raise UsageError("picker serve: there are no endpoints to serve: pass --endpoints-file FILE")
-    say_what_has_no_effect(settings)
     app = App(settings)
     gc.collect()
     gc.freeze()  # what is there now stays: no collection needs to look at it while requests wait
@@ -60,12 +59,6 @@ def serve(settings: ServeSettings) -> int:
     except OSError as problem:  # a port that is taken, a certificate that cannot be read
         raise UsageError(f"picker serve: {problem}") from problem
     return 0
-
-
-def say_what_has_no_effect(settings: ServeSettings) -> None:
-    """Warn of what is accepted so that old configurations start, and changes nothing."""
-    if any(isinstance(parser.parameters, PassthroughParser) for parser in settings.config.parsers):
-        _LOG.warning("passthrough-parser has no effect: OpenAI completions are read by their path, all else passes")
 
 
 class App:
@@ -221,6 +214,9 @@ def _engine(settings: ServeSettings, policy: Policy) -> Engine:
         session_header=policy.session_header,
         response_tracking=settings.config.response_tracking,
         restores_models=settings.routing.response_model == "client",
+        apis=policy.apis,
+        reads_test_header=policy.reads_test_header,
+        tells_served=policy.tells_served,
     )
     return engine
 

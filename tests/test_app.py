@@ -416,7 +416,16 @@ def test_an_index_producer_says_what_an_endpoint_caches(tmp_path: Path) -> None:
     assert [row["cached_tokens"] for row in picker.engine.decisions(2)] == [128, 0]
 
 
-def test_a_parser_without_effect_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    given = settings(tmp_path, HEAD + "plugins: [{type: passthrough-parser}]\nparser: {pluginRef: passthrough-parser}")
-    app.say_what_has_no_effect(given)
-    assert "passthrough-parser has no effect" in caplog.text
+def test_parsers_limit_what_is_read(tmp_path: Path) -> None:
+    """A prompt that is not read leaves nothing in the index."""
+    for parsers, cached in (("openai-parser", 128), ("anthropic-parser", 0), ("passthrough-parser", 0)):
+        text = HEAD + f"plugins: [{{type: {parsers}}}]\nparser: {{pluginRef: {parsers}}}"
+        picker = App(settings(tmp_path, text))
+        body = json.dumps({"model": "m", "prompt": "x" * 256 * 3}).encode()
+        for _ in range(2):
+            session = Session(picker.engine, 1)
+            session.feed(m.request_headers("/v1/completions"), 1)
+            session.feed(m.request_body(body), 1)
+            session.close(2)
+        assert max(row["cached_tokens"] for row in picker.engine.decisions(2)) >= cached
+        assert (max(row["cached_tokens"] for row in picker.engine.decisions(2)) > 0) == (cached > 0)

@@ -68,5 +68,5 @@ def test_names_durations_and_warnings_in_words() -> None:
     text = describe(load_config((FOLDER / "flow-control.yaml").read_text(), source="f"))
     assert '    label-selector-filter (named h100)  matchLabels={"gpu":"h100"} matchExpressions=[' in text
     assert "metricsStalenessThreshold=1s" in text
-    assert "\nwarnings (3)\n  f:16: plugins[3].parameters.metricsStalenessThreshold: this has no effect" in text
+    assert "\nwarnings (3)\n  f:17: plugins[3].parameters.metricsStalenessThreshold: this has no effect" in text
     assert "\n  f:3: featureGates[0]: flow control comes in a later release" in text

@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
+from picker._core.session import Session
 from picker.policy.compile import ROLE_LABEL
+from tests.support import messages
 from tests.support.config_samples import HEAD
 from tests.support.rig import SECOND, Rig, chat, endpoint, target
 
@@ -46,10 +48,14 @@ STATES: dict[str, tuple[list[tuple[int, float, str]], int]] = {
 
 def golden(states: list[tuple[int, float, str]]) -> Rig:
     rig = pods(len(states), *FOUR)
+    load_golden(rig, states)
+    return rig
+
+
+def load_golden(rig: Rig, states: list[tuple[int, float, str]]) -> None:
     for number, (waiting, kv_usage, adapters) in enumerate(states, 1):
         running = tuple(adapters.split(",")) if adapters else ()
         rig.load(number, waiting=waiting, kv_usage=kv_usage, max_lora=2, running_adapters=running)
-    return rig
 
 
 @pytest.mark.parametrize("name", STATES)
@@ -79,9 +85,65 @@ def test_golden_body_that_is_not_looked_into() -> None:
     rig.finish(session)
 
 
+def test_golden_passthrough_parser() -> None:
+    """The parser, on the path of an API picker knows: the body goes on unread, and no model has series of its own."""
+    text = config(*FOUR).replace("plugins:\n", "plugins:\n- {type: passthrough-parser}\n", 1)
+    rig = Rig(text + "requestHandler: {parsers: [{pluginRef: passthrough-parser}]}\n", [endpoint(n) for n in (1, 2, 3)])
+    load_golden(rig, STATES["lower queue and KV"][0])
+    session, replies = rig.send(b'{"model": "m", "not what"', path="/v1/chat/completions")
+    assert session.destination == target(2)
+    assert replies[1].request_body.response.body_mutation.streamed_response.body == b'{"model": "m", "not what"'
+    assert rig.engine.decisions(1)[0]["model"] == ""
+    rig.finish(session)
+
+
+def test_golden_body_in_two_chunks_and_a_rewrite_header() -> None:
+    """The adapter that counts is the one the request is sent to."""
+    rig = golden(STATES["two pods with the adapter"][0])
+    session = Session(rig.engine, rig.now_ns)
+    replies = session.feed(messages.request_headers(headers={"x-gateway-model-name-rewrite": "T"}), rig.now_ns)
+    body = chat(model="my-model")
+    for part, end in ((body[:20], False), (body[20:], True)):
+        replies += session.feed(messages.request_body(part, end_of_stream=end), rig.now_ns)
+    assert session.destination == target(1)
+    pieces = [messages.parse(reply).request_body.response.body_mutation.streamed_response for reply in replies[1:]]
+    assert b"".join(piece.body for piece in pieces) == chat(model="T")
+    session.close(rig.now_ns)
+
+
+def test_golden_rewrite_rule() -> None:
+    rig = golden(STATES["active LoRA, low queue"][0])
+    rig.engine.set_rewrites([("rules", "my-model", (("T", None),))])
+    session, replies = rig.send(chat(model="my-model"))
+    assert session.destination == target(2)
+    assert replies[1].request_body.response.body_mutation.streamed_response.body == chat(model="T")
+    rig.finish(session)
+
+
+@pytest.mark.parametrize("body", [b"no json", b'{"messages": [{"role": "user", "content": "hi"}]}'])
+def test_golden_body_that_cannot_be_placed_is_400(body: bytes) -> None:
+    _, (reply,) = golden(STATES["lower queue and KV"][0]).send(body)
+    assert reply.immediate_response.status.code == 400
+
+
 def test_golden_no_endpoint_is_503() -> None:
     _, (reply,) = golden(STATES["lower queue and KV"][0]).send(subset=subset_of(99))
     assert reply.immediate_response.status.code == 503
+
+
+def test_golden_headers_alone_and_no_endpoint_is_503() -> None:
+    """Where the reference answers 500."""
+    session = Session(Rig(config(*FOUR), []).engine, 0)
+    (reply,) = session.feed(messages.request_headers("/", method="GET", end_of_stream=True), 0)
+    assert messages.parse(reply).immediate_response.status.code == 503
+
+
+def test_golden_headers_alone_are_picked_for_like_any_other() -> None:
+    """Where the reference picks at random."""
+    rig = golden(STATES["lower queue and KV"][0])
+    session = Session(rig.engine, rig.now_ns)
+    session.feed(messages.request_headers("/", method="GET", end_of_stream=True), rig.now_ns)
+    assert session.destination == target(2)
 
 
 # --- each formula, seen in the scores of the pick ---

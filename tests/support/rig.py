@@ -50,6 +50,9 @@ class Rig:
             wanted=self.policy.wanted,
             plugins=self.policy.host,
             session_header=self.policy.session_header,
+            apis=self.policy.apis,
+            reads_test_header=self.policy.reads_test_header,
+            tells_served=self.policy.tells_served,
         )
         self.pool = Pool(self.engine, self.policy, clock_ns=lambda: self.now_ns)
         self.pool.set_endpoints(endpoints)
