@@ -118,6 +118,7 @@ cdef bint codec_utf8(slice_t text) noexcept nogil
 
 cdef int codec_decode(message_t* message, const uint8_t* data, size_t size) noexcept nogil
 cdef bint codec_next_header(slice_t* rest, header_t* header) noexcept nogil
+cdef bint codec_has_metadata(slice_t metadata, slice_t namespace) noexcept nogil
 cdef int codec_find_metadata(
     slice_t metadata, slice_t namespace, slice_t key, slice_t* value
 ) noexcept nogil

@@ -367,6 +367,12 @@ cdef int _check_items(slice_t rest) noexcept nogil:
             return PK_E_FORMAT
 
 
+cdef bint codec_has_metadata(slice_t metadata, slice_t namespace) noexcept nogil:
+    """Is there a filter_metadata[namespace]?"""
+    cdef slice_t fields
+    return metadata.size != 0 and _map_find(metadata, namespace, &fields) == 1
+
+
 cdef int codec_find_metadata(
     slice_t metadata, slice_t namespace, slice_t key, slice_t* value
 ) noexcept nogil:

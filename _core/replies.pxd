@@ -19,7 +19,8 @@ ctypedef struct splice_t:
 
 ctypedef struct answer_reply_t:
     # What is changed in the headers of a response.
-    header_t token             # a header to set, unless its value is empty
+    header_t set[2]            # headers to set
+    uint32_t set_count
     bint is_unsized            # the body's size may change: no content-length
     bint wants_no_body         # the gateway need not show the body
     uint32_t request_mode      # only then: PK_BODY_*, as it is

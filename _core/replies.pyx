@@ -192,8 +192,8 @@ cdef int out_answer(out_t* out, const answer_reply_t* answer) noexcept nogil:
     cdef mutation_t mutation
     cdef slice_t length = slice_text(b"content-length")
     memset(&mutation, 0, sizeof(mutation_t))
-    mutation.set = &answer.token
-    mutation.set_count = answer.token.value.size != 0
+    mutation.set = answer.set
+    mutation.set_count = answer.set_count
     mutation.removed = &length
     mutation.removed_count = answer.is_unsized
     mutation.has_mode = answer.wants_no_body

@@ -20,6 +20,7 @@ from picker._core.codec cimport (
     PK_RESPONSE_BODY,
     PK_RESPONSE_HEADERS,
     codec_find_metadata,
+    codec_has_metadata,
     codec_next_header,
     codec_next_item,
     codec_value_list,
@@ -194,10 +195,26 @@ cdef void _answered(session_t* session, const message_t* message, int64_t now_ns
     engine_answered(session.engine, &session.booking, _breaker_status(&session.answer), now_ns)
 
 
+cdef slice_t _verdict(const message_t* message) noexcept nogil:
+    """What a conformance test is told of the endpoint that has answered."""
+    cdef slice_t target
+    if not codec_has_metadata(message.metadata, slice_text(b"envoy.lb")):
+        return slice_text(b"fail: missing envoy lb metadata")
+    return target if _served(message, &target) else slice_text(b"fail: missing destination endpoint served metadata")
+
+
+cdef void _set(answer_reply_t* reply, slice_t key, slice_t value) noexcept nogil:
+    if value.size:
+        reply.set[reply.set_count].key = key
+        reply.set[reply.set_count].value = value
+        reply.set_count += 1
+
+
 cdef int _headers(session_t* session, const message_t* message, int64_t now_ns, out_t* out) noexcept nogil:
     cdef answer_t* answer = &session.answer
     cdef answer_reply_t reply
     cdef uint8_t text[PK_TOKEN_BYTES]
+    cdef slice_t token
     if session.has_response:
         return PK_E_FORMAT
     _read_headers(answer, message.headers)
@@ -205,11 +222,12 @@ cdef int _headers(session_t* session, const message_t* message, int64_t now_ns, 
     if _begin(session) != PK_OK:
         return PK_E_NOMEM
     memset(&reply, 0, sizeof(reply))
-    reply.token.key = session_header(session)
-    reply.token.value.data = text
     if session.is_picked:
         _answered(session, message, now_ns)
-        reply.token.value.size = engine_token(session.engine, &session.booking, text)
+        token.data, token.size = text, engine_token(session.engine, &session.booking, text)
+        _set(&reply, session_header(session), token)
+    if session.engine.tells_served:
+        _set(&reply, slice_text(b"x-conformance-test-served-endpoint"), _verdict(message))
     if message.end_of_stream or session.response_mode == PK_BODY_NONE:
         _first_byte(session, False, now_ns)
         _end(session, now_ns)

@@ -96,3 +96,53 @@ def test_a_gateways_hint_that_is_ignored_is_no_reason_to_ignore_the_header() -> 
     rig.engine.set_policy(rig.policy.steps, ignore_subset=True, reads_test_header=True)
     found = {rig.pick(headers=selecting("10.0.0.2"), subset=["fd00::1"]) for _ in range(TRIES)}
     assert found == {"10.0.0.2:3000"}
+
+
+# --- who has served ---
+
+VERIFIER = HEAD + "plugins: [{type: destination-endpoint-served-verifier}, {type: random-picker}]"
+HEADER = "x-conformance-test-served-endpoint"
+NO_NAMESPACE = "fail: missing envoy lb metadata"
+NO_ENDPOINT = "fail: missing destination endpoint served metadata"
+
+
+def told(config: str, answer: bytes) -> dict[str, str]:
+    """The headers set on a response."""
+    session, _ = Rig(config, ENDPOINTS).send()
+    (reply,) = session.feed(answer, 0)
+    mutation = messages.parse(reply).response_headers.response.header_mutation
+    return {option.header.key: option.header.raw_value.decode() for option in mutation.set_headers}
+
+
+def with_metadata(namespace: str, **values: Any) -> bytes:
+    message = messages.ext_proc.ProcessingRequest.FromString(messages.response_headers())
+    message.metadata_context.filter_metadata[namespace].update(values)
+    return bytes(message.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (messages.response_headers(served="10.0.0.2:3000"), "10.0.0.2:3000"),
+        (messages.response_headers(500, served="192.168.9.9:1"), "192.168.9.9:1"),
+        (messages.response_headers(end_of_stream=True, served="[fd00::1]:3000"), "[fd00::1]:3000"),
+        (messages.response_headers(), NO_NAMESPACE),
+        (with_metadata("elsewhere", a="b"), NO_NAMESPACE),
+        (with_metadata("envoy.lb", a="b"), NO_ENDPOINT),
+        (with_metadata("envoy.lb"), NO_ENDPOINT),
+        (messages.with_served(messages.response_headers(), 7.0), NO_ENDPOINT),
+    ],
+)
+def test_a_client_is_told_who_the_gateway_says_has_served(answer: bytes, expected: str) -> None:
+    assert told(VERIFIER, answer) == {HEADER: expected}
+
+
+def test_beside_a_session_token() -> None:
+    text = HEAD + "plugins: [{type: session-affinity-scorer}, {type: destination-endpoint-served-verifier}]"
+    found = told(text, messages.response_headers(served="10.0.0.2:3000"))
+    assert (set(found), found[HEADER]) == ({"x-session-token", HEADER}, "10.0.0.2:3000")
+
+
+def test_without_the_plugin_no_client_is_told() -> None:
+    assert told(PLAIN, messages.response_headers(served="10.0.0.2:3000")) == {}
+    assert told(FILTER, messages.response_headers()) == {}
