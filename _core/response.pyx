@@ -123,7 +123,7 @@ cdef void _read_headers(answer_t* answer, slice_t headers) noexcept nogil:
 cdef uint8_t _format(const session_t* session) noexcept nogil:
     """How the body is to be read."""
     cdef const answer_t* answer = &session.answer
-    if session.engine.tracks != PK_TRACK_FULL or answer.is_encoded:
+    if session.engine.tracks != PK_TRACK_FULL or session.response_mode == PK_BODY_NONE or answer.is_encoded:
         return PK_ANSWER_UNREAD
     if answer.is_grpc:
         return PK_ANSWER_FRAMES
