@@ -19,7 +19,7 @@ from picker._core.endpoints cimport (
 )
 from picker._core.engine cimport Engine
 from picker._core.stats cimport (
-    PK_MODEL_BYTES,
+    PK_SERIES_BYTES,
     series_bind,
     series_counted,
     series_t,
@@ -157,7 +157,7 @@ def read_series(const unsigned char[::1] copies not None) -> list:
     cdef list rows = []
     for i in range(_count(copies, sizeof(series_t))):
         memcpy(&series, &copies[i * sizeof(series_t)], sizeof(series_t))
-        if series.name_size > PK_MODEL_BYTES:
+        if series.name_size > PK_SERIES_BYTES:
             raise ValueError("no copy of a model's figures")
         series_bind(&series)
         rows.append(series_view(&series))

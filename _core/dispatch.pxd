@@ -88,6 +88,7 @@ ctypedef struct outcome_t:
     bint is_counted            # False: nothing was asked, the session leaves no trace
     bint is_surplus
     slice_t model              # its name while it has no series of its own, else empty
+    slice_t target             # likewise the one it was rewritten to, if it was
     uint64_t decision
     uint32_t status            # 0 = none
     bint is_stream
@@ -149,7 +150,7 @@ cdef void engine_free(engine_t* engine) noexcept nogil
 cdef int engine_open(engine_t* engine, bint* is_surplus) noexcept nogil
 cdef int engine_hold(engine_t* engine, uint64_t* held, uint64_t wanted) noexcept nogil
 cdef int engine_rewrite(engine_t* engine, slice_t model, buffer_t* target) noexcept nogil
-cdef uint32_t engine_model(engine_t* engine, const uint8_t* name, size_t size) noexcept nogil
+cdef uint32_t engine_model(engine_t* engine, slice_t model, slice_t target) noexcept nogil
 cdef int engine_pick(engine_t* engine, const request_t* request, booking_t* booking, pick_t* pick) noexcept nogil
 cdef int engine_resume(engine_t* engine, const request_t* request, booking_t* booking, pick_t* pick) noexcept nogil
 cdef void engine_served(engine_t* engine, booking_t* booking, slice_t target, int64_t now_ns) noexcept nogil

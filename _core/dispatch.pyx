@@ -57,6 +57,8 @@ from picker._core.score cimport (
 from picker._core.stats cimport (
     PK_CLASSES,
     PK_FAIL_NONE,
+    PK_OTHER_MODELS,
+    PK_SERIES_BYTES,
     hist_add,
     hist_add_gaps,
     series_t,
@@ -64,6 +66,7 @@ from picker._core.stats cimport (
     stats_free,
     stats_init,
     stats_model,
+    stats_name,
 )
 from picker._core.subset cimport subset_allows
 
@@ -166,11 +169,13 @@ cdef int engine_rewrite(engine_t* engine, slice_t model, buffer_t* target) noexc
     return code
 
 
-cdef uint32_t engine_model(engine_t* engine, const uint8_t* name, size_t size) noexcept nogil:
-    """The series of a model name; `other` until a request for it has gone well.
+cdef uint32_t engine_model(engine_t* engine, slice_t model, slice_t target) noexcept nogil:
+    """The series of a model, and of the one it is rewritten to if any; `other` until a request for it has gone well.
 
     So names that no model server knows take no room, however many a client thinks of.
     """
+    cdef uint8_t name[PK_SERIES_BYTES]
+    cdef size_t size = stats_name(name, model, target)
     cdef uint32_t series
     pthread_mutex_lock(&engine.lock)
     series = stats_find(&engine.stats, name, size)
@@ -450,9 +455,12 @@ cdef void _count_tokens(engine_t* engine, series_t* series, const outcome_t* out
 cdef series_t* _settled_series(engine_t* engine, const outcome_t* outcome) noexcept nogil:
     """Where the request is counted. A model that has served one gets a series of its own."""
     cdef decision_t* decision
+    cdef uint8_t name[PK_SERIES_BYTES]
+    cdef size_t size
     cdef uint32_t series = outcome.series
     if outcome.failure == PK_FAIL_NONE and outcome.is_picked and outcome.model.size:
-        series = stats_model(&engine.stats, outcome.model.data, outcome.model.size)
+        size = stats_name(name, outcome.model, outcome.target)
+        series = stats_model(&engine.stats, name, size) if size <= PK_SERIES_BYTES else <uint32_t>PK_OTHER_MODELS
         decision = decisions_get(&engine.decisions, outcome.decision)
         if decision != NULL:
             decision.series = series

@@ -76,6 +76,7 @@ from picker._core.stats cimport (
     PK_MOST_MODELS,
     hist_add,
     series_counted,
+    series_names,
     series_t,
     series_view,
     stats_keep,
@@ -513,7 +514,8 @@ cdef class Engine:
             pthread_mutex_unlock(&self._engine.lock)
             if kept == NULL:
                 break
-            found.append({**decision_view(&decision), "model": series.name[:series.name_size].decode()})
+            model, target = series_names(series)
+            found.append({**decision_view(&decision), "model": model, "target_model": target})
             number -= 1
         return found
 

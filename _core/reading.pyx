@@ -124,9 +124,11 @@ cdef int reading_name(session_t* session, const slice_t* target) noexcept nogil:
     `target` as it is, not escaped; NULL: the client's own. PK_OK or PK_E_NOMEM.
     """
     cdef uint8_t room[PK_MODEL_BYTES]
-    cdef slice_t name = reading_model(session, room) if target == NULL else target[0]
+    cdef slice_t client = reading_model(session, room), rewritten
+    cdef slice_t name = client if target == NULL else target[0]
+    rewritten.data, rewritten.size = NULL, 0
     session.request.adapter = hash_xxh64(name.data, name.size, 0)
-    session.request.series = engine_model(session.engine, name.data, name.size)
+    session.request.series = engine_model(session.engine, client, rewritten if target == NULL else name)
     session.found.root = hash_xxh64(name.data, name.size, session.engine.hash_seed)
     if session.engine.keeps_headers or (session.request.series == PK_OTHER_MODELS and name.size <= PK_MODEL_BYTES):
         return buffer_append(&session.model, name.data, name.size)

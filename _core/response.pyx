@@ -11,6 +11,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memset
 
 from picker._core.alloc cimport PK_E_FORMAT, PK_E_NOMEM, PK_OK
+from picker._core.apis cimport PK_FORMAT_GRPC, api_get
 from picker._core.codec cimport (
     PK_BODY_BUFFERED,
     PK_BODY_BUFFERED_PARTIAL,
@@ -126,7 +127,7 @@ cdef uint8_t _format(const session_t* session) noexcept nogil:
     if session.engine.tracks != PK_TRACK_FULL or session.response_mode == PK_BODY_NONE or answer.is_encoded:
         return PK_ANSWER_UNREAD
     if answer.is_grpc:
-        return PK_ANSWER_FRAMES
+        return PK_ANSWER_FRAMES if api_get(session.api).format == PK_FORMAT_GRPC else PK_ANSWER_UNREAD
     return PK_ANSWER_EVENTS if answer.is_stream else PK_ANSWER_JSON
 
 

@@ -26,6 +26,7 @@ from picker._core.codec cimport (
     PK_REQUEST_HEADERS,
     PK_REQUEST_TRAILERS,
     buffer_free,
+    buffer_t,
     codec_decode,
     message_t,
     slice_bytes,
@@ -47,6 +48,7 @@ from picker._core.exchange cimport (
     PK_STATE_WAITING,
     session_t,
 )
+from picker._core.jsonstring cimport json_unescape
 from picker._core.outbox cimport out_clear, out_free, out_list, out_t
 from picker._core.renaming cimport renaming_drop
 from picker._core.request cimport request_drop, request_feed, request_refuse, request_resume
@@ -68,6 +70,7 @@ from picker._core.stats cimport (
     PK_FAIL_NONE,
     PK_FAIL_NO_ANSWER,
     PK_FAIL_TIMEOUT,
+    PK_MODEL_BYTES,
     PK_OTHER_MODELS,
 )
 from picker._core.subset cimport subset_free, subset_init
@@ -167,7 +170,21 @@ cdef int _outcome(session_t* session, int64_t now_ns) noexcept nogil:
     return PK_FAIL_NONE if session.response_done or response_whole(session) else PK_FAIL_CANCELED
 
 
+cdef void _name(const session_t* session, uint8_t* room, outcome_t* outcome) noexcept nogil:
+    """The model of a request that has no series of its own yet, and the one it was rewritten to."""
+    cdef const buffer_t* client = &session.client_model
+    cdef int64_t size
+    outcome.model = slice_bytes(&session.model)
+    if session.target_model.size == 0:
+        return
+    size = json_unescape(client.data, client.data + client.size, room, PK_MODEL_BYTES)
+    outcome.model.data = room
+    outcome.model.size = <size_t>size if size >= 0 else 0
+    outcome.target = slice_bytes(&session.wanted)
+
+
 cdef void _settle(session_t* session) noexcept nogil:
+    cdef uint8_t room[PK_MODEL_BYTES]
     cdef outcome_t outcome
     memset(&outcome, 0, sizeof(outcome_t))
     outcome.series = session.request.series
@@ -176,7 +193,7 @@ cdef void _settle(session_t* session) noexcept nogil:
     outcome.is_counted = session.is_started
     outcome.is_surplus = session.is_surplus
     if outcome.series == PK_OTHER_MODELS:
-        outcome.model = slice_bytes(&session.model)
+        _name(session, room, &outcome)
     outcome.decision = session.pick.decision
     outcome.request_bytes = session.request_bytes
     response_outcome(session, &outcome)

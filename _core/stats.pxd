@@ -2,8 +2,11 @@
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from picker._core.codec cimport slice_t
+
 cdef enum:
     PK_MODEL_BYTES = 256       # longer model names share the series `other`
+    PK_SERIES_BYTES = 2 * PK_MODEL_BYTES + 1   # a model, or a model, a zero byte, and the model it was rewritten to
     PK_MOST_MODELS = 1 << 20
     PK_MOST_KEPT = 4096        # models with a series beside the limit
     PK_NO_MODEL = 0            # series of requests whose model is not known
@@ -41,7 +44,8 @@ ctypedef struct gaps_t:
 
 ctypedef struct series_t:
     uint32_t name_size
-    uint8_t name[PK_MODEL_BYTES]
+    bint is_kept
+    uint8_t name[PK_SERIES_BYTES]
     uint64_t requests
     uint64_t failures[PK_FAIL_KINDS]
     uint64_t statuses[PK_CLASSES]
@@ -77,6 +81,9 @@ ctypedef struct stats_t:
 
 cdef int stats_init(stats_t* stats, uint32_t limit) noexcept nogil
 cdef void stats_free(stats_t* stats) noexcept nogil
+# Name of the series of requests for `model` that go to `target` (empty: to `model` itself), into PK_SERIES_BYTES; its
+# size, or a larger one if there can be none
+cdef size_t stats_name(uint8_t* name, slice_t model, slice_t target) noexcept nogil
 cdef uint32_t stats_find(const stats_t* stats, const uint8_t* name, size_t size) noexcept nogil
 cdef void stats_keep(stats_t* stats, const uint8_t* name, size_t size) noexcept nogil
 cdef uint32_t stats_model(stats_t* stats, const uint8_t* name, size_t size) noexcept nogil
@@ -88,6 +95,7 @@ cdef void series_bind(series_t* series) noexcept nogil
 cdef void stats_bind(stats_t* stats) noexcept nogil
 
 
+cdef tuple series_names(const series_t* series)
 cdef dict series_view(const series_t* series)
 cdef dict stats_totals(const stats_t* stats)
 

@@ -13,7 +13,10 @@ class Stats:
 
     def __new__(cls, limit: int = 1000) -> Stats: ...
     def count(self, model: bytes, duration_s: float) -> None:
-        """One request of `model` (a name in UTF-8, surrogates allowed) that took `duration_s` seconds."""
+        """One request of `model` (a name in UTF-8, surrogates allowed) that took `duration_s` seconds.
+
+        `model` may be two names with a zero byte between: what was asked for, and what it was rewritten to.
+        """
 
     def keep(self, model: bytes) -> None:
         """A series for `model` (a name as above) beside the limit, for 4,096 of them."""

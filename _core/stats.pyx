@@ -1,5 +1,6 @@
 """Counters and histograms of the data plane, one series per model name, bounded.
 
+Requests that are sent on with another model have series by both names, with a zero byte between.
 Invariants: a series lives as long as its stats and its name is text; beyond `limit` names, and PK_MOST_KEPT that
     whoever runs picker has named, everything goes to `other`.
 Cost: O(1) per event, O(log bounds) per observation; allocates for a new model name only.
@@ -9,9 +10,10 @@ Buckets are those of the reference picker, so that existing dashboards read them
 cimport cython
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memchr, memcmp, memcpy, memset
 
 from picker._core.alloc cimport PK_E_NOMEM, PK_E_RANGE, PK_OK, pk_alloc, pk_free, pk_grow
+from picker._core.codec cimport slice_t
 from picker._core.hashing cimport hash_xxh64
 
 cdef extern from *:
@@ -199,39 +201,80 @@ cdef bint _is_text(const uint8_t* name, size_t size) noexcept nogil:
     return True
 
 
+cdef const uint8_t* _mark(const uint8_t* name, size_t size) noexcept nogil:
+    """Where the two models of a name are told apart; NULL: it is of one."""
+    return <const uint8_t*>memchr(name, 0, size) if size else NULL
+
+
+cdef bint _fits(const uint8_t* name, size_t size) noexcept nogil:
+    cdef const uint8_t* mark = _mark(name, size)
+    if mark == NULL:
+        return size <= PK_MODEL_BYTES
+    return <size_t>(mark - name) <= PK_MODEL_BYTES and size - (mark - name) - 1 <= PK_MODEL_BYTES
+
+
+cdef size_t stats_name(uint8_t* name, slice_t model, slice_t target) noexcept nogil:
+    """The name of a series; larger than PK_SERIES_BYTES if there can be none."""
+    if model.size > PK_MODEL_BYTES or target.size > PK_MODEL_BYTES:
+        return PK_SERIES_BYTES + 1
+    if _mark(model.data, model.size) != NULL or _mark(target.data, target.size) != NULL:
+        return PK_SERIES_BYTES + 1          # a client could make two models look like one rewritten to the other
+    if model.size:
+        memcpy(name, model.data, model.size)
+    if target.size == 0:
+        return model.size
+    name[model.size] = 0
+    memcpy(name + model.size + 1, target.data, target.size)
+    return model.size + 1 + target.size
+
+
 cdef uint32_t stats_find(const stats_t* stats, const uint8_t* name, size_t size) noexcept nogil:
     """The series of a model name; `other` when it has none (yet)."""
     cdef uint32_t series
     if size == 0:
         return PK_NO_MODEL
-    if size > PK_MODEL_BYTES:
+    if size > PK_SERIES_BYTES:
         return PK_OTHER_MODELS
     series = stats.table[_place(stats, name, size)]
     return series - 1 if series else PK_OTHER_MODELS
 
 
-cdef uint32_t stats_model(stats_t* stats, const uint8_t* name, size_t size) noexcept nogil:
-    """The series of a model name (UTF-8, perhaps with surrogates), made when new; `other` when it cannot be made."""
-    cdef uint32_t at, series = stats_find(stats, name, size)
-    if series != PK_OTHER_MODELS or size > PK_MODEL_BYTES or not _is_text(name, size):
-        return series
-    at = _place(stats, name, size)
-    if stats.table[at] or stats.count - stats.kept >= stats.limit + 2 or _append(stats, name, size) != PK_OK:
+cdef bint _is_kept(const stats_t* stats, const uint8_t* name, size_t size) noexcept nogil:
+    """Is it of models that are kept, all of them?"""
+    cdef const uint8_t* mark = _mark(name, size)
+    if mark != NULL:
+        return _is_kept(stats, name, mark - name) and _is_kept(stats, mark + 1, name + size - mark - 1)
+    return stats.series[stats_find(stats, name, size)].is_kept
+
+
+cdef uint32_t _new(stats_t* stats, const uint8_t* name, size_t size, bint is_kept) noexcept nogil:
+    """A new series, beside the limit if it is kept; `other` when it cannot be made."""
+    cdef uint32_t at = _place(stats, name, size)
+    if is_kept and stats.kept >= PK_MOST_KEPT:
+        is_kept = False
+    if stats.table[at] or (not is_kept and stats.count - stats.kept >= stats.limit + 2):
+        return PK_OTHER_MODELS
+    if _append(stats, name, size) != PK_OK:
         return PK_OTHER_MODELS
     stats.table[at] = stats.count
+    stats.kept += is_kept
+    stats.series[stats.count - 1].is_kept = is_kept
     return stats.count - 1
+
+
+cdef uint32_t stats_model(stats_t* stats, const uint8_t* name, size_t size) noexcept nogil:
+    """The series of a model name (UTF-8, perhaps with surrogates), made when new; `other` when it cannot be made."""
+    cdef uint32_t series = stats_find(stats, name, size)
+    if series != PK_OTHER_MODELS or not _fits(name, size) or not _is_text(name, size):
+        return series
+    return _new(stats, name, size, _mark(name, size) != NULL and _is_kept(stats, name, size))
 
 
 cdef void stats_keep(stats_t* stats, const uint8_t* name, size_t size) noexcept nogil:
     """A series for this model, beside the limit. Without memory or beyond PK_MOST_KEPT it is one like any other."""
-    cdef uint32_t at
-    if stats_find(stats, name, size) != PK_OTHER_MODELS or size > PK_MODEL_BYTES or not _is_text(name, size):
-        return
-    at = _place(stats, name, size)
-    if stats.table[at] or stats.kept >= PK_MOST_KEPT or _append(stats, name, size) != PK_OK:
-        return
-    stats.table[at] = stats.count
-    stats.kept += 1
+    cdef uint32_t series = stats_find(stats, name, size)
+    if series == PK_OTHER_MODELS and size <= PK_MODEL_BYTES and _is_text(name, size) and stats.kept < PK_MOST_KEPT:
+        _new(stats, name, size, True)
 
 
 # --- Python face ---
@@ -254,11 +297,19 @@ cdef tuple _hist_view(const hist_t* hist):
     return tuple(rows), hist.sum
 
 
+cdef tuple series_names(const series_t* series):
+    """The model that clients ask for, and the one their requests go to."""
+    model, mark, target = series.name[:series.name_size].decode().partition("\0")
+    return model, target if mark else model
+
+
 cdef dict series_view(const series_t* series):
     """One series, as plain Python objects."""
     failures = zip(FAILURES, series.failures, strict=True)
+    model, target = series_names(series)
     return {
-        "model": series.name[:series.name_size].decode(),
+        "model": model,
+        "target": target,
         "requests": series.requests,
         "running": series.running,
         "failures": {kind: count for kind, count in failures if kind != "None" and count},
@@ -315,7 +366,10 @@ cdef class Stats:
         stats_free(&self._stats)
 
     def count(self, bytes model not None, double duration_s) -> None:
-        """One request of `model` (a name in UTF-8, surrogates allowed) that took `duration_s` seconds."""
+        """One request of `model` (a name in UTF-8, surrogates allowed) that took `duration_s` seconds.
+
+        `model` may be two names with a zero byte between: what was asked for, and what it was rewritten to.
+        """
         cdef series_t* series
         cdef uint32_t index
         model.decode("utf-8", "surrogatepass")

@@ -157,6 +157,17 @@ def test_requests_are_counted_by_model_and_outcome(busy: Rig) -> None:
     assert value(shown, "picker_responses_total", **labels, status_class="2xx") == 3
 
 
+def test_a_rewritten_model_is_shown_by_both_names(busy: Rig) -> None:
+    for name in ("qwen", "llama", "a\\u0000b"):
+        busy.pick(chat(model=name), headers={"x-gateway-model-name-rewrite": "big"})
+    busy.pick(chat(model="a\\u0000b"))
+    shown = snapshot(busy)
+    for model, target, count in (("qwen", "qwen", 4), ("qwen", "big", 1), ("llama", "big", 1), ("other", "other", 2)):
+        for name in ("inference_objective_request_total", "llm_d_epp_request_total"):
+            assert value(shown, name, model_name=model, target_model_name=target) == count
+    assert value(shown, "inference_objective_running_requests", model_name="qwen") == 1
+
+
 def test_times_to_the_first_token_tell_streams_from_others(busy: Rig) -> None:
     session, _ = busy.send(chat(model="qwen"))
     session.feed(messages.response_headers(200, "application/json"), busy.now_ns)

@@ -58,7 +58,7 @@ def test_a_header_names_another_model(mode: int, header: str) -> None:
     gateway.close()
     assert_idle(engine)
     (decision,) = engine.decisions()
-    assert (decision["model"], decision["prompt_tokens"]) == ("big", 152)
+    assert (decision["model"], decision["target_model"], decision["prompt_tokens"]) == ("llama", "big", 152)
 
 
 @pytest.mark.parametrize("mode", [STREAMED, NONE])

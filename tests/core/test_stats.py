@@ -9,7 +9,9 @@ from tests.model import stats as model
 from tests.support.builds import debug_build_only
 from tests.support.leaks import assert_flat, failing_allocations
 
-NAMES = st.sampled_from(["", "a", "b", "other", "llama-é", "\ud800", "\ud801x", "x" * 256, "x" * 257, "\uffff"]).map(
+NAMES = st.sampled_from(["", "a", "b", "other", "llama-é", "\ud800", "\ud801x", "x" * 256, "x" * 257, "\uffff"]
+    + ["a\0b", "a\0other", "b\0a", "x" * 256 + "\0" + "y" * 256, "x" * 257 + "\0a", "a\0" + "x" * 257, "a\0\ud800"]
+    + ["\0a"]).map(
     lambda name: name.encode("utf-8", "surrogatepass")
 )
 SECONDS = st.sampled_from([0.0, 0.004, 0.005, 0.0051, 1.0, 3600.0, 3601.0, 1e9])
@@ -20,14 +22,14 @@ def test_equals_the_model(limit: int, requests: list[tuple[bytes, float | None]]
     """None: the name is kept."""
     core, slow = stats.Stats(limit), model.Stats(limit)
     for name, duration_s in requests:
-        if duration_s is None:
+        if duration_s is None and b"\0" not in name:
             core.keep(name)
             slow.keep(name)
-        else:
+        elif duration_s is not None:
             core.count(name, duration_s)
             slow.count(name, duration_s)
         core._check()
-    series = {one["model"]: one for one in core.view()["series"]}
+    series = {slow.joined(one["model"], one["target"]): one for one in core.view()["series"]}
     assert series.keys() == slow.durations.keys()
     for name, durations in slow.durations.items():
         rows, total = series[name]["duration_s"]
@@ -58,6 +60,17 @@ def test_names_kept_are_told_apart_beside_the_limit() -> None:
     assert series == {f"kept-{number}": 1 for number in range(4097)}
 
 
+def test_models_that_are_rewritten_are_told_apart_by_both_names() -> None:
+    core = stats.Stats(3)
+    core.keep(b"kept")
+    core.keep(b"too")
+    for name in (b"a", b"a\0kept", b"a\0b", b"kept\0too", b"b\0a", b"too\0kept"):
+        core.count(name, 1.0)
+    core._check()
+    found = {(one["model"], one["target"]) for one in core.view()["series"]}
+    assert found == {("a", "a"), ("a", "kept"), ("a", "b"), ("kept", "too"), ("too", "kept"), ("other", "other")}
+
+
 def test_every_histogram_ends_in_infinity_and_counts_up() -> None:
     core = stats.Stats()
     core.count(b"a", 2.0)
@@ -76,6 +89,16 @@ def test_nonsense_counts_as_nought() -> None:
         core.count(b"a", duration_s)
     rows, total = core.view()["series"][0]["duration_s"]
     assert (rows[0][1], total) == (3, 0.0)
+
+
+def test_gaps_are_counted_in_buckets_of_their_own() -> None:
+    core = stats.Stats()
+    gaps = [0, -5, 1_000_000, 1_000_001, 5_000_000, 2_000_000_000, 2_000_000_001, 2**62]
+    core.count_gaps(b"a", gaps)
+    core.count(b"a", 1.0)
+    rows, total = core.view()["series"][0]["itl_s"]
+    assert [count for _, count in rows] == model.buckets([max(gap, 0) / 1e9 for gap in gaps], [bound for bound, _ in rows])
+    assert total == pytest.approx(sum(max(gap, 0) for gap in gaps) / 1e9)
 
 
 def test_names_are_text() -> None:

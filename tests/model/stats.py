@@ -13,17 +13,25 @@ class Stats:
         self.kept: set[str] = set()
 
     def name(self, model: bytes) -> str:
-        """What the series of a model is called."""
+        """What the series of a model is called; of one rewritten to another by both names, a zero between."""
         try:
             name = model.decode()
         except UnicodeDecodeError:  # surrogates
             return OTHER
         if name in self.kept:
             return name
+        halves = name.split("\0")
+        if len(halves) == 2 and self.kept.issuperset(halves):
+            self.kept.add(name)
+            return name
         own = [known for known in self.durations if known not in ("", OTHER) and known not in self.kept]
-        if len(model) > LONGEST or (name not in ("", OTHER, *own) and len(own) >= self.limit):
+        if max(map(len, model.split(b"\0"))) > LONGEST or (name not in ("", OTHER, *own) and len(own) >= self.limit):
             return OTHER
         return name
+
+    @staticmethod
+    def joined(model: str, target: str) -> str:
+        return model if target == model else f"{model}\0{target}"
 
     def keep(self, model: bytes) -> None:
         self.limit += 1
