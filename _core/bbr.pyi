@@ -137,7 +137,10 @@ class View:
 
 @final
 class Exchange:
-    """One ext_proc stream through `router`, message by message; for tests and for shells in Python. Close it."""
+    """One ext_proc stream through `router`, message by message; for tests and for shells in Python. Close it.
+
+    OverflowError when there are far more than there may be.
+    """
 
     def __new__(cls, router: Router) -> Exchange: ...
     def feed(self, message: Buffer) -> list[bytes]:

@@ -28,6 +28,7 @@ from picker._core.calls cimport (
     PK_GRPC_INTERNAL,
     PK_GRPC_INVALID_ARGUMENT,
     PK_GRPC_OK,
+    PK_GRPC_RESOURCE_EXHAUSTED,
     Methods,
     call_end,
     call_t,
@@ -86,19 +87,26 @@ cdef enum:
     CHUNK_BYTES = 62000        # of a body that is given back, as gateways expect
     DEPTH = 256                # of JSON
     MOST_VALUES = 1 << 20
+    SURPLUS = 2                # times as many exchanges as may be are told so
 
 # --- C kernel: an exchange ---
 
 
 cdef int route_open(route_t* route, router_t* router) noexcept nogil:
-    """Begin an exchange; `route_close` is due. One too many is answered 429 as soon as it has said something."""
+    """Begin an exchange; `route_close` is due either way. PK_OK, or PK_E_LIMIT: there are too many.
+
+    One that is beyond the number there may be is answered 429, as long as there is room for such.
+    """
     memset(route, 0, sizeof(route_t))
     route.router = router
     route.request_mode = PK_BODY_FULL_DUPLEX_STREAMED        # what gateways use that do not say
     route.response_mode = PK_BODY_FULL_DUPLEX_STREAMED
+    router.tally.requests += 1
+    if router.sessions >= SURPLUS * router.limits.sessions:
+        route.is_closed = True
+        return PK_E_LIMIT
     route.is_full = router.sessions >= router.limits.sessions
     router.sessions += 1
-    router.tally.requests += 1
     return PK_OK
 
 
@@ -178,7 +186,9 @@ cdef inline bbr_t* _service(const call_t* call) noexcept nogil:
 
 
 cdef void _open(call_t* call, int64_t now_ns) noexcept nogil:
-    route_open(<route_t*>call.state, _service(call).router)
+    if route_open(<route_t*>call.state, _service(call).router) != PK_OK:
+        call_end(call, PK_GRPC_RESOURCE_EXHAUSTED, b"twice as many streams are open as may be: see --max-streams")
+        return
     call_wait_until(call, now_ns + _service(call).timeout_ns)
 
 
@@ -674,12 +684,16 @@ class ExchangeError(ValueError):
 @cython.auto_pickle(False)
 @cython.no_gc_clear          # the router must be there when the exchange is closed at the last moment
 cdef class Exchange:
-    """One ext_proc stream through `router`, message by message; for tests and for shells in Python. Close it."""
+    """One ext_proc stream through `router`, message by message; for tests and for shells in Python. Close it.
+
+    OverflowError when there are far more than there may be.
+    """
 
     def __cinit__(self, Router router not None):
         memset(&self._out, 0, sizeof(out_t))
         self._owner = router
-        route_open(&self._route, &router._router)
+        if route_open(&self._route, &router._router) != PK_OK:
+            raise OverflowError(f"{router._router.sessions} streams at once are too many")
         self._is_open = True
 
     def __dealloc__(self):
