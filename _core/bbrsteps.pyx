@@ -107,6 +107,7 @@ cdef steps_t* route_steps(route_t* route) noexcept nogil:
 
 cdef void _end(route_t* route) noexcept nogil:
     route.state = PK_ROUTE_ENDED
+    route.gathers = route.holds_headers = False
     route_drop(route)
 
 
