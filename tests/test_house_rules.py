@@ -22,7 +22,12 @@ BELONGS = {
     "tests": "tests/core/test_{}.py",
 }
 PART_OF = {
+    "bbrrequest": "bbr",
+    "bbrresponse": "bbr",
+    "bbrsteps": "bbr",
     "dispatch": "engine",
+    "edits": "bbr",
+    "fields": "bbr",
     "heads": "h2",
     "reading": "session",
     "renaming": "session",

@@ -151,8 +151,10 @@ def test_what_does_not_change_is_no_change() -> None:
 def test_every_member_of_a_name_is_changed() -> None:
     """So that no two readers of the body see different things."""
     body, wanted = b'{"a":1,"b":2, "a":3}', b'{"a":0,"b":2, "a":0}'
-    through(lambda view: view.set_member((), b"a", b'"a"', b"0"), body, change_request=lambda _: wanted)
-    through(lambda view: view.remove_member((), b"a"), body, change_request=lambda _: b'{"b":2}')
+    gateway = through(lambda view: view.set_member((), b"a", b'"a"', b"0"), body, change_request=lambda _: wanted)
+    gateway.request.demand_complete()
+    gateway = through(lambda view: view.remove_member((), b"a"), body, change_request=lambda _: b'{"b":2}')
+    gateway.request.demand_complete()
 
 
 @pytest.mark.parametrize("parent", [(b"model",), (b"none",), (b"n", 7)])
@@ -286,10 +288,7 @@ def test_changed_members_equal_the_model(
     wanted = [(key, value if key == name else number) for key, number in members if value is not None or key != name]
     if value is not None and name not in dict(members):
         wanted.append((name, value))
-    assert (
-        json.loads(made[0], object_pairs_hook=list) == [list(pair) for pair in wanted]
-        or json.loads(made[0], object_pairs_hook=list) == wanted
-    )
+    assert json.loads(made[0], object_pairs_hook=list) == wanted
 
 
 # --- responses ---
