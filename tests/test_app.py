@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import types
@@ -26,6 +27,7 @@ from picker.app import App, serve
 from picker.config import load_config
 from picker.config.extras import GROUP, InstalledTypes
 from picker.config.settings import (
+    BodyRoutingSettings,
     DiscoverySettings,
     LimitSettings,
     ListenSettings,
@@ -429,3 +431,24 @@ def test_parsers_limit_what_is_read(tmp_path: Path) -> None:
             session.close(2)
         assert max(row["cached_tokens"] for row in picker.engine.decisions(2)) >= cached
         assert (max(row["cached_tokens"] for row in picker.engine.decisions(2)) > 0) == (cached > 0)
+
+
+@within_deadline
+async def test_it_routes_by_bodies_too(tmp_path: Path) -> None:
+    plain = settings(tmp_path)
+    sock = socket.create_server(("127.0.0.1", 0))
+    port = sock.getsockname()[1]
+    sock.close()
+    async with running(dataclasses.replace(plain, body_routing=BodyRoutingSettings(port=port))) as picker:
+        assert picker.app.ports["bbr"] == port
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stream = GrpcStream(channel)
+            await stream.send(m.request_headers(), m.request_body(b'{"model": "m"}'))
+            reply = (await stream.receive(2))[0]
+        headers = reply.request_headers.response.header_mutation.set_headers
+        assert [option.header.raw_value for option in headers] == [b"m", b""]
+        page = (await picker.get("/metrics"))[1]
+        assert "bbr_success_total 1.0" in page
+        assert "inference_pool_ready_pods" in page
+    async with running(plain) as picker:
+        assert "bbr_success_total" not in (await picker.get("/metrics"))[1]
