@@ -33,7 +33,8 @@ cdef extern from *:
         "model", "stream", "limit", "salt", "tools", "system", "messages", "prompt", "media", "places"};
     static const char *const PK_NEEDS[] = {"", "value", "string", "array", "text"};
 
-    #define PK_IN(name, inner, role) {name, inner, sizeof(name) - 1, sizeof(inner) - 1, PK_ROLE_##role, PK_NEED_NOTHING, 0}
+    #define PK_IN(name, inner, role) \\
+        {name, inner, sizeof(name) - 1, sizeof(inner) - 1, PK_ROLE_##role, PK_NEED_NOTHING, 0}
     #define PK_FIELD(name, role, need, group) {name, NULL, sizeof(name) - 1, 0, role, need, group}
     #define PK_MAY(name, role) PK_FIELD(name, PK_ROLE_##role, PK_NEED_NOTHING, 0)
     #define PK_ONE(name, role, need, group) PK_FIELD(name, PK_ROLE_##role, PK_NEED_##need, group)
@@ -52,7 +53,8 @@ cdef extern from *:
         PK_MAY("stream", STREAM), PK_MAY("max_output_tokens", LIMIT), PK_MAY("cache_salt", SALT)};
     static const pk_field_t PK_CONVERSATIONS[] = {PK_MAY("items", MESSAGES)};
     static const pk_field_t PK_EMBEDDINGS[] = {
-        PK_MODEL, PK_ONE("messages", MESSAGES, VALUE, 1), PK_ONE("input", PROMPT, VALUE, 1), PK_MAY("cache_salt", SALT)};
+        PK_MODEL, PK_ONE("messages", MESSAGES, VALUE, 1), PK_ONE("input", PROMPT, VALUE, 1),
+        PK_MAY("cache_salt", SALT)};
     static const pk_field_t PK_IMAGES[] = {PK_MODEL, PK_ONE("prompt", PROMPT, VALUE, 1), PK_MAY("stream", STREAM)};
     static const pk_field_t PK_PICTURES[] = {
         PK_MODEL, PK_MAY("prompt", PROMPT), PK_MAY("image", MEDIA), PK_MAY("images", MEDIA), PK_MAY("mask", MEDIA)};
@@ -68,8 +70,9 @@ cdef extern from *:
         PK_ONE("queries", PROMPT, VALUE, 1), PK_ONE("data_2", PROMPT, VALUE, 2), PK_ONE("text_2", PROMPT, VALUE, 2),
         PK_ONE("items", PROMPT, VALUE, 2), PK_ONE("documents", PROMPT, VALUE, 2), PK_MAY("cache_salt", SALT)};
     static const pk_field_t PK_POOLING[] = {
-        PK_MODEL, PK_ONE("data", MEDIA, VALUE, 1), PK_ONE("input_ids", PROMPT, VALUE, 1), PK_ONE("text", PROMPT, VALUE, 1),
-        PK_ONE("messages", MESSAGES, VALUE, 1), PK_ONE("input", PROMPT, VALUE, 1), PK_MAY("cache_salt", SALT)};
+        PK_MODEL, PK_ONE("data", MEDIA, VALUE, 1), PK_ONE("input_ids", PROMPT, VALUE, 1),
+        PK_ONE("text", PROMPT, VALUE, 1), PK_ONE("messages", MESSAGES, VALUE, 1), PK_ONE("input", PROMPT, VALUE, 1),
+        PK_MAY("cache_salt", SALT)};
     static const pk_field_t PK_TOKENIZE[] = {
         PK_MODEL, PK_ONE("content", PROMPT, VALUE, 1), PK_ONE("inputs", PROMPT, VALUE, 1),
         PK_ONE("messages", MESSAGES, VALUE, 1), PK_ONE("prompt", PROMPT, VALUE, 1)};
@@ -83,16 +86,17 @@ cdef extern from *:
         PK_IN("sampling_params", "max_tokens", LIMIT), PK_MAY("cache_salt", SALT)};
     static const pk_field_t PK_GENERATE[] = {
         PK_MAY("image_data", MEDIA), PK_MAY("video_data", MEDIA), PK_MAY("audio_data", MEDIA),
-        PK_ONE("input_embeds", MEDIA, VALUE, 1), PK_ONE("input_ids", PROMPT, VALUE, 1), PK_ONE("inputs", PROMPT, VALUE, 1),
-        PK_ONE("prompt", PROMPT, VALUE, 1), PK_ONE("text", PROMPT, VALUE, 1), PK_MAY("stream", STREAM),
+        PK_ONE("input_embeds", MEDIA, VALUE, 1), PK_ONE("input_ids", PROMPT, VALUE, 1),
+        PK_ONE("inputs", PROMPT, VALUE, 1), PK_ONE("prompt", PROMPT, VALUE, 1), PK_ONE("text", PROMPT, VALUE, 1),
+        PK_MAY("stream", STREAM),
         PK_IN("sampling_params", "max_new_tokens", LIMIT),
         PK_IN("parameters", "max_new_tokens", LIMIT),
         PK_MAY("extra_key", SALT), PK_MAY("lora_path", SALT)};
     static const pk_field_t PK_TOKENIZED[] = {PK_MAY("mm_inputs", PLACES), PK_MAY("tokenized", PROMPT)};
 
     #define PK_ROW(suffix, family, format, fields, computed, usage, stream) \\
-        {suffix, fields, sizeof(suffix) - 1, sizeof(fields) / sizeof(*fields), PK_##family, PK_FORMAT_##format, computed, \\
-         PK_USAGE_##usage, PK_STREAM_##stream}
+        {suffix, fields, sizeof(suffix) - 1, sizeof(fields) / sizeof(*fields), PK_##family, PK_FORMAT_##format, \\
+         computed, PK_USAGE_##usage, PK_STREAM_##stream}
     static const pk_api_t PK_TABLE[] = {
         {"", NULL, 0, 0, 0, 0, 0, 0, 0},     /* all others */
         PK_ROW("/chat/completions", OPENAI, JSON, PK_CHAT, 1, OPENAI, SSE),
@@ -245,6 +249,10 @@ cdef void _content_type(route_t* route, slice_t value) noexcept nogil:
             route.boundary_size = <uint32_t>boundary.size
 
 
+cdef inline bint _is_identity(slice_t encoding) noexcept nogil:
+    return encoding.size == 8 and _begins(encoding, b"identity", 8)
+
+
 cdef void route_note(route_t* route, const header_t* header) noexcept nogil:
     """Take note of what a request header says of path and body."""
     cdef size_t size = header.key.size
@@ -257,7 +265,7 @@ cdef void route_note(route_t* route, const header_t* header) noexcept nogil:
     elif size == 16 and slice_equals(header.key, b"x-forwarded-path"):
         route.forwarded = api_of(header.value)
     elif size == 16 and slice_equals(header.key, b"content-encoding"):
-        route.is_encoded = header.value.size != 0 and not (header.value.size == 8 and _begins(header.value, b"identity", 8))
+        route.is_encoded = header.value.size != 0 and not _is_identity(header.value)
 
 
 cdef int route_api(const route_t* route, uint32_t families) noexcept nogil:

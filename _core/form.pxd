@@ -7,7 +7,7 @@ from picker._core.hashing cimport chain_t
 
 cdef enum:
     PK_FORM_HEAD_BYTES = 8192  # of the headers of one part, at most
-    PK_FORM_FILE_BYTES = 65536 # of a file that tell it from others, beside its size
+    PK_FORM_FILE_BYTES = 65536  # of a file that tell it from others, beside its size
 
 ctypedef struct form_t:
     slice_t model              # as it stands; of fields of one name the last counts

@@ -154,12 +154,13 @@ cdef void _disposition(slice_t rest, slice_t* name, bint* is_file) noexcept nogi
 
 cdef int _head(slice_t* text, slice_t* name, bint* is_file) noexcept nogil:
     """Past the headers of a part."""
-    cdef slice_t line
+    cdef slice_t line, near
     cdef size_t seen = 0
     name.data, name.size = text.data, 0
     is_file[0] = False
     while True:
-        line = _start(text[0], _line(_start(text[0], text.size if text.size < PK_FORM_HEAD_BYTES else PK_FORM_HEAD_BYTES)))
+        near = _start(text[0], text.size if text.size < PK_FORM_HEAD_BYTES else PK_FORM_HEAD_BYTES)
+        line = _start(near, _line(near))
         seen += line.size + 2
         if line.size + 2 > text.size or seen > PK_FORM_HEAD_BYTES:
             return PK_E_FORMAT

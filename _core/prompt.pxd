@@ -13,7 +13,7 @@ cdef enum:
 
 ctypedef struct prompt_t:
     const pk_api_t* api
-    uint32_t at[PK_API_FIELDS] # tape index of each field's value; 0 = not there, or null
+    uint32_t at[PK_API_FIELDS]  # tape index of each field's value; 0 = not there, or null
     uint32_t model             # of the model's string; 0 = none
     bint stream
     int64_t max_tokens         # -1 = not said

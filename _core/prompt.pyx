@@ -5,7 +5,6 @@ Invariants: what stands where is what the table of `apis` says; of members of on
 Cost: O(values on the tape + bytes hashed); allocates nothing. What is hashed is at most a few times the body's size.
 Memory: borrows tape and body.   Threads: any.
 """
-from libc.stddef cimport size_t
 from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
@@ -160,7 +159,7 @@ cdef int prompt_read(prompt_t* prompt, const scan_t* scan, int api) noexcept nog
 
 
 cdef uint64_t prompt_root(const prompt_t* prompt, const scan_t* scan, uint64_t root) noexcept nogil:
-    """Where the chain begins: `root` (the seed, and the model: an adapter is a model by its name), and salts by name."""
+    """Where the chain begins: `root` (of the seed, and of the model: adapters are models by name), and salts."""
     cdef const pk_field_t* field
     cdef slice_t text
     cdef uint32_t i
@@ -252,10 +251,10 @@ def read(bytes path not None, bytes body not None, uint64_t seed=0, *, uint32_t 
          uint32_t values=1 << 20, uint32_t depth=256) -> dict:
     """What picker reads of a JSON body sent to `path`, for tests and tools.
 
-    Keys: api (see `apis.find`), refused (one of `apis`'s BODY_*), field (what the body lacks, ""); of a body that is not
-    refused and whose API is read also model (UTF-8, b"" = none), stream, max_tokens (-1 = not said), tokens (estimate)
-    and hashes (of at most `blocks` blocks). `values` and `depth` limit the JSON; ValueError for a depth of more than
-    1024.
+    Keys: api (see `apis.find`), refused (one of `apis`'s BODY_*), field (what the body lacks, ""); of a body that is
+    not refused and whose API is read also model (UTF-8, b"" = none), stream, max_tokens (-1 = not said), tokens
+    (estimate) and hashes (of at most `blocks` blocks). `values` and `depth` limit the JSON; ValueError for a depth of
+    more than 1024.
     """
     cdef scan_t scan
     cdef slice_t slice
