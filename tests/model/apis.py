@@ -18,13 +18,13 @@ def find(path: bytes) -> int:
     return TABLE.index(max(suits, key=lambda row: len(row["suffix"]))) if suits else OTHER
 
 
+BOUNDARY = re.compile(rb';[; \t]*boundary=(?:"([^"]*)|([^; \t]*))', re.IGNORECASE)
+
+
 def boundary(content_type: bytes) -> bytes:
-    for parameter in content_type.split(b";")[1:]:
-        name, _, value = parameter.strip(b" \t;").partition(b"=")
-        if name.lower() == b"boundary":
-            value = value[1:].partition(b'"')[0] if value.startswith(b'"') else re.split(rb"[ \t]", value)[0]
-            return value if len(value) <= 70 else b""
-    return b""
+    found = BOUNDARY.search(content_type)
+    value = (found[1] or found[2] or b"") if found else b""
+    return value if len(value) <= 70 else b""
 
 
 def choose(headers: Iterable[tuple[bytes, bytes]], families: Sequence[str] = apis.FAMILIES) -> tuple[int, bytes]:

@@ -105,8 +105,9 @@ def _part(node: Node) -> bytes:
     if text:
         return b"\x1f" + text.text
     content = node.get("content")
-    last = {name: node.last(name) for name in ("content", "cache_control")}
-    hashed, size = digest_members([(key, value) for key, value in node.members if value not in last.values()])
+    apart = [node.last(name) for name in ("content", "cache_control")]
+    others = [(key, value) for key, value in node.members if not any(value is each for each in apart)]
+    hashed, size = digest_members(others)
     size = size if content or node.get("input") else MEDIA_BYTES
     return b"\x1f" + fill(hashed, size) + (_content(content) if content else b"")
 
