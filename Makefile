@@ -147,8 +147,9 @@ test-wheel: wheel  ## The core's tests against the built wheel with the library 
 	cd build/wheel/run && ../bin/python -m tests.support.bundled
 	cd build/wheel/run && PICKER_SHARED=$${PICKER_SHARED:-$(abspath ../shared)} ../bin/python -m pytest -q tests/core $(ARGS)
 
-docs: $(VENV)/check.stamp  ## Regenerate the tables of the README and docs/configuration.md
+docs: $(VENV)/check.stamp  ## Regenerate the tables of the README, docs/configuration.md and docs/apis.md
 	$(BIN)/python -m tests.support.readme --write
+	$(BIN)/python -m tests.support.apidocs --write
 
 cov: $(VENV)/check.stamp  ## Coverage of Python and of the core's lines
 	$(BIN)/python -m pip install -q --disable-pip-version-check coverage==7.17.3

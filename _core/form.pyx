@@ -152,23 +152,25 @@ cdef void _disposition(slice_t rest, slice_t* name, bint* is_file) noexcept nogi
                 is_file[0] = True
 
 
-cdef int _head(slice_t* text, slice_t* name, bint* is_file) noexcept nogil:
-    """Past the headers of a part."""
+cdef int _head(slice_t* text, slice_t boundary, slice_t* name, bint* is_file) noexcept nogil:
+    """Past the headers of a part. A delimiter among them, or right behind them, ends a part that is none."""
     cdef slice_t line, near
     cdef size_t seen = 0
+    cdef bint is_last
     name.data, name.size = text.data, 0
     is_file[0] = False
-    while True:
+    while not _delimiter(text, boundary, &is_last):
+        if seen and line.size == 0:
+            return PK_OK
         near = _start(text[0], text.size if text.size < PK_FORM_HEAD_BYTES else PK_FORM_HEAD_BYTES)
         line = _start(near, _line(near))
         seen += line.size + 2
         if line.size + 2 > text.size or seen > PK_FORM_HEAD_BYTES:
-            return PK_E_FORMAT
+            break
         text[0] = _behind(text[0], line.size + 2)
-        if line.size == 0:
-            return PK_OK
         if _begins(line, b"content-disposition:", 20):
             _disposition(_behind(line, 20), name, is_file)
+    return PK_E_FORMAT
 
 
 cdef void _file(form_t* form, slice_t content) noexcept nogil:
@@ -186,7 +188,7 @@ cdef int form_read(form_t* form, const uint8_t* data, size_t size, slice_t bound
     if not _delimiter(&rest, boundary, &is_last) and not _to_delimiter(&rest, boundary, &content, &is_last):
         return PK_E_FORMAT
     while not is_last:
-        if _head(&rest, &name, &is_file) != PK_OK or not _to_delimiter(&rest, boundary, &content, &is_last):
+        if _head(&rest, boundary, &name, &is_file) != PK_OK or not _to_delimiter(&rest, boundary, &content, &is_last):
             return PK_E_FORMAT
         if is_file:
             _file(form, content)

@@ -69,6 +69,8 @@ def test_how_forms_are_written(text: bytes, expected: bytes) -> None:
         b"--xyz\r\nContent-Disposition: form-data; name=model\r\n--xyz--",
         body(part(b"model", b"m"), boundary=b"zyx"),
         body(part(b"model", b"m", b"x: " + b"y" * 9000)),
+        b"--xyz\r\n--xyz\r\n" + part(b"model", b"m") + b"\r\n--xyz--",
+        b"--xyz\r\nContent-Disposition: form-data; name=model\r\n\r\n--xyz--",
         b'{"model":"m"}',
     ],
 )
@@ -93,7 +95,9 @@ def test_files_are_told_apart_and_stand_for_256_tokens_each() -> None:
 
 
 NAMES = st.sampled_from([b"model", b"prompt", b"file", b"Model", b"", b'a"b'])
-CONTENT = st.lists(st.sampled_from([b"\r", b"\n", b"-", b"\r\n", b"--", b"ab", b"a", b"x" * 300]), max_size=8).map(b"".join)
+CONTENT = st.lists(st.sampled_from([b"\r", b"\n", b"-", b"\r\n", b"--", b"ab", b"a", b"x" * 300]), max_size=8).map(
+    b"".join
+)
 HEADS = st.sampled_from([b'name="%b"', b"name=%b", b'filename="x"; name="%b"', b'name="%b"; filename=x', b"name %b"])
 
 

@@ -155,7 +155,10 @@ def block(**members: Any) -> list[Any]:
         ({"type": "thinking", "thinking": "a"}, {"type": "thinking", "thinking": "b"}),
         ({"type": "tool_use", "name": "f", "input": {"x": 1}}, {"type": "tool_use", "name": "f", "input": {"x": 2}}),
         ({"type": "tool_result", "content": "a"}, {"type": "tool_result", "content": "b"}),
-        ({"type": "tool_result", "tool_use_id": "1", "content": ""}, {"type": "tool_result", "tool_use_id": "2", "content": ""}),
+        (
+            {"type": "tool_result", "tool_use_id": "1", "content": ""},
+            {"type": "tool_result", "tool_use_id": "2", "content": ""},
+        ),
         ({"type": "tool_result", "content": [{"text": "a"}]}, {"type": "tool_result", "content": [{"text": "b"}]}),
         ({"type": "image", "source": {"data": "a"}}, {"type": "image", "source": {"data": "b"}}),
     ],

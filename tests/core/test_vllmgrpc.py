@@ -52,7 +52,7 @@ def test_unpacked_ids_are_the_same_ids() -> None:
 
 
 def test_a_text() -> None:
-    found = read(request(text=["Why? " * 100], sampling_params=[{"max_tokens": [2**31]}]))
+    found = read(request(text=[b"Why? " * 100], sampling_params=[{"max_tokens": [2**31]}]))
     assert (found["tokens"], found["max_tokens"]) == (125, -1)
 
 
@@ -116,7 +116,7 @@ REQUESTS = st.fixed_dictionaries(
         "media_refs": st.just([{"items": [b"x", b""]}]),
         "extra_mm_inputs": st.lists(MEDIA, max_size=2),
     },
-) | st.builds(lambda text: {"text": [text]}, st.text())
+) | st.builds(lambda text: {"text": [text]}, st.binary())
 
 
 @settings(max_examples=200)

@@ -14,11 +14,11 @@ PARAMETER = re.compile(rb';[ \t]*(name|filename\*?)=(?:"((?:\\.|[^"])*)"?|([^; \
 
 def parts(body: bytes, boundary: bytes) -> list[bytes] | None:
     """Head and content of each part; None for what is no form."""
-    delimiter = re.compile(rb"(?:^|\r\n)--" + re.escape(boundary) + rb"(--|[ \t]*\r\n)")
+    delimiter = re.compile(rb"(?:^|(?<=\r\n))--" + re.escape(boundary) + rb"(--|[ \t]*\r\n)")
     found, at = [], None
     while match := delimiter.search(body, 0 if at is None else at):
         if at is not None:
-            found.append(body[at : match.start()])
+            found.append(body[at : max(at, match.start() - 2)])
         if match[1] == b"--":
             return found
         at = match.end()

@@ -1,8 +1,8 @@
 """Slow model of `picker._core.prompt`: the body as a tree of texts as they stand, the prompt as one byte string."""
 
+import dataclasses
 import json
 import struct
-from dataclasses import dataclass, field
 from typing import Any
 
 import xxhash
@@ -12,12 +12,12 @@ from tests.model import apis, hashing, scan
 MEDIA_BYTES = 1024
 
 
-@dataclass
+@dataclasses.dataclass
 class Node:
     kind: int  # scan.STRING ...
     text: bytes  # as it stands, a string without its quotes
-    items: list["Node"] = field(default_factory=list)
-    members: list[tuple["Node", "Node"]] = field(default_factory=list)
+    items: list["Node"] = dataclasses.field(default_factory=list)
+    members: list[tuple["Node", "Node"]] = dataclasses.field(default_factory=list)
     ints: list[int] | None = None
 
     def last(self, name: str) -> "Node | None":
@@ -223,21 +223,21 @@ def lacking(body: Node, fields: list[dict[str, Any]]) -> str:
 def prompt_text(body: Node, fields: list[dict[str, Any]]) -> bytes:
     text = b""
     places: list[tuple[int, int]] = []
-    for field_ in fields:
-        node = body.get(field_["name"])
+    for field in fields:
+        node = body.get(field["name"])
         if node is None:
             continue
-        if field_["role"] == "messages":
+        if field["role"] == "messages":
             text += _messages(node)
-        elif field_["role"] == "tools":
+        elif field["role"] == "tools":
             text += node.text
-        elif field_["role"] == "system":
-            text += said(field_["name"], node)
-        elif field_["role"] == "prompt":
+        elif field["role"] == "system":
+            text += said(field["name"], node)
+        elif field["role"] == "prompt":
             text += (b"\x1e" if text else b"") + _prompt(node, places)
-        elif field_["role"] == "media":
+        elif field["role"] == "media":
             text += _media(node)
-        elif field_["role"] == "places":
+        elif field["role"] == "places":
             places += _places(node)
     return text + b"".join(struct.pack("<Q", hashed) for _, hashed in places)
 
@@ -262,9 +262,9 @@ def read(path: bytes, body: bytes, seed: int = 0, blocks: int = 65536) -> dict[s
         return {**found, "refused": apis.NOT_JSON}
     if tree.kind != scan.OBJECT:
         return {**found, "refused": apis.NOT_OBJECT}
-    field_ = lacking(tree, row["fields"])
-    if field_:
-        return {**found, "refused": apis.LACKS, "field": field_}
+    lacks = lacking(tree, row["fields"])
+    if lacks:
+        return {**found, "refused": apis.LACKS, "field": lacks}
     return {**found, **_read(tree, row, seed, blocks)}
 
 

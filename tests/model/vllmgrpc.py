@@ -17,7 +17,7 @@ FIELDS = {
     "Request": [
         ("request_id", 1, "string", False),
         ("tokenized", 2, "Tokenized", True),
-        ("text", 3, "string", True),
+        ("text", 3, "bytes", True),
         ("sampling_params", 4, "Sampling", True),
         ("stream", 5, "bool", False),
         ("mm_inputs", 7, "Media", True),
@@ -85,8 +85,19 @@ def _text(request: Any) -> bytes:
             places.append((offset, xxhash.xxh64_intdigest(hashed)))
     places.sort(key=lambda place: place[0])
     text += b"".join(ids(list(each.input_ids), places) for each in request.tokenized)
-    text += b"".join(each.encode() for each in request.text)
+    text += b"".join(request.text)
     return text + b"".join(struct.pack("<Q", hashed) for _, hashed in places)
+
+
+def is_plain(body: bytes) -> bool:
+    """Is it written as protobuf itself would, with nothing that the model does not declare?"""
+    try:
+        requests = [Request.FromString(each) for each in frames(body)]
+    except DecodeError:
+        return False
+    for request in requests:
+        request.DiscardUnknownFields()
+    return b"".join(frame(request.SerializeToString()) for request in requests) == body
 
 
 def read(body: bytes, seed: int = 0, blocks: int = 65536) -> dict[str, Any] | None:
