@@ -13,6 +13,8 @@ cdef extern from *:
     /* What a field of the body is. Content is hashed in the order of the table, which is that of chat templates. */
     enum {PK_ROLE_MODEL, PK_ROLE_STREAM, PK_ROLE_LIMIT, PK_ROLE_SALT, PK_ROLE_TOOLS, PK_ROLE_SYSTEM, PK_ROLE_MESSAGES,
           PK_ROLE_PROMPT, PK_ROLE_MEDIA, PK_ROLE_PLACES};
+    /* What a model does with it: nothing, then nothing is hashed or booked; reads the prompt; answers in tokens too. */
+    enum {PK_WORK_NONE, PK_WORK_PROMPT, PK_WORK_ANSWER};
     /* What a needed field must be: anything but null; or with something in it a string, an array, either of them. */
     enum {PK_NEED_NOTHING, PK_NEED_VALUE, PK_NEED_STRING, PK_NEED_ARRAY, PK_NEED_TEXT};
     typedef struct {
@@ -27,7 +29,7 @@ cdef extern from *:
         const pk_field_t *fields;
         unsigned suffix_size, field_count, family;
         unsigned char format;
-        unsigned char is_computed;  /* the model runs over the prompt; else nothing is hashed or booked */
+        unsigned char work;
         unsigned char usage, stream;
     } pk_api_t;
     #endif
@@ -47,6 +49,10 @@ cdef extern from *:
         PK_ROLE_PROMPT         # a text, token ids, or a list of either
         PK_ROLE_MEDIA
         PK_ROLE_PLACES         # where media stand among token ids
+    enum:
+        PK_WORK_NONE           # nothing is hashed or booked
+        PK_WORK_PROMPT
+        PK_WORK_ANSWER
     enum:
         PK_NEED_NOTHING
         PK_NEED_VALUE
@@ -68,7 +74,7 @@ cdef extern from *:
         unsigned int field_count
         unsigned int family
         unsigned char format
-        unsigned char is_computed
+        unsigned char work
         unsigned char usage
         unsigned char stream
 

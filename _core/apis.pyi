@@ -26,6 +26,6 @@ def lacking(problem: int) -> str:
 def table() -> list[dict[str, Any]]:
     """What picker knows of each API, the first of them being all others.
 
-    Keys: suffix, family, format ("json", "form", "grpc"), is_computed, usage, stream, and fields: dicts of name, inner,
-    role, need and group.
+    Keys: suffix, family, format ("json", "form", "grpc"), work (of the model: "", "prompt", "answer"), usage, stream,
+    and fields: dicts of name, inner, role, need and group.
     """

@@ -28,6 +28,7 @@ cdef extern from *:
         "", "usage", "usage, response.usage", "usage, message.usage", "meta_info", "GenerateComplete"};
     enum {PK_STREAM_NONE, PK_STREAM_SSE, PK_STREAM_GRPC};
     static const char *const PK_STREAMS[] = {"", "SSE", "gRPC"};
+    static const char *const PK_WORKS[] = {"", "prompt", "answer"};
     static const char *const PK_FORMATS[] = {"json", "form", "grpc"};
     static const char *const PK_ROLES[] = {
         "model", "stream", "limit", "salt", "tools", "system", "messages", "prompt", "media", "places"};
@@ -94,43 +95,44 @@ cdef extern from *:
         PK_MAY("extra_key", SALT), PK_MAY("lora_path", SALT)};
     static const pk_field_t PK_TOKENIZED[] = {PK_MAY("mm_inputs", PLACES), PK_MAY("tokenized", PROMPT)};
 
-    #define PK_ROW(suffix, family, format, fields, computed, usage, stream) \\
+    #define PK_ROW(suffix, family, format, fields, work, usage, stream) \\
         {suffix, fields, sizeof(suffix) - 1, sizeof(fields) / sizeof(*fields), PK_##family, PK_FORMAT_##format, \\
-         computed, PK_USAGE_##usage, PK_STREAM_##stream}
+         PK_WORK_##work, PK_USAGE_##usage, PK_STREAM_##stream}
     static const pk_api_t PK_TABLE[] = {
         {"", NULL, 0, 0, 0, 0, 0, 0, 0},     /* all others */
-        PK_ROW("/chat/completions", OPENAI, JSON, PK_CHAT, 1, OPENAI, SSE),
-        PK_ROW("/chat/completions/render", OPENAI, JSON, PK_CHAT, 0, NONE, NONE),
-        PK_ROW("/completions", OPENAI, JSON, PK_COMPLETIONS, 1, OPENAI, SSE),
-        PK_ROW("/completions/render", OPENAI, JSON, PK_COMPLETIONS, 0, NONE, NONE),
-        PK_ROW("/responses", OPENAI, JSON, PK_RESPONSES, 1, RESPONSES, SSE),
-        PK_ROW("/conversations", OPENAI, JSON, PK_CONVERSATIONS, 0, NONE, NONE),
-        PK_ROW("/embeddings", OPENAI, JSON, PK_EMBEDDINGS, 1, OPENAI, NONE),
-        PK_ROW("/images/generations", OPENAI, JSON, PK_IMAGES, 1, OPENAI, SSE),
-        PK_ROW("/images/edits", OPENAI, FORM, PK_PICTURES, 1, OPENAI, SSE),
-        PK_ROW("/images/variations", OPENAI, FORM, PK_PICTURES, 1, OPENAI, NONE),
-        PK_ROW("/audio/transcriptions", OPENAI, FORM, PK_SOUNDS, 1, OPENAI, SSE),
-        PK_ROW("/audio/translations", OPENAI, FORM, PK_SOUNDS, 1, OPENAI, SSE),
-        PK_ROW("/audio/speech", OPENAI, JSON, PK_SPEECH, 1, OPENAI, SSE),
-        PK_ROW("/moderations", OPENAI, JSON, PK_MODERATIONS, 1, NONE, NONE),
-        PK_ROW("/rerank", OPENAI, JSON, PK_RERANK, 1, OPENAI, NONE),
-        PK_ROW("/score", OPENAI, JSON, PK_SCORE, 1, OPENAI, NONE),
-        PK_ROW("/classify", OPENAI, JSON, PK_POOLING, 1, OPENAI, NONE),
-        PK_ROW("/pooling", OPENAI, JSON, PK_POOLING, 1, OPENAI, NONE),
-        PK_ROW("/tokenize", OPENAI, JSON, PK_TOKENIZE, 0, NONE, NONE),
-        PK_ROW("/detokenize", OPENAI, JSON, PK_DETOKENIZE, 0, NONE, NONE),
-        PK_ROW("/v1/messages", ANTHROPIC, JSON, PK_MESSAGES, 1, ANTHROPIC, SSE),
-        PK_ROW("/v1/messages/count_tokens", ANTHROPIC, JSON, PK_MESSAGES, 0, NONE, NONE),
-        PK_ROW("/inference/v1/generate", VLLM_HTTP, JSON, PK_TOKENS_IN, 1, OPENAI, SSE),
-        PK_ROW("/generate", SGLANG_HTTP, JSON, PK_GENERATE, 1, META_INFO, SSE),
-        PK_ROW("/vllm.grpc.engine.VllmEngine/Generate", VLLM_GRPC, GRPC, PK_TOKENIZED, 1, GRPC, GRPC),
-        PK_ROW("/vllm.grpc.engine.VllmEngine/Embed", VLLM_GRPC, GRPC, PK_TOKENIZED, 1, GRPC, NONE)};
+        PK_ROW("/chat/completions", OPENAI, JSON, PK_CHAT, ANSWER, OPENAI, SSE),
+        PK_ROW("/chat/completions/render", OPENAI, JSON, PK_CHAT, NONE, NONE, NONE),
+        PK_ROW("/completions", OPENAI, JSON, PK_COMPLETIONS, ANSWER, OPENAI, SSE),
+        PK_ROW("/completions/render", OPENAI, JSON, PK_COMPLETIONS, NONE, NONE, NONE),
+        PK_ROW("/responses", OPENAI, JSON, PK_RESPONSES, ANSWER, RESPONSES, SSE),
+        PK_ROW("/conversations", OPENAI, JSON, PK_CONVERSATIONS, NONE, NONE, NONE),
+        PK_ROW("/embeddings", OPENAI, JSON, PK_EMBEDDINGS, PROMPT, OPENAI, NONE),
+        PK_ROW("/images/generations", OPENAI, JSON, PK_IMAGES, ANSWER, OPENAI, SSE),
+        PK_ROW("/images/edits", OPENAI, FORM, PK_PICTURES, ANSWER, OPENAI, SSE),
+        PK_ROW("/images/variations", OPENAI, FORM, PK_PICTURES, ANSWER, OPENAI, NONE),
+        PK_ROW("/audio/transcriptions", OPENAI, FORM, PK_SOUNDS, ANSWER, OPENAI, SSE),
+        PK_ROW("/audio/translations", OPENAI, FORM, PK_SOUNDS, ANSWER, OPENAI, SSE),
+        PK_ROW("/audio/speech", OPENAI, JSON, PK_SPEECH, ANSWER, OPENAI, SSE),
+        PK_ROW("/moderations", OPENAI, JSON, PK_MODERATIONS, PROMPT, NONE, NONE),
+        PK_ROW("/rerank", OPENAI, JSON, PK_RERANK, PROMPT, OPENAI, NONE),
+        PK_ROW("/score", OPENAI, JSON, PK_SCORE, PROMPT, OPENAI, NONE),
+        PK_ROW("/classify", OPENAI, JSON, PK_POOLING, PROMPT, OPENAI, NONE),
+        PK_ROW("/pooling", OPENAI, JSON, PK_POOLING, PROMPT, OPENAI, NONE),
+        PK_ROW("/tokenize", OPENAI, JSON, PK_TOKENIZE, NONE, NONE, NONE),
+        PK_ROW("/detokenize", OPENAI, JSON, PK_DETOKENIZE, NONE, NONE, NONE),
+        PK_ROW("/v1/messages", ANTHROPIC, JSON, PK_MESSAGES, ANSWER, ANTHROPIC, SSE),
+        PK_ROW("/v1/messages/count_tokens", ANTHROPIC, JSON, PK_MESSAGES, NONE, NONE, NONE),
+        PK_ROW("/inference/v1/generate", VLLM_HTTP, JSON, PK_TOKENS_IN, ANSWER, OPENAI, SSE),
+        PK_ROW("/generate", SGLANG_HTTP, JSON, PK_GENERATE, ANSWER, META_INFO, SSE),
+        PK_ROW("/vllm.grpc.engine.VllmEngine/Generate", VLLM_GRPC, GRPC, PK_TOKENIZED, ANSWER, GRPC, GRPC),
+        PK_ROW("/vllm.grpc.engine.VllmEngine/Embed", VLLM_GRPC, GRPC, PK_TOKENIZED, PROMPT, GRPC, NONE)};
     enum {PK_APIS_COUNT = sizeof(PK_TABLE) / sizeof(*PK_TABLE),
           PK_FAMILY_COUNT = sizeof(PK_FAMILIES) / sizeof(*PK_FAMILIES)};
     """
     const char* PK_FAMILIES[]
     const char* PK_USAGES[]
     const char* PK_STREAMS[]
+    const char* PK_WORKS[]
     const char* PK_FORMATS[]
     const char* PK_ROLES[]
     const char* PK_NEEDS[]
@@ -350,7 +352,7 @@ cdef dict _row(const pk_api_t* api):
         "suffix": api.suffix.decode(),
         "family": "".join([name for i, name in enumerate(FAMILIES) if api.family == 1 << i]),
         "format": PK_FORMATS[api.format].decode(),
-        "is_computed": bool(api.is_computed),
+        "work": PK_WORKS[api.work].decode(),
         "usage": PK_USAGES[api.usage].decode(),
         "stream": PK_STREAMS[api.stream].decode(),
         "fields": [_field(&api.fields[i]) for i in range(api.field_count)],
@@ -360,8 +362,8 @@ cdef dict _row(const pk_api_t* api):
 def table() -> list:
     """What picker knows of each API, the first of them being all others.
 
-    Keys: suffix, family, format ("json", "form", "grpc"), is_computed, usage, stream, and fields: dicts of name, inner,
-    role, need and group.
+    Keys: suffix, family, format ("json", "form", "grpc"), work (of the model: "", "prompt", "answer"), usage, stream,
+    and fields: dicts of name, inner, role, need and group.
     """
     cdef int i
     return [_row(&PK_TABLE[i]) for i in range(PK_APIS_COUNT)]

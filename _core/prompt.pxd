@@ -16,7 +16,7 @@ ctypedef struct prompt_t:
     uint32_t at[PK_API_FIELDS]  # tape index of each field's value; 0 = not there, or null
     uint32_t model             # of the model's string; 0 = none
     bint stream
-    int64_t max_tokens         # -1 = not said
+    int64_t max_tokens         # of the answer; -1 = not said
 
 cdef int prompt_read(prompt_t* prompt, const scan_t* scan, int api) noexcept nogil
 cdef uint64_t prompt_root(const prompt_t* prompt, const scan_t* scan, uint64_t root) noexcept nogil

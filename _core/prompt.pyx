@@ -31,6 +31,8 @@ from picker._core.apis cimport (
     PK_ROLE_STREAM,
     PK_ROLE_SYSTEM,
     PK_ROLE_TOOLS,
+    PK_WORK_ANSWER,
+    PK_WORK_NONE,
     api_get,
     api_lacking,
     api_of,
@@ -137,10 +139,11 @@ cdef int prompt_read(prompt_t* prompt, const scan_t* scan, int api) noexcept nog
     cdef const pk_field_t* field
     cdef uint32_t i
     cdef int lacking
-    cdef bint is_limited = False
+    cdef bint is_limited
     memset(prompt, 0, sizeof(prompt_t))
     prompt.api = api_get(api)
-    prompt.max_tokens = -1
+    prompt.max_tokens = -1 if prompt.api.work == PK_WORK_ANSWER else 0
+    is_limited = prompt.api.work != PK_WORK_ANSWER
     if scan.tape[0].kind != PK_JSON_OBJECT:
         return PK_BODY_NOT_OBJECT
     _find(prompt, scan)
@@ -181,7 +184,7 @@ cdef void prompt_hash(const prompt_t* prompt, const scan_t* scan, chain_t* chain
     cdef places_t places
     cdef uint32_t i, index
     places.count = places.next = 0
-    if not prompt.api.is_computed:
+    if prompt.api.work == PK_WORK_NONE:
         return
     for i in range(prompt.api.field_count):
         field = &prompt.api.fields[i]

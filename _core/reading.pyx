@@ -18,6 +18,7 @@ from picker._core.apis cimport (
     PK_FORMAT_FORM,
     PK_FORMAT_GRPC,
     PK_FORMAT_JSON,
+    PK_WORK_ANSWER,
     api_get,
 )
 from picker._core.codec cimport buffer_append, codec_utf8, slice_t
@@ -74,7 +75,7 @@ cdef void _find_grpc(session_t* session, slice_t body) noexcept nogil:
     cdef found_t* found = &session.found
     if vllm_read(&scratch.vllm, body.data, body.size) == PK_OK:
         found.format = PK_FORMAT_GRPC
-        found.max_tokens = scratch.vllm.max_tokens
+        found.max_tokens = scratch.vllm.max_tokens if api_get(session.api).work == PK_WORK_ANSWER else 0
 
 
 cdef int reading_find(session_t* session, int* problem) noexcept nogil:

@@ -101,7 +101,9 @@ def test_a_model_that_need_not_be_is_taken_as_none(name: object) -> None:
         ("/generate", {"text": "x", "sampling_params": 5}, -1),
         ("/inference/v1/generate", {"token_ids": [1], "sampling_params": {"max_tokens": 5}}, 5),
         ("/inference/v1/generate", {"token_ids": [1], "sampling_params": {"max_tokens": None}}, -1),
-        ("/v1/embeddings", {"input": "x", "max_tokens": 5}, -1),
+        ("/v1/audio/speech", {"input": "x", "max_tokens": 5}, -1),
+        ("/v1/embeddings", {"input": "x", "max_tokens": 5}, 0),
+        ("/v1/messages/count_tokens", {"model": "m", "messages": [1], "max_tokens": 5}, 0),
     ],
 )
 def test_what_bounds_the_answer(path: str, body: dict[str, Any], limit: int) -> None:

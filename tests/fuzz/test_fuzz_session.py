@@ -28,9 +28,32 @@ CHAT = {
     "max_tokens": 16,
     "cache_salt": "s",
 }
+CLAUDE = {
+    "model": "llama",
+    "system": [{"type": "text", "text": "x" * 300, "cache_control": {"type": "ephemeral"}}],
+    "messages": [
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "1", "input": {"a": 1}}, {"thinking": "hm"}]},
+        {
+            "role": "user",
+            "content": [{"type": "tool_result", "content": [{"text": "y"}, {"type": "image", "source": 1}]}],
+        },
+    ],
+    "max_tokens": 7,
+}
+FEATURES = {"mm_hashes": {"image": ["a", "b"]}, "mm_placeholders": {"image": [{"offset": 7}, {"offset": 3}]}}
+PATHS = [
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/messages",
+    "/v1/responses",
+    "/inference/v1/generate",
+    "/pooling",
+]
 BODIES = [
     json.dumps(CHAT).encode(),
     json.dumps({"model": "llama", "prompt": [[1, 2, 3] * 60, "text"]}, indent=1).encode(),
+    json.dumps(CLAUDE).encode(),
+    json.dumps({"token_ids": [1, 2, 3] * 60, "features": FEATURES, "sampling_params": {"max_tokens": 9}}).encode(),
     b"{}",
     b"",
 ]
@@ -57,6 +80,7 @@ TOKENS = [
     *(b"\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01", b"\xff\xff\xff\xff\x0f", b":path", b":status", b"200"),
     *(b"/v1/chat/completions", b"/v1/completions", b"x-gateway-destination-endpoint", b"text/event-stream"),
     *(b"envoy.lb", b"envoy.lb.subset_hint", b"10.0.0.1:80", b"x-session-token", b"[DONE]", b"\\u0000", b"\\ud800"),
+    *(b'"content"', b'"text"', b'"input"', b'"mm_hashes"', b'"mm_placeholders"', b'"offset"', b'"token_ids"'),
     *(b'"model"', b'"messages"', b'"role":null', b"null", b"1e999", b"data: ", b"\n\n"),
 ]
 
@@ -121,12 +145,12 @@ def test_mutated_messages_in_any_order() -> None:
 def test_mutated_bodies_behind_proper_headers() -> None:
     """Deeper than the above: only the JSON is changed, and the model in it."""
     engine = fuzzed_engine()
-    headers = [messages.request_headers(path) for path in ("/v1/chat/completions", "/v1/completions")]
+    headers = [messages.request_headers(path) for path in PATHS]
     names = [b"llama", b"a much longer name", b'"', None]
     for number, body in mutants(BODIES, TOKENS, seed=SEED + 1, cases=CASES // 4):
         session = Session(engine, number)
-        name = names[number // 2 % 4]
-        head = headers[number % 2]
+        name = names[number // len(PATHS) % 4]
+        head = headers[number % len(PATHS)]
         session.feed(messages.with_header(head, "x-llm-d-model-name-rewrite", name) if name else head, number)
         replies = [messages.parse(reply) for reply in session.feed(messages.request_body(body), number)]
         if replies[0].HasField("immediate_response"):

@@ -276,11 +276,11 @@ def _read(tree: Node, row: dict[str, Any], seed: int, blocks: int) -> dict[str, 
     root = _root(tree, fields, xxhash.xxh64_intdigest(name, seed=seed) if model else seed)
     stream = tree.get("stream")
     limits = [_limit(tree.get(each["name"]), each["inner"]) for each in fields if each["role"] == "limit"]
-    text = prompt_text(tree, fields) if row["is_computed"] else b""
+    text = prompt_text(tree, fields) if row["work"] else b""
     return {
         "model": name,
         "stream": any(each["role"] == "stream" for each in fields) and stream is not None and stream.kind == scan.TRUE,
-        "max_tokens": next((limit for limit in limits if limit is not None), -1),
+        "max_tokens": 0 if row["work"] != "answer" else next((limit for limit in limits if limit is not None), -1),
         "tokens": min(-(-len(text) // 4), blocks * 64),
         "hashes": hashing.block_hashes([text], root, blocks),
     }

@@ -9,7 +9,9 @@ from tests.support.shared import ROOT
 
 PAGE = ROOT / "docs" / "apis.md"
 TABLE = re.compile(r"(<!-- (\w+): begin \(make docs writes this\) -->\n).*?(?=<!-- \2: end -->)", re.S)
-HEAD = "| path ends in | model | needed | hashed, in this order | apart by | answer bounded by | usage in | streamed |\n"
+HEAD = (
+    "| path ends in | model | needed | hashed, in this order | apart by | answer bounded by | usage in | streamed |\n"
+)
 CONTENT = ("tools", "system", "messages", "prompt", "media", "places")
 
 
@@ -32,15 +34,18 @@ def needed(row: dict[str, Any]) -> str:
 
 
 def limits(row: dict[str, Any]) -> str:
+    """Whether an answer's tokens are booked, and what says how many at most."""
+    if row["work"] != "answer":
+        return "–"
     fields = [field for field in row["fields"] if field["role"] == "limit"]
     paths = [f"`{field['name']}.{field['inner']}`" if field["inner"] else f"`{field['name']}`" for field in fields]
     if row["format"] == "grpc":
         paths = ["`sampling_params.max_tokens`"]
-    return ", ".join(paths) or "–"
+    return ", ".join(paths) or "nothing said"
 
 
 def hashed(row: dict[str, Any]) -> str:
-    if not row["is_computed"]:
+    if not row["work"]:
         return "nothing"
     if row["format"] == "form":
         return "form: `prompt`, files; JSON: " + ", ".join(names(row, *CONTENT))
@@ -50,7 +55,16 @@ def hashed(row: dict[str, Any]) -> str:
 def line(row: dict[str, Any]) -> str:
     salts = ", ".join(names(row, "salt")) or "–"
     usage = ", ".join(f"`{where}`" for where in row["usage"].split(", ") if where) or "–"
-    cells = [f"`{row['suffix']}`", model(row), needed(row), hashed(row), salts, limits(row), usage, row["stream"] or "–"]
+    cells = [
+        f"`{row['suffix']}`",
+        model(row),
+        needed(row),
+        hashed(row),
+        salts,
+        limits(row),
+        usage,
+        row["stream"] or "–",
+    ]
     return f"| {' | '.join(cells)} |\n"
 
 
