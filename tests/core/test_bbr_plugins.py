@@ -502,10 +502,7 @@ def test_modes_that_show_no_whole_body_pass_unseen(mode: int) -> None:
 
 
 def encoded(gateway: BodyGateway) -> None:
-    message = m.ext_proc.ProcessingRequest.FromString(m.response_headers(200, "application/json"))
-    message.response_headers.headers.headers.add(key="content-encoding", raw_value=b"gzip")
-    gateway.response.send("headers", b"", False)
-    gateway.take(gateway.feed(message.SerializeToString(), 0))
+    gateway.answer_headers(kind="application/json", headers={"content-encoding": "gzip"})
 
 
 def test_encoded_bodies_pass_unseen() -> None:

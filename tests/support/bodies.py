@@ -70,6 +70,8 @@ class BodyGateway(Gateway):
         self.metadata = ""
         self.response_headers = {}
         self.immediate = None
+        self.override = None
+        self.rewrite, self.restores = "", False
         self.clears = 0  # of the route cache
         self.feed = lambda message, _: self._feed(message)  # type: ignore[assignment]
 
