@@ -78,6 +78,25 @@ def gateways_config(servers: Sequence[str], gateways: Mapping[str, tuple[str, Ga
     }
 
 
+def add_body_router(config: Json, listener: str, router: str, gateway: Gateway, models: Mapping[str, str]) -> None:
+    """Ask the body-based router at `router` (ip:port) before all others on that listener, in the modes of `gateway`.
+
+    `models`: `X-Gateway-Base-Model-Name` to the server (ip:port) that serves it; for others the listener's route stays.
+    """
+    resources = config["static_resources"]
+    (found,) = (each for each in resources["listeners"] if each["name"] == listener)
+    manager = found["filter_chains"][0]["filters"][0]["typed_config"]
+    body_filter = _ext_proc("bbr", gateway)
+    manager["http_filters"].insert(0, {**body_filter, "name": f"{body_filter['name']}/bbr"})
+    routes = manager["route_config"]["virtual_hosts"][0]["routes"]
+    resources["clusters"].append(_epp("bbr", router, gateway))
+    for model, server in models.items():
+        header = {"name": "x-gateway-base-model-name", "string_match": {"exact": model}}
+        route = {**routes[-1]["route"], "cluster": f"model-{model}"}
+        routes.insert(0, {"match": {"prefix": "/", "headers": [header]}, "route": route})
+        resources["clusters"].append(_servers(f"model-{model}", [server], gateway))
+
+
 def _address(address: str) -> Json:
     host, port = split_address(address)
     return {"socket_address": {"address": host, "port_value": port}}
