@@ -31,6 +31,8 @@ MODES = {
 WHOLE = (BUFFERED, BUFFERED_PARTIAL)
 """Modes in which the mutations of a body's reply reach the headers."""
 OVERWRITE = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+CLOSED = ("OK", "LOST")
+"""How a stream may end that the server closes while messages are on their way to it."""
 LARGEST = 64 << 20
 CHAT = "/v1/chat/completions"
 Pairs = Sequence[tuple[str, str]]
@@ -105,9 +107,14 @@ class Stream:
         self._call.cancel()
 
     async def ended(self) -> str:
-        """The name of its gRPC status. Raises Spurious if there were replies nobody has taken."""
+        """The name of its gRPC status; Spurious if there were replies nobody has taken.
+
+        LOST if the server ended it while this end was still writing: grpc.aio does not tell then (see CLOSED).
+        """
         rest = await self.reply()
         demand(rest is None, f"one reply more: {rest}")
+        if await self._call.details() == "Internal error from Core":
+            return "LOST"
         return str((await self._call.code()).name)
 
     async def finish(self) -> str:

@@ -24,6 +24,7 @@ COUNTED_S = 10.0
 POLL_S = 0.02
 FLAGS = (
     f"--endpoints-file={HERE / 'endpoints.yaml'}",
+    f"--resources-file={HERE / 'resources.yaml'}",
     "--pool-name=protocol",
     "--body-cap=8Mi",
     "--request-timeout=2s",

@@ -3,7 +3,7 @@ cannot be read. Each in OpenAI's form, with what a client needs to know to try a
 
 import pytest
 
-from tests.protocol.play import CHAT
+from tests.protocol.play import CHAT, CLOSED
 from tests.protocol.player import Player, chat, error_of, played
 
 CAP = 8 << 20
@@ -17,8 +17,7 @@ PIECE = b"x" * 65_536
 async def test_a_body_over_the_cap_is_413(play: Player, mode: str) -> None:
     exchange = play.exchange(mode)
     await exchange.headers()
-    pieces = [PIECE] * (CAP // len(PIECE)) + [b"x"]
-    await exchange.body(pieces, ending="empty")
+    await exchange.body([PIECE] * (CAP // len(PIECE)) + [b"x"])
     status, error, _ = error_of(exchange)
     assert (status, error["code"]) == (413, "request_too_large")
     assert await exchange.stream.ended() == "OK"
@@ -120,7 +119,7 @@ async def test_what_comes_behind_a_refusal_is_lost(play: Player, mode: str) -> N
     await exchange.stream.send(exchange.first(request_body={"body": b"more", "end_of_stream": True}))
     await exchange.stream.send(exchange.first(response_headers={}))
     assert exchange.immediate.status.code == 400
-    assert await exchange.stream.ended() == "OK"
+    assert await exchange.stream.ended() in CLOSED
 
 
 @played

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.protocol.play import headers_of
+from tests.protocol.play import CLOSED, headers_of
 from tests.protocol.player import Player, chat, model, played
 
 PATH = (":path", "/v1/chat/completions")
@@ -22,7 +22,7 @@ async def test_nothing_is_answered(play: Player, mode: str) -> None:
     for message in messages:
         message.observability_mode = True
         await exchange.stream.send(message)
-    assert await exchange.finish() == "OK"  # which demands that there was no reply
+    assert await exchange.finish() in CLOSED  # which demands that there was no reply
     await play.admin.idle()
     assert await play.admin.total("inference_extension_scheduler_attempts_total") == before
 
@@ -36,7 +36,7 @@ async def test_not_even_what_would_be_refused(play: Player) -> None:
     ):
         message.observability_mode = True
         await exchange.stream.send(message)
-    assert await exchange.finish() == "OK"
+    assert await exchange.finish() in CLOSED
 
 
 @played
@@ -46,5 +46,5 @@ async def test_the_stream_may_be_cut(play: Player) -> None:
     message.observability_mode = True
     await exchange.stream.send(message)
     exchange.stream.cancel()
-    assert await exchange.stream.ended() == "CANCELLED"
+    assert await exchange.stream.ended() in ("CANCELLED", *CLOSED)
     await play.admin.idle()

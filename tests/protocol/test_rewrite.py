@@ -15,7 +15,7 @@ MODES = ("duplex", "buffered")
 BODIES = {
     "compact": b'{"model":"NAME","messages":[{"role":"user","content":"hi"}],"seed":12345678901234567890}',
     "odd spacing": b'{ "messages" : [ {"content":"hi","role":"user"} ] ,\n\t"model" :\t"NAME" , "temperature":1.0 }',
-    "model last, a copy in the text": b'{"messages":[{"role":"user","content":"\\"model\\":\\"NAME\\""}],"model":"NAME"}',
+    "model last": b'{"messages":[{"role":"user","content":"\\"model\\":\\"NAME\\""}],"model":"NAME"}',
     "the name elsewhere": b'{"metadata":{"model":"NAME"},"user":"NAME","model":"NAME","messages":[{"role":"user"}]}',
     "escapes": b'{"model":"NAM\\u0045","messages":[{"role":"user","content":"\\u00e9\xc3\xa9\\/"}]}',
 }

@@ -77,18 +77,22 @@ async def test_headers_tells_who_answered_and_how(play: Player, status: int) -> 
     await play.admin.idle()
 
 
-@pytest.mark.parametrize("name", ["full", "headers"])
-def test_the_others_read_headers(name: str, request: pytest.FixtureRequest) -> None:
-    """A 503 counts as a failure under both."""
+async def _counts_a_failure(play: Player) -> None:
+    failed, kind = "inference_objective_request_error_total", "ModelServerError"
+    before = await play.admin.total(failed, error_code=kind)
+    exchange = play.exchange()
+    await exchange.headers()
+    await exchange.body([chat()])
+    await exchange.answer(503, [b"busy"])
+    await exchange.finish()
+    await play.admin.becomes(failed, before + 1, error_code=kind)
 
-    async def body(play: Player) -> None:
-        failed = ("inference_objective_request_error_total", "ModelServerError")
-        before = await play.admin.total(failed[0], error_code=failed[1])
-        exchange = play.exchange()
-        await exchange.headers()
-        await exchange.body([chat()])
-        await exchange.answer(503, [b"busy"])
-        await exchange.finish()
-        await play.admin.becomes(failed[0], before + 1, error_code=failed[1])
 
-    played(body, tracking=name)(**{f"server_{name}": request.getfixturevalue(f"server_{name}")})
+@played
+async def test_full_counts_failures(play: Player) -> None:
+    await _counts_a_failure(play)
+
+
+@played_with("headers")
+async def test_headers_counts_failures(play: Player) -> None:
+    await _counts_a_failure(play)

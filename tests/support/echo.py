@@ -75,6 +75,12 @@ class Echo:
                     await writer.drain()
                     await asyncio.sleep(0)
 
+    def taken(self, mark: str) -> list[Arrived]:
+        """What has come with that `x-request-mark`; it is forgotten here."""
+        found = [one for one in self.arrived if one.header("x-request-mark") == mark]
+        self.arrived = [one for one in self.arrived if one.header("x-request-mark") != mark]
+        return found
+
     def _fails(self, request: Arrived) -> bool:
         name = request.header("x-fails") or ""
         if name != "once":
