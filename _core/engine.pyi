@@ -46,13 +46,14 @@ class Engine:
         `plugins(step, request, endpoints)` runs Python steps: `request` and `endpoints` are dicts; it returns what
         `score.frame_answer` takes (filters: slots to keep, scorers: scores in order, pickers: slots in order of
         preference), or None to be skipped. What it raises comes out of `Session.feed`. `session_header` holds a
-        session's token, and responses carry it when a session scorer runs. `response_tracking` is full, headers (bodies of
-        responses pass, or are not asked for) or off (sessions end when the request is answered, so that responses cost
-        nothing and teach nothing). Responses of rewritten requests name the model as the client did unless
-        `restores_models` is false. `apis`: names of the API families (`apis.FAMILIES`) whose bodies are read, None for
-        all; others are picked for without model and prompt. For conformance tests: `reads_test_header` lets the request
-        header test-epp-endpoint-selection pin the subset, `tells_served` adds x-conformance-test-served-endpoint to
-        responses. ValueError or OverflowError for what no policy can be; the old one then stays.
+        session's token, and responses carry it when a session scorer runs. `response_tracking` is full, headers
+        (bodies of responses pass, or are not asked for) or off (sessions end when the request is answered, so that
+        responses cost nothing and teach nothing). Responses of rewritten requests name the model as the client did
+        unless `restores_models` is false. `apis`: names of the API families (`apis.FAMILIES`) whose bodies are read,
+        None for all; others are picked for without model and prompt. For conformance tests: `reads_test_header` lets
+        the request header test-epp-endpoint-selection pin the subset, `tells_served` adds
+        x-conformance-test-served-endpoint to responses. ValueError or OverflowError for what no policy can be; the old
+        one then stays.
         """
 
     def set_rewrites(self, rules: Sequence[_Rule] | Rewrites) -> None:

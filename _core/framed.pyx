@@ -1,9 +1,9 @@
 """Reads what a vLLM engine's gRPC answers say of usage, in chunks cut anywhere; keeps nothing else of them.
 
-A body is frames: a flag, a size in network order, a message. GenerateResponse holds a stream chunk (field 1) or a complete
-answer (field 2); EmbedResponse tells its prompt tokens in field 2, a number, by which it is known.
-Counts: stream chunks hold the ids of new tokens only, and what they call completion_tokens is new tokens in some versions
-and all so far in others, as is what closes a stream; so ids are counted, and the highest of all that is told is taken.
+A body is frames: a flag, a size in network order, a message. GenerateResponse holds a stream chunk (field 1) or a
+complete answer (field 2); EmbedResponse tells its prompt tokens in field 2, a number, by which it is known.
+Counts: stream chunks hold the ids of new tokens only, and what they call completion_tokens is new tokens in some
+versions and all so far in others, as is what closes a stream; so ids are counted, and the highest of all is taken.
 Invariants: the answer does not depend on where chunks are cut. A message counts once it is whole.
 Cost: O(bytes); what is not of interest is passed over. Nothing is allocated.
 Memory: one struct of fixed size.   Threads: any; one reader belongs to one response.

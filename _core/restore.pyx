@@ -1,10 +1,10 @@
 """Puts the name that the client asked for back into responses, in place of the one that the model server answers to.
 
-The reader of the response (`usage`) says where names of the model stand; each that equals the target is replaced, whatever
-its escapes; every other byte goes on as it is. A name that reaches beyond its chunk is held back only while it may still
-become the target.
-Invariants: what went on, then what is held, is what came, names replaced. Nothing is held but the beginning of a name, at
-    most six bytes for each of the target's.
+The reader of the response (`usage`) says where names of the model stand; each that equals the target is replaced,
+whatever its escapes; every other byte goes on as it is. A name that reaches beyond its chunk is held back only while it
+may still become the target.
+Invariants: what went on, then what is held, is what came, names replaced. Nothing is held but the beginning of a name,
+    at most six bytes for each of the target's.
 Cost: a chunk without the target is neither copied nor looked at; any other is copied once.
 Memory: owns its buffers, borrows the client's name.   Threads: any; one `restore_t` belongs to one response.
 Face: `sse.Restorer`.

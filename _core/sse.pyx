@@ -19,7 +19,7 @@ from picker._core.codec cimport slice_t
 from picker._core.jsonstring import unescape
 from picker._core.restore cimport restore_finish, restore_free, restore_init, restore_start, restore_t
 from picker._core.usage cimport (
-    PK_SAID_END, PK_SAID_ERROR, PK_SAID_NOTHING, PK_USAGE_CACHED, PK_USAGE_CACHE_CREATION, PK_USAGE_CACHE_READ,
+    PK_SAID_END, PK_SAID_ERROR, PK_USAGE_CACHED, PK_USAGE_CACHE_CREATION, PK_USAGE_CACHE_READ,
     PK_USAGE_COMPLETION, PK_USAGE_DEPTH, PK_USAGE_FIELDS, PK_USAGE_INPUT, PK_USAGE_KEY, PK_USAGE_PROMPT, PK_USAGE_TOTAL,
     usage_feed, usage_finish, usage_in_model, usage_init, usage_is_blank, usage_t,
 )

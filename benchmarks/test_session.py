@@ -90,3 +90,23 @@ def test_streamed_response(seconds, target) -> None:
     exchange += [messages.response_body(b"data: [DONE]\n\n", end_of_stream=True)]
     took = seconds(life(engine_with(8), exchange))
     target("session: response of 1,000 chunks, whole life", took * 1e6, 2000, "us")
+
+
+def test_restored_response(seconds, target) -> None:
+    headers = {"x-gateway-model-name-rewrite": "meta-llama/Llama-3.1-8B-Instruct"}
+    body = chat(900).replace(b"meta-llama/Llama-3.1-8B-Instruct", b"llama")
+    exchange = [messages.request_headers(headers=headers), messages.request_body(body), messages.response_headers()]
+    exchange += [messages.response_body(CHUNK)] * 1000
+    exchange += [messages.response_body(b"data: [DONE]\n\n", end_of_stream=True)]
+    took = seconds(life(engine_with(8), exchange))
+    target("session: the same, the model's name restored in each", took * 1e6, 2000, "us")
+
+
+def test_unread_response(seconds, target) -> None:
+    exchange = [*small_exchange()[:3], messages.response_headers()]
+    exchange += [messages.response_body(CHUNK)] * 1000
+    exchange += [messages.response_body(b"data: [DONE]\n\n", end_of_stream=True)]
+    engine = engine_with(8)
+    engine.set_policy([TTFT, MAX], response_tracking="headers")
+    took = seconds(life(engine, exchange))
+    target("session: the same, responseTracking: headers", took * 1e6, 2000, "us")

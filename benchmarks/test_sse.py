@@ -1,6 +1,8 @@
 import json
 
-from picker._core.sse import UsageScanner
+from picker._core.framed import FrameScanner
+from picker._core.sse import Restorer, UsageScanner
+from tests.support.protobuf import chunk, frame
 
 CHUNK = (
     b'data: {"id":"chatcmpl-4f3a5c1d2b7e4a90","object":"chat.completion.chunk","created":1694268190,'
@@ -14,8 +16,8 @@ def test_chat_chunk(seconds, target) -> None:
     many = [CHUNK] * 100
 
     def feed() -> None:
-        for chunk in many:
-            scanner.feed(chunk)
+        for piece in many:
+            scanner.feed(piece)
 
     target(f"sse: {len(CHUNK)}-byte chunk, with the call", seconds(feed) / 100 * 1e6, 0.5, "us")
 
@@ -35,3 +37,26 @@ def test_long_strings(seconds, target) -> None:
         scanner.finish()
 
     target("sse: 100 KB unary body", len(body) / seconds(whole) / 1e9, 2.0, "GB/s", higher_is_better=True)
+
+
+def test_restored_chunk(seconds, target) -> None:
+    restorer = Restorer(b"meta-llama/Llama-3.1-8B-Instruct", b"llama", event_stream=True)
+    many = [CHUNK] * 100
+
+    def feed() -> None:
+        for piece in many:
+            restorer.feed(piece)
+
+    target(f"restore: {len(CHUNK)}-byte chunk with the model's name", seconds(feed) / 100 * 1e6, 0.5, "us")
+
+
+def test_grpc_chunk(seconds, target) -> None:
+    scanner = FrameScanner()
+    message = frame(chunk([128000], prompt=2000, completion=1, cached=1024))
+    many = [message] * 100
+
+    def feed() -> None:
+        for piece in many:
+            scanner.feed(piece)
+
+    target(f"framed: {len(message)}-byte message of a token", seconds(feed) / 100 * 1e6, 0.5, "us")

@@ -142,7 +142,7 @@ def page(snapshot: Snapshot, *, openmetrics: bool = False) -> Iterator[bytes]:
 
 def _models(one: Mapping[str, Any]) -> tuple[str, str]:
     """The model a client asks for, and the one its requests are sent to."""
-    return one["model"], one.get("target") or one["model"]
+    return one["model"], one["target"]
 
 
 def _requests(series: Sequence[Mapping[str, Any]]) -> Iterator[Family]:

@@ -88,9 +88,8 @@ class _Loader:
 
     def _response_tracking(self, given: schema.ResponseTracking | bool) -> schema.ResponseTracking:
         if given is True:
-            raise self._fail(
-                "true is not a way to track responses", ("responseTracking",), "use one of: full, headers, off"
-            )
+            wrong = "true is not a way to track responses"
+            raise self._fail(wrong, ("responseTracking",), "use one of: full, headers, off")
         return "off" if given is False else given
 
     # --- helpers ---

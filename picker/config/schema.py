@@ -110,9 +110,9 @@ class RequestHandler(_Section, frozen=True):
 
 
 ResponseTracking = Literal["full", "headers", "off"]
-"""What picker looks at of responses; `docs/response-tracking.md` says what each costs and loses. `headers`: status, served
-endpoint and the time of the headers, while bodies pass unread or are not asked for. `off`: the stream ends when the
-request is answered, so that responses cost picker nothing, and nothing is known of them."""
+"""What picker looks at of responses; `docs/response-tracking.md` says what each costs and loses. `headers`: status,
+served endpoint and the time of the headers, while bodies pass unread or are not asked for. `off`: the stream ends when
+the request is answered, so that responses cost picker nothing, and nothing is known of them."""
 
 
 class EndpointPickerConfig(_Section, frozen=True):

@@ -162,9 +162,9 @@ def test_a_rewritten_model_is_shown_by_both_names(busy: Rig) -> None:
         busy.pick(chat(model=name), headers={"x-gateway-model-name-rewrite": "big"})
     busy.pick(chat(model="a\\u0000b"))
     shown = snapshot(busy)
-    for model, target, count in (("qwen", "qwen", 4), ("qwen", "big", 1), ("llama", "big", 1), ("other", "other", 2)):
+    for model, sent_to, count in (("qwen", "qwen", 4), ("qwen", "big", 1), ("llama", "big", 1), ("other", "other", 2)):
         for name in ("inference_objective_request_total", "llm_d_epp_request_total"):
-            assert value(shown, name, model_name=model, target_model_name=target) == count
+            assert value(shown, name, model_name=model, target_model_name=sent_to) == count
     assert value(shown, "inference_objective_running_requests", model_name="qwen") == 1
 
 

@@ -136,8 +136,10 @@ def test_a_mode_that_would_lose_what_is_held_ends_in_an_error() -> None:
 NAMES = st.sampled_from(["meta/llama-3", "meta/llama", "llama", "", "meta/llama-33", "m\u00e9"])
 VALUES = st.recursive(
     NAMES | st.none() | st.integers(0, 9),
-    lambda inner: st.lists(inner, max_size=2)
-    | st.dictionaries(st.sampled_from(["model", "message", "response", "x"]), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["model", "message", "response", "x"]), inner, max_size=4)
+    ),
 )
 ENGINE = engine_with(2)
 

@@ -143,8 +143,9 @@ def test_reads_what_sglang_says_of_its_own() -> None:
     ],
 )
 def test_what_an_event_is_called(kind: str, done: bool, failed: bool) -> None:
-    for document in ({"type": kind}, {"a": 1, "type": kind, "b": {"type": "x"}}, {"type": "x", "type2": 1, "type": kind}):
-        found = stream(document)
+    twice = b'data: {"type":"x","type2":1,"type":"%b"}\n\n' % kind.encode()
+    for body in (event({"type": kind}), event({"a": 1, "type": kind, "b": {"type": "x"}}), twice):
+        found = read(body)
         assert (found["done"], found["saw_error"], found["tokens"]) == (done, failed, 0)
     for document in ({"type": [kind]}, {"x": {"type": kind}}, {"response": {"type": kind}}, {"type": kind + "s"}):
         found = stream(document)
@@ -317,14 +318,12 @@ PIECES += [
 PIECES += [b'\n\ndata: {"usage":{"prompt_tokens":7}', b'}\n\ndata: {"response":{"usage":{"total_tokens":8', b"}}}\n\n"]
 SOUP = st.lists(st.sampled_from(PIECES), max_size=30).map(b"".join)
 NAMES = st.sampled_from(
-    ["usage", "error", "response", "prompt_tokens", "input_tokens", "prompt_tokens_details"]
-    + ["cached_tokens", "meta_info", "type", "total_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"]
+    """usage error response prompt_tokens input_tokens prompt_tokens_details cached_tokens meta_info type total_tokens
+    cache_read_input_tokens cache_creation_input_tokens""".split()
 )
 KINDS = st.sampled_from(["message_stop", "response.failed", "error", "ping", "message_start", "response.created", "x"])
 SCALARS = st.none() | st.booleans() | st.integers(-3, 10) | st.floats(allow_nan=False, allow_infinity=False) | KINDS
-DOCUMENTS = st.recursive(
-    SCALARS | st.text(), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner)
-)
+DOCUMENTS = st.recursive(SCALARS | st.text(), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner))
 
 
 def same(body: bytes, chunks: list[bytes]) -> None:

@@ -8,7 +8,7 @@ from tests.support.fuzz import CASES, cuts, mutants
 from tests.support.protobuf import complete, embedding, frame
 
 CORPUS = [STREAM, frame(embedding(FLOATS[:60], 9)), frame(complete([1, 2], prompt=3, completion=2)) * 2]
-TOKENS = [b"\x00\x00\x00\x00", b"\x01", b"\x0a", b"\x12", b"\x10\x05", b"\x08\x01", b"\xff", b"\x80", b"\xff" * 9, b"\x0d"]
+TOKENS = [b"\x00" * 4, b"\x01", b"\x0a", b"\x12", b"\x10\x05", b"\x08\x01", b"\xff", b"\x80", b"\xff" * 9, b"\x0d"]
 
 
 def test_mutated_bodies_read_as_the_model_reads_them() -> None:

@@ -1,4 +1,4 @@
-"""Mutated bodies in random chunks: what goes on is what came, names of the model restored where the model finds them."""
+"""Mutated bodies in random chunks: what goes on is what came, names restored where the slow model finds them."""
 
 import random
 
@@ -7,7 +7,8 @@ from tests.fuzz.test_fuzz_sse import CORPUS, TOKENS
 from tests.model import restore as model
 from tests.support.fuzz import CASES, cuts, mutants
 
-NAMED = [body.replace(b"{", b'{"model":"me/\\u0031",') for body in CORPUS] + [b'{"model": "me\\/1"}', b'data:{"model":"me/1"}']
+NAMED = [body.replace(b"{", b'{"model":"me/\\u0031",') for body in CORPUS]
+NAMED += [b'{"model": "me\\/1"}', b'data:{"model":"me/1"}']
 MORE = [b'"model":', b'"me/1"', b"me/1", b"\\/", b"\\u0031", b"\\ud83d", b'","model":"me/1"']
 
 

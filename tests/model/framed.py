@@ -46,7 +46,8 @@ def count_ids(value: int | bytes) -> int:
 
 def inner(kind: int, content: bytes) -> dict[str, int]:
     """What a stream chunk or a complete answer says."""
-    names = {2: "prompt", 3: "completion", 4: "cached"} if kind == CHUNK else {3: "prompt", 4: "completion", 5: "cached"}
+    first = 2 if kind == CHUNK else 3
+    names = {first: "prompt", first + 1: "completion", first + 2: "cached"}
     said: dict[str, int] = {}
     ids = 0
     for number, value in fields(content):

@@ -2,8 +2,8 @@
 
 What it holds replies to (PROTOCOL of ext_proc): full duplex wants headers first, then `streamed_response` chunks, then
 trailers, and never an end of stream it did not send; the other modes want one reply per message and no
-`streamed_response`. What is forwarded is what was sent, to the byte, but for the model that a header asks for; responses
-name it as the client did.
+`streamed_response`. What is forwarded is what was sent, to the byte, but for the model that a header asks for; what
+comes back names it as the client did.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -189,7 +189,8 @@ class Gateway:
 
     def _expect_restoring(self, kind: str) -> None:
         changed = renaming.change(bytes(self.request.sent), self.rewrite.encode()) if self.rewrite else None
-        if not self.restores or changed is None or self.response_headers.get("content-encoding", "identity") != "identity":
+        encoding = self.response_headers.get("content-encoding", "identity")
+        if not self.restores or changed is None or encoding != "identity":
             return
         target, client = renaming.escaped(self.rewrite.encode()), changed[1]
         is_stream = kind.startswith("text/event-stream")
