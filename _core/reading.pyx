@@ -21,7 +21,7 @@ from picker._core.apis cimport (
     PK_WORK_ANSWER,
     api_get,
 )
-from picker._core.codec cimport buffer_append, codec_utf8, slice_t
+from picker._core.codec cimport buffer_append, codec_utf8, slice_bytes, slice_t
 from picker._core.dispatch cimport engine_model, scratch_t
 from picker._core.exchange cimport PK_FORMAT_UNREAD, found_t, session_t
 from picker._core.form cimport form_hash, form_read
@@ -96,6 +96,44 @@ cdef int reading_find(session_t* session, int* problem) noexcept nogil:
     else:
         return _find_json(session, body, problem)
     return PK_OK
+
+
+cdef size_t _last_comma(slice_t text) noexcept nogil:
+    """Of those that stand between members of the object at the top; 0: there is none."""
+    cdef size_t i, last = 0
+    cdef uint32_t depth = 0
+    cdef bint in_string = False, is_escaped = False
+    cdef uint8_t byte
+    for i in range(text.size):
+        byte = text.data[i]
+        if is_escaped:
+            is_escaped = False
+        elif in_string:
+            is_escaped = byte == c"\\"
+            in_string = byte != c'"'
+        elif byte == c'"':
+            in_string = True
+        elif byte == c"{" or byte == c"[":
+            depth += 1
+        elif byte == c"}" or byte == c"]":
+            depth -= 1
+        elif byte == c"," and depth == 1:
+            last = i
+    return last
+
+
+cdef int reading_find_cut(session_t* session) noexcept nogil:
+    """The model alone of a body that is JSON and cut: its last whole member is taken for the end of it."""
+    cdef size_t size = session.body.size, comma = _last_comma(slice_bytes(&session.body))
+    cdef int problem, code
+    if comma == 0:
+        return PK_OK
+    session.body.size = comma + 1
+    session.body.data[comma] = c"}"
+    code = reading_find(session, &problem)
+    session.body.data[comma] = c","
+    session.body.size = size
+    return code
 
 
 # --- C kernel: naming ---

@@ -46,7 +46,7 @@ from picker._core.exchange cimport (
 )
 from picker._core.hashing cimport hash_xxh64
 from picker._core.outbox cimport out_t
-from picker._core.reading cimport reading_find, reading_hash, reading_name
+from picker._core.reading cimport reading_find, reading_find_cut, reading_hash, reading_name
 from picker._core.renaming cimport renaming_apply, renaming_ask, renaming_name, renaming_splice
 from picker._core.replies cimport (
     PK_OLD_REWRITE_HEADER,
@@ -256,20 +256,30 @@ cdef inline bint _is_cut(const session_t* session) noexcept nogil:
     return session.request_mode == PK_BODY_BUFFERED_PARTIAL and not session.request_done
 
 
+cdef int _read(session_t* session, int* problem) noexcept nogil:
+    """Read and name the request; `problem` (PK_BODY_*) is why it is refused. PK_OK or PK_E_NOMEM."""
+    cdef int code = reading_find(session, problem)
+    cdef bint is_cut = code == PK_OK and problem[0] == PK_BODY_NOT_JSON and _is_cut(session)
+    if is_cut:
+        problem[0] = PK_BODY_OK
+        code = reading_find_cut(session)
+    if code == PK_OK and session.found.has_model:
+        code = renaming_name(session) if problem[0] == PK_BODY_OK else reading_name(session, NULL)
+    if code == PK_OK and problem[0] == PK_BODY_OK and not is_cut:
+        code = reading_hash(session)
+    return code
+
+
 cdef int _complete(session_t* session, int64_t now_ns, out_t* out) noexcept nogil:
     """All of the request that comes before the pick is here: read it, pick, answer."""
     cdef int problem = PK_BODY_OK
     cdef int code
     session.request.max_tokens = -1
     if session.api != PK_API_OTHER and (session.has_body or session.has_trailers):
-        code = reading_find(session, &problem)
-        if code == PK_OK and session.found.has_model:
-            code = renaming_name(session) if problem == PK_BODY_OK else reading_name(session, NULL)
-        if code == PK_OK and problem == PK_BODY_OK:
-            code = reading_hash(session)
+        code = _read(session, &problem)
         if code != PK_OK:
             return code
-        if problem != PK_BODY_OK and not (problem == PK_BODY_NOT_JSON and _is_cut(session)):
+        if problem != PK_BODY_OK:
             return _refuse(session, PK_FAIL_BAD_REQUEST, problem, out)
     session.request.subset = &session.subset
     session.request.now_ns = now_ns

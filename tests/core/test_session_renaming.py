@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from picker._core.engine import Engine
-from tests.model.renaming import renamed
+from tests.model.renaming import change_cut, renamed
 from tests.support import messages as m
 from tests.support.exchange import (
     BODY,
@@ -207,6 +207,54 @@ def test_chunks_are_as_large_as_they_may_be(body: bytes, name: str, chunk_bytes:
     call.reset()
     client.close()
     service.assert_idle()
+
+
+CUT = [
+    b'{"model":"llama","prompt":"it is never',
+    b'{"model":"llama","model":"llama","prompt":["',
+    b'{"prompt":"{\\",}","model":"l\\u006c","x":{"model":"a","y":[1,',
+    b'{"model":"llama",',
+    b'{"x":[{"a":"b,c"},{}],"model":"llama","prompt":"\\',
+]
+LOST = [
+    b'{"model":"lla',
+    b'{"model":"llama"',
+    b'{"prompt":"p,',
+    b"",
+    b"{",
+    b'{"x":{"model":"llama","a":1,"b',
+    b'"a,b',
+    b"}},,",
+]
+
+
+@pytest.mark.parametrize("body", CUT)
+def test_a_model_before_the_cut_is_renamed(body: bytes) -> None:
+    """Where the gateway shows only the beginning of a body."""
+    engine = engine_with()
+    gateway = Gateway(engine, modes=(PARTIAL, DUPLEX))
+    gateway.send_headers("/v1/completions", headers={NEW: "longer name", "content-length": "900000"})
+    changed = change_cut(body, b"longer name")
+    assert changed is not None
+    gateway.request.change = lambda _: changed[0]
+    gateway.send_body([body], ending="open")
+    gateway.complete()
+    assert gateway.headers["content-length"] == str(900_000 + len(changed[0]) - len(body))
+    gateway.answer_headers()
+    gateway.answer_body(SSE)
+    gateway.close()
+    assert_idle(engine)
+    assert engine.decisions()[0]["target_model"] == "longer name"
+
+
+@pytest.mark.parametrize("body", LOST)
+def test_a_model_behind_the_cut_is_not(body: bytes) -> None:
+    gateway = Gateway(engine_with(), modes=(PARTIAL, DUPLEX))
+    gateway.send_headers("/v1/completions", headers={NEW: "longer name"})
+    gateway.request.change = bytes
+    gateway.send_body([body], ending="open")
+    gateway.complete()
+    assert gateway.request.forwarded == body
 
 
 # --- how long it is then ---

@@ -31,6 +31,15 @@ def change(body: bytes, name: bytes) -> tuple[bytes, bytes] | None:
     raise AssertionError("no string is the model")
 
 
+def change_cut(body: bytes, name: bytes) -> tuple[bytes, bytes] | None:
+    """The same of a body that is cut somewhere: its whole members count."""
+    for end in reversed(range(len(body))):
+        if body[end : end + 1] == b"," and parse(body[:end] + b"}") is not None:
+            changed = change(body[:end] + b"}", name)
+            return None if changed is None else (changed[0][:-1] + body[end:], changed[1])
+    return None
+
+
 def escaped(name: bytes) -> bytes:
     """As it stands between the quotes."""
     return json.dumps(name.decode(), ensure_ascii=False).encode()[1:-1]

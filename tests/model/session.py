@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.model import apis, prompt
-from tests.model.renaming import change, escaped
+from tests.model.renaming import change, change_cut, escaped
 from tests.model.restore import Restorer
 
 NONE, STREAMED, BUFFERED, BUFFERED_PARTIAL, DUPLEX = range(5)
@@ -178,7 +178,9 @@ class Session:
             return self.refuse(503)
         self.picked = True
         body = self.body or b""
-        changed = change(body, self.wanted) if self.wanted is not None and apis.find(self.path) != apis.OTHER else None
+        changed = None
+        if self.wanted is not None and apis.find(self.path) != apis.OTHER:
+            changed = change(body, self.wanted) or change_cut(body, self.wanted)
         instead, self.client = changed if changed is not None else (body, None)
         replies: list[Reply] = [(carrier, "request", True)]
         if carrier == "body":
