@@ -16,6 +16,7 @@ from picker._core.bbrsteps cimport (
     route_refuse,
     route_run,
     route_scan,
+    route_unseen,
 )
 from picker._core.codec cimport (
     PK_BODY_BUFFERED_PARTIAL,
@@ -119,15 +120,20 @@ cdef int _problem(route_t* route, int* problem) noexcept nogil:
 
 cdef int _complete(route_t* route, out_t* out) noexcept nogil:
     """All that is shown of the request is here."""
-    cdef int problem
+    cdef int problem, code
     route.part = PK_PART_HEADERS
     route.document.size = route.document.bytes.size
     if route.document.size:
         route.part = PK_PART_BODY
         if _problem(route, &problem) != PK_OK:
             return PK_E_NOMEM
-        if problem != PK_BODY_OK and not route.may_be_other and not (problem == PK_BODY_NOT_JSON and _is_cut(route)):
+        route.is_unseen = problem == PK_BODY_NOT_JSON and _is_cut(route)
+        if problem != PK_BODY_OK and not route.may_be_other and not route.is_unseen:
             return route_refuse(route, PK_FAIL_BAD_REQUEST, problem, out)
+    if route.is_unseen:
+        code = route_unseen(route, out)
+        if code != PK_OK or route_is_over(route):
+            return code
     route.state = PK_ROUTE_PLUGINS
     route.step = 0
     return bbr_request_resume(route, out)
@@ -136,9 +142,8 @@ cdef int _complete(route_t* route, out_t* out) noexcept nogil:
 cdef void _read_header(route_t* route, const header_t* header) noexcept nogil:
     cdef uint32_t i
     if slice_equals(header.key, b"content-type"):
-        route.may_be_other = slice_starts(header.value, b"multipart/") or slice_starts(
-            header.value, b"application/grpc"
-        )
+        route.is_grpc = slice_starts(header.value, b"application/grpc")
+        route.may_be_other = route.is_grpc or slice_starts(header.value, b"multipart/")
     for i in range(route.router.header_count):
         if slice_is(header.key, <const char*>route.router.headers[i].data, route.router.headers[i].size):
             route.spoofed |= <uint32_t>1 << i
@@ -163,9 +168,8 @@ cdef int _headers(route_t* route, const message_t* message, out_t* out) noexcept
         code = out_edited(route, out, PK_REPLY_REQUEST_HEADERS, &route.request_edits, False)
         route.spoofed = 0
         return code
-    route.passes = not route_is_duplex(route.request_mode) or (
-        route.may_be_other and not route.router.request.has_python
-    )
+    route.is_unseen = route.is_grpc or not route_is_duplex(route.request_mode)
+    route.passes = route.is_unseen or (route.may_be_other and not route.router.request.has_python)
     return _complete(route, out) if route.passes else PK_OK      # else answered with the body
 
 

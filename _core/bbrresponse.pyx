@@ -9,19 +9,17 @@ Threads: one for all exchanges of a router.
 Source: envoy external_processor.proto; HTML Living Standard, server-sent events.
 """
 from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t
 from libc.string cimport memmove
 
 from picker._core.alloc cimport PK_E_FORMAT, PK_E_LIMIT, PK_E_NOMEM, PK_OK
 from picker._core.bbrsteps cimport (
     out_edited,
-    route_cut,
     route_drop,
     route_forget_scan,
     route_hold,
-    route_may_reject,
-    route_refuse,
     route_run,
+    route_unseen,
 )
 from picker._core.codec cimport (
     PK_REPLY_RESPONSE_BODY,
@@ -41,7 +39,6 @@ from picker._core.codec cimport (
 )
 from picker._core.edits cimport edits_free
 from picker._core.fields cimport document_find_data, document_free
-from picker._core.apis cimport PK_BODY_OK
 from picker._core.replies cimport out_body, out_chunk, out_plain, out_trailers
 from picker._core.routing cimport (
     PK_PART_BODY,
@@ -54,7 +51,6 @@ from picker._core.routing cimport (
     route_is_duplex,
     route_is_over,
 )
-from picker._core.stats cimport PK_FAIL_INTERNAL
 
 # --- C kernel: answers ---
 
@@ -123,18 +119,9 @@ cdef int _events(route_t* route, out_t* out) noexcept nogil:
 
 
 cdef int _unseen(route_t* route, out_t* out) noexcept nogil:
-    """The plugins that want to see the body are not asked about it. If one insists, the client does not see it either.
-    """
-    cdef uint32_t i
-    for i in range(route.router.response.count):
-        route.router.response.items[i].skipped += route.router.response.items[i].sees_body
+    """The body goes on as it comes, if it may."""
     route.gathers = False
-    if not route.router.response.is_closed:
-        return PK_OK
-    if route_may_reject(route):
-        return route_refuse(route, PK_FAIL_INTERNAL, PK_BODY_OK, out)
-    route_cut(route)
-    return PK_OK
+    return route_unseen(route, out)
 
 
 cdef int _give_up(route_t* route, out_t* out) noexcept nogil:

@@ -20,6 +20,7 @@ cdef void route_cut(route_t* route) noexcept nogil
 # The steps from `route.step` on: PK_OK when all are done or the client was answered, PK_NEED_PLUGIN, PK_E_NOMEM
 cdef int route_run(route_t* route, out_t* out) noexcept nogil
 # A Python step was asked, or is to be left out: whether the exchange goes on
+cdef int route_unseen(route_t* route, out_t* out) noexcept nogil
 cdef bint route_may_reject(const route_t* route) noexcept nogil
 cdef int route_asked(route_t* route, out_t* out) noexcept nogil
 

@@ -206,7 +206,7 @@ cdef bint _applies(const route_t* route, const step_t* step) noexcept nogil:
     if step.kind != PK_STEP_PYTHON:
         return route.part != PK_PART_HEADERS and route.document.is_json
     if not route.is_response:
-        return True
+        return not (step.sees_body and route.is_unseen)
     if route.part == PK_PART_HEADERS:
         return not step.sees_body or route.response_done        # no body comes: it is asked all the same
     return step.sees_body
@@ -230,6 +230,20 @@ cdef int route_run(route_t* route, out_t* out) noexcept nogil:
             if code != PK_OK:
                 return PK_E_NOMEM
         route.step += 1
+    return PK_OK
+
+
+cdef int route_unseen(route_t* route, out_t* out) noexcept nogil:
+    """The plugins that want to see the body are not asked about it. If one insists, nobody else sees it either."""
+    cdef steps_t* steps = route_steps(route)
+    cdef uint32_t i
+    for i in range(steps.count):
+        steps.items[i].skipped += steps.items[i].sees_body
+    if not steps.is_closed:
+        return PK_OK
+    if route_may_reject(route):
+        return route_refuse(route, PK_FAIL_INTERNAL, 0, out)
+    route_cut(route)
     return PK_OK
 
 

@@ -43,7 +43,7 @@ cdef enum:
 
 ctypedef struct step_t:
     int kind
-    bint sees_body             # of a response: wants it whole, or event by event
+    bint sees_body             # is of no use without; responses are held for it
     bint is_closed             # its failure is the request's
     slice_t field
     slice_t header
@@ -59,7 +59,7 @@ ctypedef struct steps_t:
     uint32_t count
     uint32_t seeing            # of them see the response's body
     bint has_python
-    bint is_closed             # one that sees bodies is
+    bint is_closed             # one of those is
 
 ctypedef struct routing_limits_t:
     uint64_t body_bytes        # of one body
@@ -104,6 +104,8 @@ ctypedef struct route_t:
     bint is_closed
     bint passes                # the request's body is not read
     bint may_be_other          # the request says itself that it is no JSON
+    bint is_grpc               # and that it may answer before it ends
+    bint is_unseen             # the request's body, or the rest of it, is not shown
     bint has_body
     bint has_trailers
     bint request_done

@@ -138,11 +138,12 @@ def _add_python(plan: Plan, kind: str, name: str, given: dict[str, Any], spec: s
         _check_header(spec, header)
         plan.headers.append(header.lower().encode())
     budget_s = _budget_s(spec, common.budget)
+    sees_bodies = bool(getattr(made, "sees_bodies", False))
     if isinstance(made, RequestPlugin):
-        plan.request.append((STEP_PYTHON, True, is_closed))
+        plan.request.append((STEP_PYTHON, sees_bodies, is_closed))
         plan.request_records.append(Record(made, kind, name, is_closed, budget_s))
     if isinstance(made, ResponsePlugin):
-        plan.response.append((STEP_PYTHON, bool(getattr(made, "sees_bodies", False)), is_closed))
+        plan.response.append((STEP_PYTHON, sees_bodies, is_closed))
         plan.response_records.append(Record(made, kind, name, is_closed, budget_s))
 
 

@@ -120,7 +120,7 @@ class RequestPlugin(Protocol):
     """Looks at requests."""
 
     def on_request(self, message: Message) -> None:
-        """A request, its body whole."""
+        """A request: its body whole, or its headers where no body comes or none is shown."""
 
 
 @runtime_checkable
@@ -141,7 +141,8 @@ class Plugin:
     """Request headers that only picker may set: copies that clients send are removed."""
 
     sees_bodies: ClassVar[bool] = False
-    """Whether `on_response` is to see bodies. They are held for it: JSON whole, of a stream each event."""
+    """Whether it is of no use without bodies. Responses are held for `on_response`: JSON whole, of a stream each event.
+    Where the gateway does not show a body that there is, it is not asked."""
 
     def __init__(self, parameters: Any) -> None:
         """`parameters`: an instance of the struct, or the mapping."""

@@ -58,11 +58,48 @@ def test_a_plugin_sees_the_whole_request(mode: int) -> None:
 
 
 @pytest.mark.parametrize("mode", [DUPLEX, BUFFERED, STREAMED, NONE])
-def test_a_plugin_sees_requests_of_which_no_body_is_shown(mode: int) -> None:
+@pytest.mark.parametrize("sees", [True, False])
+def test_a_plugin_sees_requests_that_have_no_body(mode: int, sees: bool) -> None:
     seen = Seen(lambda view: view.edit(b"x-seen", b"1"))
-    gateway = BodyGateway(router_with([seen]), modes=(mode, mode))
-    gateway.send_headers(end=mode in (DUPLEX, BUFFERED))
+    gateway = BodyGateway(router_with([seen], sees=sees), modes=(mode, mode))
+    gateway.send_headers(end=True)
     assert (seen.parts, seen.bodies, gateway.headers) == ([PART_HEADERS], [b""], {"x-seen": "1"})
+
+
+@pytest.mark.parametrize("mode", [STREAMED, NONE])
+def test_of_bodies_that_are_not_shown_a_plugin_sees_the_headers_if_that_will_do(mode: int) -> None:
+    for sees in (True, False):
+        seen = Seen()
+        gateway = BodyGateway(router_with([seen], sees=sees), modes=(mode, mode))
+        gateway.post(BODY)
+        gateway.request.demand_complete()
+        assert seen.parts == ([] if sees else [PART_HEADERS])
+        assert gateway.router.figures()["request"][0]["skipped"] == int(sees)
+    gateway = BodyGateway(router_with([Seen()], closed=True), modes=(mode, mode))
+    gateway.send_headers()
+    assert gateway.error()[0] == 500
+
+
+def test_bodies_of_grpc_are_not_shown() -> None:
+    """They may wait for an answer before they end."""
+    seen = Seen()
+    gateway = BodyGateway(router_with([seen]))
+    gateway.send_headers(headers={"content-type": "application/grpc"})
+    gateway.send_body([b"\0\0\0\0\0"])
+    gateway.request.demand_complete()
+    assert seen.parts == []
+
+
+def test_the_beginning_of_a_body_is_not_shown() -> None:
+    seen = Seen()
+    gateway = BodyGateway(router_with([seen]), modes=(PARTIAL, NONE))
+    gateway.send_headers()
+    gateway.send_body([BODY[:9]], ending="open")
+    assert (seen.parts, gateway.immediate) == ([], None)
+    gateway = BodyGateway(router_with([seen], closed=True), modes=(PARTIAL, NONE))
+    gateway.send_headers()
+    gateway.send_body([BODY[:9]], ending="open")
+    assert gateway.error()[0] == 500
 
 
 def test_a_plugin_sees_bodies_that_are_no_json_where_they_say_so() -> None:
@@ -206,7 +243,8 @@ def test_edits_are_limited() -> None:
 @pytest.mark.parametrize("mode", [DUPLEX, BUFFERED, STREAMED])
 def test_a_rejection_is_the_clients_answer(mode: int) -> None:
     later = Seen()
-    gateway = BodyGateway(router_with([lambda view: view.reject(403, SAFE), later]), modes=(mode, mode))
+    made = router_with([lambda view: view.reject(403, SAFE), later], sees=mode != STREAMED)
+    gateway = BodyGateway(made, modes=(mode, mode))
     gateway.send_headers()
     if mode != STREAMED:
         gateway.send_body([BODY])

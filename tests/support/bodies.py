@@ -42,7 +42,7 @@ def router_with(
     def host(step: int, is_response: bool, view: View) -> None:
         (response if is_response else request)[step](view)
 
-    before = [(STEP_PYTHON, True, closed) for _ in request]
+    before = [(STEP_PYTHON, sees, closed) for _ in request]
     made = Router([*before, *STEPS], [(STEP_PYTHON, sees, closed) for _ in response], host=host, **more)
     made.set_names(Names({name.encode(): base.encode() for name, base in NAMES.items()}))
     return made
