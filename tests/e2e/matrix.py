@@ -248,11 +248,13 @@ async def _of_cell(cell: Cell, addresses: Mapping[str, str], servers: Sequence[E
 
 
 @contextlib.asynccontextmanager
-async def pickers(directory: Path, shell: str, servers: Sequence[Echo]) -> AsyncIterator[dict[bool, Stack]]:
-    """Two of them, by whether they list two destinations."""
+async def pickers(
+    directory: Path, shell: str, servers: Sequence[Echo], lists: Sequence[bool] = (False, True)
+) -> AsyncIterator[dict[bool, Stack]]:
+    """Some, by whether they list two destinations."""
     stacks: dict[bool, Stack] = {}
     try:
-        for is_list in (False, True):
+        for is_list in lists:
             where = directory / f"picker-{is_list}"
             where.mkdir()
             flags = (f"--config-text={CONFIG.format(wanted=1 + is_list)}",)

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import functools
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from picker.demo.envoy import EnvoyProcess, Gateway, gateways_config
 from picker.extproc import grpcio, wire
 from picker.extproc.readiness import Readiness
 from tests.e2e.matrix import CHAT, chat
-from tests.support import http1
+from tests.support import http2
 from tests.support.echo import TRAILERS, Echo, echoes
 
 pytestmark = pytest.mark.e2e
@@ -113,9 +113,8 @@ async def wire_shell(engine: Engine, plan: Plan, patch: pytest.MonkeyPatch) -> A
 
 @contextlib.asynccontextmanager
 async def serving(shell: Any, engine: Engine) -> AsyncIterator[int]:
-    listen = ListenSettings(
-        bind_address="127.0.0.1", grpc_port=0, secure_serving=False, grpc_max_recv_msg_bytes=1 << 24
-    )
+    sizes = {"grpc_max_recv_msg_bytes": 1 << 24, "grpc_max_send_msg_bytes": 1 << 24}
+    listen = ListenSettings(bind_address="127.0.0.1", grpc_port=0, secure_serving=False, **sizes)
     running = shell(engine, Readiness(), listen, LimitSettings())
     try:
         yield await running.start_extproc()
@@ -147,7 +146,7 @@ class Bench:
     async def demand(self, listener: str, body: bytes, plan: Plan) -> int:
         """One request: its status, 0 if the client's connection was cut. No 2xx unless the body arrived as sent."""
         trailers = TRAILERS if body is SMALL else []
-        sending = http1.request(self.addresses[listener], CHAT, pieces=[body], is_chunked=True, trailers=trailers)
+        sending = http2.request(self.addresses[listener], CHAT, pieces=[body], trailers=trailers)
         try:
             answer = await asyncio.wait_for(sending, 20)
         except (asyncio.IncompleteReadError, OSError):
@@ -180,16 +179,15 @@ async def bench(shell: str, plan: Plan, patch: pytest.MonkeyPatch, directory: Pa
             envoy.stop()
 
 
-FAULTS: tuple[type[BaseException], ...] = (Fault, MemoryError, asyncio.CancelledError)
+# What the code under test knows of and what it does not. grpc.aio cancels a handler only when its stream is gone.
+FAULTS: list[tuple[str, type[BaseException]]] = [
+    *(("grpcio", kind) for kind in (Fault, MemoryError, TimeoutError, OverflowError, OSError)),
+    *(("wire", kind) for kind in (Fault, MemoryError, TimeoutError, asyncio.CancelledError)),
+]
+CASES = list(itertools.product(GATEWAYS, (SMALL, LARGE)))
 
 
-def cases() -> Iterator[tuple[str, bytes]]:
-    yield from itertools.product(GATEWAYS, (SMALL, LARGE))
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("raises", FAULTS, ids=lambda raises: raises.__name__)
-@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(("shell", "raises"), FAULTS)
 def test_no_fault_forges_a_request(
     shell: str, raises: type[BaseException], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -197,7 +195,7 @@ def test_no_fault_forges_a_request(
 
     async def body() -> None:
         async with bench(shell, plan, monkeypatch, tmp_path) as running:
-            for listener, sent in cases():
+            for listener, sent in CASES:
                 plan.at, plan.steps = -1, []
                 assert await running.demand(listener, sent, plan) == 200, "without a fault"
                 count = min(len(plan.steps), MOST)
@@ -207,6 +205,6 @@ def test_no_fault_forges_a_request(
                     plan.at, plan.steps = at, []
                     failed += await running.demand(listener, sent, plan) not in (200, 204)
                 plan.at = -1
-                assert failed, f"{listener}: no fault was noticed"
+                assert failed or GATEWAYS[listener].failure_mode_allow, f"{listener}: no fault was noticed"
 
     asyncio.run(asyncio.wait_for(body(), 240))

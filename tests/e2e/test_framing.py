@@ -140,7 +140,7 @@ async def gateway(version: str, picker: str, servers: Sequence[Echo], directory:
 
 async def through(version: str, numbers: Sequence[int], shell: str, directory: Path) -> None:
     """All the cases of these numbers."""
-    async with echoes(2) as servers, pickers(directory, shell, servers) as stacks:
+    async with echoes(2) as servers, pickers(directory, shell, servers, [False]) as stacks:
         picker = f"127.0.0.1:{stacks[False].ports[0]}"
         async with gateway(version, picker, servers, directory) as envoy:
             gate = asyncio.Semaphore(AT_ONCE)
@@ -148,7 +148,10 @@ async def through(version: str, numbers: Sequence[int], shell: str, directory: P
             async def one(number: int) -> None:
                 async with gate:
                     of = case(number)
-                    answer = await asyncio.wait_for(send(of, envoy.addresses), 60)
+                    try:
+                        answer = await asyncio.wait_for(send(of, envoy.addresses), 60)
+                    except (OSError, EOFError, TimeoutError, AssertionError) as problem:
+                        raise AssertionError(f"{of}: {problem!r}") from problem
                     found = [one for server in servers for one in server.taken(str(number))]
                     demand(of, answer, found)
 
