@@ -1,6 +1,6 @@
 """The settings of `picker serve`: parsed once, frozen, passed down. Units stand in the names.
 
-Each field that has a flag says so; its docstring is the flag's help and its row in the README's table
+Each field that has a flag says so; its docstring is the flag's help and its row in the table of docs/configuration.md
 (`picker.config.reference`). The first sentence of a docstring must therefore stand alone.
 """
 
