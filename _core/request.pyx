@@ -379,7 +379,8 @@ cdef int _write_pick(session_t* session, out_t* out) noexcept nogil:
 
 cdef int _let_go(session_t* session, int code) noexcept nogil:
     """The request is answered: if nobody asks for the response, that was all."""
-    if code == PK_OK and session.engine.tracks == PK_TRACK_OFF and session.state == PK_STATE_PICKED and session.request_done:
+    cdef bint is_answered = session.state == PK_STATE_PICKED and session.request_done
+    if code == PK_OK and is_answered and session.engine.tracks == PK_TRACK_OFF:
         session.is_let_go = True
         session.state = PK_STATE_ENDED
     return code
