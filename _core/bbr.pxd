@@ -28,12 +28,6 @@ cdef class Router:
     cdef int ask(self, route_t* route) except -1
 
 
-cdef class View:
-    cdef route_t* _route       # NULL: the plugin's turn is over
-
-    cdef route_t* _there(self) except NULL
-
-
 cdef class Exchange:
     cdef Router _owner
     cdef route_t _route

@@ -45,6 +45,7 @@ EXEMPT: dict[tuple[str, str], str] = {
     ("copies", "model"): "Engine.stats() and Engine.endpoints() are its model",
     ("decisions", "model"): "a dict, in its test",
     ("extproc", "model"): "the session whose messages it passes on, and tests/extproc/test_streams.py on every shell",
+    ("view", "model"): "of what becomes of bodies and events: tests/model/bbr.py",
     ("usage", "tests"): "a part of sse, through which tests/core/test_sse.py tests it",
 }
 """What need not be there, and why. Not a place for what is still to be done."""

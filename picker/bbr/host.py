@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from picker._core.bbr import View
+from picker._core.view import View
 from picker.bbr.plugins import Message, RequestPlugin, ResponsePlugin, error_body
 
 __all__ = ["BUDGET_S", "Durations", "PluginHost", "Record"]

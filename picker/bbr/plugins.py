@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkabl
 
 import msgspec
 
-from picker._core.bbr import PART_BODY, PART_EVENT, PART_HEADERS, View
+from picker._core.view import PART_BODY, PART_EVENT, PART_HEADERS, View
 
 __all__ = ["Message", "Part", "Path", "Plugin", "RequestPlugin", "ResponsePlugin", "error_body"]
 

@@ -1,4 +1,7 @@
-"""The request direction of the body-based router, in every mode, against its model; see test_bbr_plugins.py too."""
+"""The request direction of the body-based router, in every mode, against its model.
+
+Plugins: test_view.py. Streams of gRPC: test_bbr_calls.py.
+"""
 
 import json
 import random
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 
 from picker._core import bbr
 from picker._core.bbr import STEP_BASE, STEP_FIELD, STEP_PYTHON, Exchange, ExchangeError, Router
+from picker._core.view import View
 from tests.model import bbr as model
 from tests.support import messages as m
 from tests.support.bodies import BASE, MODEL, NAMES, REFUSAL, SPOOFED, STEPS, BodyGateway, router
@@ -321,7 +325,7 @@ def test_arguments() -> None:
     with pytest.raises(TypeError):
         Router([]).set_names({})  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="only while its plugin is asked"):
-        bbr.View().body  # noqa: B018
+        View().body  # noqa: B018
 
 
 # --- against the model ---

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from picker._core.bbr import Router, View
+from picker._core.bbr import Router
+from picker._core.view import View
 from tests.support import messages as m
 from tests.support.bodies import router, router_with
 from tests.support.builds import debug_build_only

@@ -84,15 +84,12 @@ CASES = {
 
 
 def cases(*names: str) -> list[Any]:
-    gone = "this old Envoy is not installed: `make test` does that"
-    return [
-        pytest.param(
-            CASES[name],
-            id=name,
-            marks=[pytest.mark.skipif(bool(CASES[name].envoy) and old_envoy(CASES[name].envoy) is None, reason=gone)],
-        )
-        for name in names or CASES
-    ]
+    return [pytest.param(CASES[name], id=name, marks=[needs(CASES[name].envoy)]) for name in names or CASES]
+
+
+def needs(envoy: str) -> pytest.MarkDecorator:
+    missing = bool(envoy) and old_envoy(envoy) is None
+    return pytest.mark.skipif(missing, reason="this old Envoy is not installed: `make test` does that")
 
 
 class Routed(Stack):

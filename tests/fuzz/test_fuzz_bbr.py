@@ -3,7 +3,8 @@
 import json
 import random
 
-from picker._core.bbr import Exchange, ExchangeError, View
+from picker._core.bbr import Exchange, ExchangeError
+from picker._core.view import View
 from tests.support import messages
 from tests.support.bodies import SPOOFED, router_with
 from tests.support.fuzz import CASES, mutants

@@ -4,8 +4,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from picker._core.bbr import STEP_BASE, STEP_FIELD, STEP_PYTHON, Exchange, Router, View
+from picker._core.bbr import STEP_BASE, STEP_FIELD, STEP_PYTHON, Exchange, Router
 from picker._core.names import Names
+from picker._core.view import View
 from tests.support import messages
 from tests.support.gateway import DUPLEX, Direction, Gateway
 

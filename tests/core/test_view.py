@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from picker._core import bbr
-from picker._core.bbr import PART_BODY, PART_EVENT, PART_HEADERS, View
+from picker._core.view import PART_BODY, PART_EVENT, PART_HEADERS, View
 from tests.model import bbr as model
 from tests.support import messages as m
 from tests.support.bodies import BASE, MODEL, BodyGateway, router_with
