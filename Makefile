@@ -63,8 +63,9 @@ demo: $(VENV)/demo.stamp  ## Six model servers, a real Envoy, round robin agains
 test: $(VENV)/dev.stamp $(OLD_ENVOY_STAMPS)  ## All tests, through real Envoys too
 	$(TEST) $(ARGS)
 
-test-protocol: $(VENV)/dev.stamp  ## The protocol against any server: ADDR=host:port [ADMIN=host:port] [HEALTH=host:port] [TLS=1] (tests/protocol/README.md)
-	PICKER_ADDR=$(ADDR) PICKER_ADMIN=$(ADMIN) PICKER_HEALTH=$(HEALTH) PICKER_TLS=$(TLS) PICKER_TRACKING=$(TRACKING) $(TEST) -q tests/protocol $(ARGS)
+test-protocol: $(VENV)/dev.stamp  ## The protocol against any server: ADDR=host:port, and more (tests/protocol/README.md)
+	PICKER_ADDR=$(ADDR) PICKER_ADMIN=$(ADMIN) PICKER_HEALTH=$(HEALTH) PICKER_TLS=$(TLS) PICKER_BBR=$(BBR) PICKER_VARIANT=$(VARIANT) \
+	  $(TEST) -q tests/protocol $(ARGS)
 
 test-matrix: $(VENV)/dev.stamp $(OLD_ENVOY_STAMPS)  ## Body modes x steering x Envoys; writes the table of docs/protocol.md
 	PICKER_WRITE_MATRIX=1 $(TEST) -q tests/e2e/test_matrix.py $(ARGS)

@@ -7,25 +7,23 @@ from typing import Any
 import pytest
 
 from tests.protocol import player
-from tests.protocol.server import Server, Started, given
+from tests.protocol.server import VARIANTS, Server, Started, given
 
 SHELLS = ["given"] if given() else ["wire", "grpcio"]
 
 
-def _serving(tracking: str) -> Any:
+def _serving(variant: str) -> Any:
     """A fixture: the server that was given, or one of our own for each shell."""
 
-    @pytest.fixture(scope="session", params=SHELLS, name=f"server_{tracking}")
+    @pytest.fixture(scope="session", params=SHELLS, name=f"server_{variant}")
     def serve(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         there = given()
         if there is not None:
-            if there.tracking != tracking:
-                pytest.skip(
-                    f"the server has another responseTracking: start one with {tracking}, and say so (TRACKING)"
-                )
+            if there.variant != variant:
+                pytest.skip(f"the server is not configured as {variant} (say with VARIANT how it is)")
             yield there
             return
-        started = Started(tmp_path_factory.mktemp("server"), request.param, tracking)
+        started = Started(tmp_path_factory.mktemp("server"), request.param, variant)
         try:
             yield started.server
         finally:
@@ -43,4 +41,4 @@ def one_loop() -> Iterator[None]:
         player.RUNNERS.clear()
 
 
-server_full, server_headers, server_off = map(_serving, ("full", "headers", "off"))
+server_plain, server_headers, server_off, server_conformance = map(_serving, VARIANTS)

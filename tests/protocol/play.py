@@ -210,7 +210,8 @@ class Direction:
         demand(counts or not (mutation.set_headers or mutation.remove_headers), "headers that would not count")
         for option in mutation.set_headers:
             name, value = option.header.key, option.header.raw_value.decode()
-            demand(name == name.lower() and value and not option.header.value, f"{name}: lower case and raw_value")
+            demand(name == name.lower() and not option.header.value, f"{name}: lower case and raw_value")
+            demand(value or option.keep_empty_value, f"{name} would be dropped, for it is empty")
             demand(option.append_action == OVERWRITE, f"{name} would be added, not overwritten")
             self.set[name] = self.headers[name] = value
         for name in mutation.remove_headers:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import grpc.aio
 import pytest
 
 from tests.protocol.play import MODES, Exchange, Stream
@@ -25,8 +26,12 @@ class Player:
         self.server = server
         self._channel = server.channel()
 
+        self._to_router: grpc.aio.Channel | None = None
+
     async def close(self) -> None:
         await self._channel.close()
+        if self._to_router is not None:
+            await self._to_router.close()
 
     def stream(self) -> Stream:
         return Stream(self._channel)
@@ -34,6 +39,14 @@ class Player:
     def exchange(self, request: str = "duplex", response: str = "duplex", **how: Any) -> Exchange:
         """`request` and `response`: names of body modes."""
         return Exchange(self.stream(), (MODES[request], MODES[response]), **how)
+
+    def routed(self, request: str = "duplex", response: str = "duplex") -> Exchange:
+        """The same with the body-based router."""
+        if self._to_router is None:
+            if self.server.bbr is None:
+                pytest.skip("the body-based router's port was not given: pass BBR=host:port")
+            self._to_router = self.server.channel(self.server.bbr)
+        return Exchange(Stream(self._to_router), (MODES[request], MODES[response]))
 
     @property
     def admin(self) -> Admin:
@@ -51,7 +64,7 @@ class Player:
 Test = Callable[..., Coroutine[Any, Any, None]]
 
 
-def played(test: Test, *, tracking: str = "full") -> Callable[..., None]:
+def played(test: Test, *, variant: str = "plain") -> Callable[..., None]:
     """Makes a test function of a coroutine function whose first argument is a `Player`."""
 
     @functools.wraps(test)
@@ -59,7 +72,7 @@ def played(test: Test, *, tracking: str = "full") -> Callable[..., None]:
         RUNNERS[0].run(asyncio.wait_for(_play(test, given), DEADLINE_S))
 
     first, *rest = inspect.signature(test).parameters.values()
-    asked = first.replace(name=f"server_{tracking}", kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    asked = first.replace(name=f"server_{variant}", kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
     run.__signature__ = inspect.Signature([asked, *rest])  # type: ignore[attr-defined]
 
     async def _play(test: Test, given: dict[str, Any]) -> None:
@@ -72,9 +85,9 @@ def played(test: Test, *, tracking: str = "full") -> Callable[..., None]:
     return run
 
 
-def played_with(tracking: str) -> Callable[[Test], Callable[..., None]]:
-    """The same, against a server with that `responseTracking`."""
-    return functools.partial(played, tracking=tracking)
+def played_with(variant: str) -> Callable[[Test], Callable[..., None]]:
+    """The same, against a server configured as that variant."""
+    return functools.partial(played, variant=variant)
 
 
 def model() -> str:

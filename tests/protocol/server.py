@@ -25,6 +25,7 @@ POLL_S = 0.02
 FLAGS = (
     f"--endpoints-file={HERE / 'endpoints.yaml'}",
     f"--resources-file={HERE / 'resources.yaml'}",
+    f"--base-models-file={HERE / 'models.yaml'}",
     "--pool-name=protocol",
     "--body-cap=8Mi",
     "--request-timeout=2s",
@@ -32,7 +33,14 @@ FLAGS = (
     "--health-checking",
 )
 """As the README has them."""
-TRACKING = ("full", "headers", "off")
+VARIANTS = {
+    "plain": "",
+    "headers": "responseTracking: headers\n",
+    "off": "responseTracking: off\n",
+    "conformance": "",
+}
+"""What a server's configuration may have besides."""
+CONFORMANCE = ("header-based-testing-filter", "destination-endpoint-served-verifier")
 
 
 class Admin:
@@ -83,13 +91,14 @@ class Admin:
 
 @dataclass(frozen=True)
 class Server:
-    """Where it is. `admin` and `health` are None where they were not given."""
+    """Where it is. `admin`, `health` and `bbr` (its body-based router) are None where they were not given."""
 
     address: str
     admin: Admin | None = None
     health: str | None = None
     is_tls: bool = False
-    tracking: str = "full"
+    bbr: str | None = None
+    variant: str = "plain"
 
     def channel(self, address: str = "") -> grpc.aio.Channel:
         """A new connection. With TLS the server is believed, as gateways do."""
@@ -105,33 +114,39 @@ class Server:
 
 
 def given() -> Server | None:
-    """The server of the environment: PICKER_ADDR, PICKER_ADMIN, PICKER_HEALTH, PICKER_TLS, PICKER_TRACKING."""
-    address, admin, health, tls, tracking = (
-        os.environ.get(f"PICKER_{name}", "") for name in ("ADDR", "ADMIN", "HEALTH", "TLS", "TRACKING")
+    """The server of the environment: PICKER_ADDR, PICKER_ADMIN and so on, as `make test-protocol` sets them."""
+    address, admin, health, tls, bbr, variant = (
+        os.environ.get(f"PICKER_{name}", "") for name in ("ADDR", "ADMIN", "HEALTH", "TLS", "BBR", "VARIANT")
     )
     if not address:
         return None
-    return Server(address, Admin(admin) if admin else None, health or None, tls == "1", tracking or "full")
+    where = Admin(admin) if admin else None
+    return Server(address, where, health or None, tls == "1", bbr or None, variant or "plain")
 
 
-def configuration(tracking: str) -> str:
-    """The suite's, with that `responseTracking`."""
-    return (HERE / "config.yaml").read_text() + f"responseTracking: {tracking}\n"
+def configuration(variant: str) -> str:
+    """The suite's, as a server of that variant has it."""
+    text = (HERE / "config.yaml").read_text() + VARIANTS[variant]
+    if variant == "conformance":
+        declared = "".join(f"- {{type: {name}}}\n" for name in CONFORMANCE)
+        text = text.replace("plugins:\n", f"plugins:\n{declared}", 1)
+        text = text.replace("  plugins:\n", f"  plugins:\n  - {{pluginRef: {CONFORMANCE[0]}}}\n")
+    return text
 
 
 class Started:
     """`picker serve` on free ports."""
 
-    def __init__(self, directory: Path, shell: str, tracking: str = "full", *flags: str) -> None:
+    def __init__(self, directory: Path, shell: str, variant: str = "plain", *flags: str) -> None:
         """Starts it, and waits until it is ready."""
-        ports = [free_port() for _ in range(3)]
-        names = ("grpc-port", "grpc-health-port", "metrics-port")
+        ports = [free_port() for _ in range(4)]
+        names = ("grpc-port", "grpc-health-port", "metrics-port", "bbr-port")
         words = [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]
         words += [f"--shell={shell}", "--bind-address=127.0.0.1", "--secure-serving=false", *FLAGS, *flags]
-        command = picker_command("serve", *words, f"--config-text={configuration(tracking)}")
+        command = picker_command("serve", *words, f"--config-text={configuration(variant)}")
         self.child = Child("picker", command, directory / "picker.log")
-        process, health, admin = (f"127.0.0.1:{port}" for port in ports)
-        self.server = Server(process, Admin(admin), health, tracking=tracking)
+        process, health, admin, bbr = (f"127.0.0.1:{port}" for port in ports)
+        self.server = Server(process, Admin(admin), health, bbr=bbr, variant=variant)
         self.child.wait_until(_answers(self.server.admin), READY_S)
 
     def stop(self) -> None:
