@@ -139,6 +139,8 @@ def test_the_core_does_without(path: Path) -> None:
 SLEEPERS = {
     "tests/e2e/stack.py": "polls processes it cannot wait on",
     "tests/e2e/test_failures.py": "the sleep is that of a plugin under test",
+    "tests/extproc/test_tls.py": "polls, under the deadline of each test, what sets no event: files, connections",
+    "tests/protocol/server.py": "polls the metrics of a server it cannot wait on, with a deadline",
 }
 SLEEP = re.compile(r"\bsleep\((?!0\))")  # sleep(0) only gives way
 
