@@ -28,6 +28,8 @@ cdef enum:
 
 cdef int buffer_reserve(buffer_t* buffer, size_t extra) noexcept nogil:
     """Room for `extra` further bytes."""
+    if extra <= buffer.capacity - buffer.size:
+        return PK_OK
     if buffer.size + extra < extra:
         return PK_E_NOMEM
     return pk_grow(<void**>&buffer.data, &buffer.capacity, buffer.size + extra, 1)
@@ -436,6 +438,10 @@ cdef inline size_t _varint_size(uint64_t value) noexcept nogil:
 cdef int _put_varint(buffer_t* out, uint64_t value) noexcept nogil:
     cdef uint8_t bytes[10]
     cdef size_t size = 0
+    if value < 0x80 and out.size < out.capacity:      # nearly always
+        out.data[out.size] = <uint8_t>value
+        out.size += 1
+        return PK_OK
     while value >= 0x80:
         bytes[size] = <uint8_t>(value | 0x80)
         value >>= 7
