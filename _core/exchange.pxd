@@ -33,10 +33,9 @@ cdef enum:
 ctypedef struct answer_t:
     # What is known of the response.
     uint8_t format             # PK_ANSWER_*
-    bint is_stream             # its tokens come one by one
+    bint is_stream             # its tokens come one by one; of gRPC known once one has
     bint is_grpc
     bint is_encoded            # by other than identity
-    bint is_shown              # its headers were
     bint restores              # `restore` is in use
     uint32_t status            # 0 = none yet
     int64_t grpc_status        # -1 = none yet

@@ -106,7 +106,7 @@ cdef void _read_header(answer_t* answer, const header_t* header) noexcept nogil:
         answer.status = <uint32_t>status if status > 0 else 0
     elif slice_equals(header.key, b"content-type"):
         answer.is_grpc = slice_starts(header.value, b"application/grpc")
-        answer.is_stream = answer.is_grpc or slice_starts(header.value, b"text/event-stream")
+        answer.is_stream = slice_starts(header.value, b"text/event-stream")
     elif slice_equals(header.key, b"content-encoding"):
         answer.is_encoded = not slice_equals(header.value, b"identity")
     elif slice_equals(header.key, b"content-length"):
@@ -119,6 +119,13 @@ cdef void _read_headers(answer_t* answer, slice_t headers) noexcept nogil:
     cdef header_t header
     while codec_next_header(&headers, &header):
         _read_header(answer, &header)
+
+
+cdef void _read_trailers(answer_t* answer, slice_t trailers) noexcept nogil:
+    cdef header_t trailer
+    while codec_next_header(&trailers, &trailer):
+        if slice_equals(trailer.key, b"grpc-status"):
+            answer.grpc_status = _number(trailer.value, 9)
 
 
 cdef uint8_t _format(const session_t* session) noexcept nogil:
@@ -219,7 +226,6 @@ cdef int _headers(session_t* session, const message_t* message, int64_t now_ns, 
     if session.has_response:
         return PK_E_FORMAT
     _read_headers(answer, message.headers)
-    answer.is_shown = True
     if _begin(session) != PK_OK:
         return PK_E_NOMEM
     memset(&reply, 0, sizeof(reply))
@@ -303,6 +309,7 @@ cdef int _read(session_t* session, const message_t* message, int64_t now_ns, sli
             _first_byte(session, False, now_ns)
     elif answer.format == PK_ANSWER_FRAMES:
         framed_feed(&answer.framed, message.body.data, message.body.size)
+        answer.is_stream = answer.framed.streamed > 0
         _count_tokens(session, answer.framed.tokens, now_ns)
     else:
         code = _read_json(session, message, chunk)
@@ -367,7 +374,7 @@ cdef int _trailers(session_t* session, const message_t* message, int64_t now_ns,
         return PK_E_FORMAT
     if not session.has_response and _begin(session) != PK_OK:
         return PK_E_NOMEM
-    _read_headers(&session.answer, message.headers)
+    _read_trailers(&session.answer, message.headers)
     code = _flush(session, out)
     if code != PK_OK:
         return code

@@ -19,7 +19,7 @@ from tests.support.exchange import (
     whole_exchange,
 )
 from tests.support.gateway import Gateway
-from tests.support.protobuf import chunk, frame
+from tests.support.protobuf import chunk, complete, frame
 
 # --- the response ---
 
@@ -183,6 +183,30 @@ def test_a_grpc_stream() -> None:
     series = only_series(engine)
     assert (series["input_tokens"][1], series["output_tokens"][1], series["cached_tokens"][1]) == (7, 3, 4)
     assert (series["ttft_s"][0][-1][1], series["itl_s"][0][-1][1], failures(engine)) == (1, 1, {})
+
+
+def test_a_grpc_answer_that_is_no_stream() -> None:
+    """All tokens come at once, so the time to them tells nothing of prefill."""
+    engine = grpc_stream(frame(complete([5, 6], prompt=7, completion=2)), grpc_status="0")
+    series = only_series(engine)
+    assert (series["input_tokens"][1], series["output_tokens"][1]) == (7, 2)
+    assert counts(series, "streaming_ttft_s") == counts(series, "tpot_s") == []
+    assert engine.decisions()[0]["ttft_s"] is None
+    assert grpc_stream(GENERATED, grpc_status="0").decisions()[0]["ttft_s"] is not None
+
+
+def test_trailers_tell_nothing_else() -> None:
+    engine = engine_with(1)
+    gateway = Gateway(engine)
+    gateway.send_headers()
+    gateway.send_body([BODY])
+    gateway.answer_headers()
+    gateway.answer_body(SSE, ending="open")
+    gateway.response.send("trailers", b"", False)
+    gateway.take(gateway.feed(messages.response_trailers(**{":status": "500", "content-type": "text/plain"}), 1))
+    gateway.close()
+    assert failures(engine) == {}
+    assert only_series(engine)["statuses"] == {"2xx": 1}
 
 
 def test_the_status_of_grpc_is_in_its_trailers() -> None:
