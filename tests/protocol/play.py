@@ -211,7 +211,6 @@ class Direction:
         for option in mutation.set_headers:
             name, value = option.header.key, option.header.raw_value.decode()
             demand(name == name.lower() and not option.header.value, f"{name}: lower case and raw_value")
-            demand(value or option.keep_empty_value, f"{name} would be dropped, for it is empty")
             demand(option.append_action == OVERWRITE, f"{name} would be added, not overwritten")
             self.set[name] = self.headers[name] = value
         for name in mutation.remove_headers:

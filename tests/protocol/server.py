@@ -100,17 +100,18 @@ class Server:
     bbr: str | None = None
     variant: str = "plain"
 
-    def channel(self, address: str = "") -> grpc.aio.Channel:
-        """A new connection. With TLS the server is believed, as gateways do."""
+    def channel(self, address: str = "", *, is_plain: bool = False) -> grpc.aio.Channel:
+        """A new connection, to `address` if that is another one. With TLS the server is believed, as gateways do."""
+        address = address or self.address
         own = ("grpc.use_local_subchannel_pool", 1)
         limits = (("grpc.max_receive_message_length", LARGEST), ("grpc.max_send_message_length", LARGEST), own)
-        if address or not self.is_tls:
-            return grpc.aio.insecure_channel(address or self.address, options=limits)
-        host, _, port = self.address.rpartition(":")
+        if is_plain or not self.is_tls:
+            return grpc.aio.insecure_channel(address, options=limits)
+        host, _, port = address.rpartition(":")
         shown = ssl.get_server_certificate((host.strip("[]"), int(port)))
         name = os.environ.get("PICKER_TLS_NAME", "localhost")
         options = (*limits, ("grpc.ssl_target_name_override", name))
-        return grpc.aio.secure_channel(self.address, grpc.ssl_channel_credentials(shown.encode()), options=options)
+        return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(shown.encode()), options=options)
 
 
 def given() -> Server | None:

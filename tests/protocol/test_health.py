@@ -13,7 +13,7 @@ on_each_port = pytest.mark.parametrize("port", ["ext_proc", "health"])
 
 
 def channel(play: Player, port: str) -> grpc.aio.Channel:
-    return play.server.channel() if port == "ext_proc" else play.server.channel(play.health)
+    return play.server.channel() if port == "ext_proc" else play.server.channel(play.health, is_plain=True)
 
 
 @on_each_port
