@@ -1,6 +1,6 @@
 # ext_proc messages: ProcessingRequest in, ProcessingResponse out, only the fields picker uses.
 from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport strlen
 
 # envoy.service.ext_proc.v3.ProcessingRequest.request, by field number
@@ -109,6 +109,19 @@ cdef inline bint slice_starts(slice_t text, const char* start) noexcept nogil:
     cdef slice_t head = text
     head.size = strlen(start)
     return text.size >= head.size and slice_equals(head, start)
+
+
+cdef inline int64_t slice_number(slice_t text, size_t most) noexcept nogil:
+    """The number that at most so many digits (18 at most) say; -1 if they are none."""
+    cdef int64_t value = 0
+    cdef size_t i
+    if not 0 < text.size <= most:
+        return -1
+    for i in range(text.size):
+        if not c"0" <= text.data[i] <= c"9":
+            return -1
+        value = value * 10 + text.data[i] - c"0"
+    return value
 
 
 # For other messages than ext_proc's: 1 and the next field of `rest`, 0 at its end, or PK_E_FORMAT

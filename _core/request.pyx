@@ -31,6 +31,7 @@ from picker._core.codec cimport (
     slice_bytes,
     slice_equals,
     slice_is,
+    slice_number,
     slice_t,
 )
 from picker._core.dispatch cimport PK_TRACK_OFF, engine_hold, engine_pick, engine_resume
@@ -117,19 +118,6 @@ cdef int request_refuse(session_t* session, int failure, out_t* out) noexcept no
 # --- C kernel: the request comes in ---
 
 
-cdef int64_t _length(slice_t text) noexcept nogil:
-    """A content-length; -1 if it is none."""
-    cdef int64_t value = 0
-    cdef size_t i
-    if not 0 < text.size <= LENGTH_DIGITS:
-        return -1
-    for i in range(text.size):
-        if not c"0" <= text.data[i] <= c"9":
-            return -1
-        value = value * 10 + text.data[i] - c"0"
-    return value
-
-
 cdef int _read_control(session_t* session, uint32_t control, slice_t value) noexcept nogil:
     """A control header: it goes no further. Of those that rename, the first counts, and the new name before the old."""
     cdef uint32_t rewrites = REWRITE if control == REWRITE else REWRITE | OLD_REWRITE
@@ -148,7 +136,7 @@ cdef int _read_header(session_t* session, const header_t* header) noexcept nogil
         return _read_control(session, control, header.value)
     route_header(&session.route, header)
     if slice_equals(header.key, b"content-length"):
-        session.content_length = _length(header.value)
+        session.content_length = slice_number(header.value, LENGTH_DIGITS)
     elif slice_is(header.key, <const char*>token_header.data, token_header.size) and header.value.size:
         session.request.session = hash_xxh64(header.value.data, header.value.size, 0)
     elif session.engine.reads_test_header and slice_equals(header.key, b"test-epp-endpoint-selection"):

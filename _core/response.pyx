@@ -30,6 +30,7 @@ from picker._core.codec cimport (
     message_t,
     slice_bytes,
     slice_equals,
+    slice_number,
     slice_starts,
     slice_t,
     slice_text,
@@ -86,23 +87,10 @@ cdef enum:
 # --- C kernel: headers ---
 
 
-cdef int64_t _number(slice_t text, size_t most) noexcept nogil:
-    """A number of at most so many digits; -1 if it is none."""
-    cdef int64_t value = 0
-    cdef size_t i
-    if not 0 < text.size <= most:
-        return -1
-    for i in range(text.size):
-        if not c"0" <= text.data[i] <= c"9":
-            return -1
-        value = value * 10 + text.data[i] - c"0"
-    return value
-
-
 cdef void _read_header(answer_t* answer, const header_t* header) noexcept nogil:
     cdef int64_t status
     if slice_equals(header.key, b":status"):
-        status = _number(header.value, 3)
+        status = slice_number(header.value, 3)
         answer.status = <uint32_t>status if status > 0 else 0
     elif slice_equals(header.key, b"content-type"):
         answer.is_grpc = slice_starts(header.value, b"application/grpc")
@@ -110,9 +98,9 @@ cdef void _read_header(answer_t* answer, const header_t* header) noexcept nogil:
     elif slice_equals(header.key, b"content-encoding"):
         answer.is_encoded = not slice_equals(header.value, b"identity")
     elif slice_equals(header.key, b"content-length"):
-        answer.length = _number(header.value, MOST_DIGITS)
+        answer.length = slice_number(header.value, MOST_DIGITS)
     elif slice_equals(header.key, b"grpc-status"):
-        answer.grpc_status = _number(header.value, 9)
+        answer.grpc_status = slice_number(header.value, 9)
 
 
 cdef void _read_headers(answer_t* answer, slice_t headers) noexcept nogil:
@@ -125,7 +113,7 @@ cdef void _read_trailers(answer_t* answer, slice_t trailers) noexcept nogil:
     cdef header_t trailer
     while codec_next_header(&trailers, &trailer):
         if slice_equals(trailer.key, b"grpc-status"):
-            answer.grpc_status = _number(trailer.value, 9)
+            answer.grpc_status = slice_number(trailer.value, 9)
 
 
 cdef uint8_t _format(const session_t* session) noexcept nogil:
