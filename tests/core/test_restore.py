@@ -232,4 +232,4 @@ def test_leaks_nothing() -> None:
 
 @debug_build_only
 def test_survives_failing_allocations() -> None:
-    assert failing_allocations(life) == 3
+    assert failing_allocations(life) == 4
