@@ -12,7 +12,7 @@ from typing import get_args
 import aiohttp
 import pytest
 
-from picker.demo.envoy import BodyMode, EnvoyProcess, Gateway, envoy_config, validate
+from picker.demo.envoy import BodyMode, EnvoyProcess, Gateway, envoy_config, gateways_config, validate
 from picker.sim.engine import EngineConfig, TimingModel
 from picker.sim.model_server import ModelServer, ServerConfig, serve
 
@@ -44,6 +44,8 @@ def test_envoy_accepts_every_combination_of_body_modes(
     "gateway",
     [
         Gateway(tls=True),
+        Gateway(steering="metadata", reports_served=True, retries=1),
+        Gateway(steering="header", http1_trailers=True, allow_mode_override=True),
         Gateway(response_body="NONE", send_response_headers=False),
         Gateway(failure_mode_allow=True, message_timeout_s=0.25, connect_timeout_s=1, buffer_limit_bytes=16 << 20),
     ],
@@ -67,6 +69,18 @@ def test_settings_that_matter_are_there() -> None:
     assert text.count('"SEND"') == 4, "headers and trailers, both directions"
     assert '"message_timeout": "5s"' in text
     assert '"failure_mode_allow": false' in text
+
+
+def test_gateways_share_what_they_can() -> None:
+    gateways = {
+        "one": ("127.0.0.1:1", Gateway()),
+        "two": ("127.0.0.1:1", Gateway(steering="metadata", request_body="BUFFERED")),
+        "three": ("127.0.0.1:2", Gateway()),
+    }
+    resources = gateways_config(SERVERS, gateways)["static_resources"]
+    assert [listener["name"] for listener in resources["listeners"]] == ["round_robin", "one", "two", "three"]
+    names = [cluster["name"] for cluster in resources["clusters"]]
+    assert sorted(names) == ["epp", "epp-1", "picked", "picked-by-metadata", "servers"]
 
 
 def test_listens_on_free_ports_and_counts(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ KIB, MIB = 1 << 10, 1 << 20
 ENVOYS = (*OLD_ENVOYS, NEWEST_ENVOY)
 REPORTS_SERVED = ENVOYS[1:]
 MODES: tuple[BodyMode, ...] = get_args(BodyMode)
+READ_FIRST = ("FULL_DUPLEX_STREAMED", "BUFFERED", "BUFFERED_PARTIAL")
 STEERINGS: tuple[Steering, ...] = get_args(Steering)
 CHAT = "/v1/chat/completions"
 AT_ONCE = 8
@@ -149,6 +150,14 @@ class Sender:
         self._demand(answer, arrived, SMALL, SMALL)
         assert answer.trailers == dict(TRAILERS), f"response trailers {answer.trailers}"
 
+    async def rewritten(self) -> None:
+        """A model by another name: spliced where the body is read before it goes, restored where answers are shown."""
+        alias = SMALL.replace(b'"echo"', b'"alias"')
+        answer, arrived = await self._send(pieces=[alias])
+        target = SMALL.replace(b'"echo"', b'"a-much-longer-name-of-a-model"')
+        wanted = target if self.cell.request_body in READ_FIRST else alias
+        self._demand(answer, arrived, wanted, alias if self.cell.response_body != "NONE" else wanted)
+
     async def busy(self) -> None:
         """503 of the first server: a list goes on to the second, a single destination passes it on."""
         more = [("x-fails", "once")]
@@ -213,6 +222,16 @@ class Sender:
 
 
 _MARKS = itertools.count()
+_RULES = """
+apiVersion: inference.networking.x-k8s.io/v1alpha2
+kind: InferenceModelRewrite
+metadata: {name: alias}
+spec:
+  poolRef: {name: matrix}
+  rules:
+  - matches: [{model: {value: alias}}]
+    targets: [{modelRewrite: a-much-longer-name-of-a-model}]
+"""
 REQUESTS: dict[str, Callable[[Sender], Coroutine[Any, Any, None]]] = {
     "GET": Sender.get,
     "POST of 300 B": Sender.small,
@@ -221,6 +240,7 @@ REQUESTS: dict[str, Callable[[Sender], Coroutine[Any, Any, None]]] = {
     "HTTP/2 trailers": Sender.trailers_by_http2,
     "an SSE response": Sender.streamed,
     "response trailers": Sender.response_trailers,
+    "a rewritten model": Sender.rewritten,
     "503, then the next destination": Sender.busy,
 }
 
@@ -257,7 +277,9 @@ async def pickers(
         for is_list in lists:
             where = directory / f"picker-{is_list}"
             where.mkdir()
-            flags = (f"--config-text={CONFIG.format(wanted=1 + is_list)}",)
+            (where / "resources.yaml").write_text(_RULES)
+            flags = (f"--config-text={CONFIG.format(wanted=1 + is_list)}", "--pool-name=matrix")
+            flags += (f"--resources-file={where / 'resources.yaml'}",)
             stack = stacks[is_list] = Stack(where, shell, flags=flags)
             stack.write_endpoints([echo.address for echo in servers])
             stack.start_picker()

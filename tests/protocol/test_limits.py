@@ -1,5 +1,5 @@
-"""Limits are answers: 413 over the body cap, 408 for a body that does not come, 429 for a stream too many, 400 for what
-cannot be read. Each in OpenAI's form, with what a client needs to know to try again."""
+"""Limits are answers: 413 over the body cap, 431 over that of headers, 408 for a body that does not come, 429 for a
+stream too many, 400 for what cannot be read. Each in OpenAI's form, with what a client needs to know to try again."""
 
 import pytest
 
@@ -143,6 +143,24 @@ async def test_many_headers(play: Player, count: int) -> None:
     await exchange.body([chat()])
     assert exchange.destination
     assert {name: exchange.request.headers[name] for name in more} == more
+
+
+TOO_MANY = {
+    "headers": {f"x-{number}": "" for number in range(1001)},
+    "bytes": {f"x-{number}": "v" * 64_000 for number in range(5)},
+}
+
+
+@pytest.mark.parametrize("mode", [*OPENAI, "streamed", "none"])
+@pytest.mark.parametrize("what", TOO_MANY)
+@played
+async def test_too_many_headers_are_431(play: Player, what: str, mode: str) -> None:
+    exchange = play.exchange(mode)
+    await exchange.headers(more=TOO_MANY[what])
+    if mode == "duplex":
+        await exchange.take()
+    assert error_of(exchange)[0] == 431
+    assert await exchange.stream.ended() == "OK"
 
 
 @played
