@@ -6,9 +6,10 @@ import os
 import ssl
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -22,6 +23,13 @@ HERE = Path(__file__).parent
 READY_S = DEADLINE_S = 30.0
 COUNTED_S = 10.0
 POLL_S = 0.02
+HELD = (
+    "picker_endpoint_requests",
+    "picker_endpoint_prefill_tokens",
+    "picker_endpoint_resident_tokens",
+    "picker_buffered_body_bytes",
+)
+"""What is held for streams, in all."""
 FLAGS = (
     f"--endpoints-file={HERE / 'endpoints.yaml'}",
     f"--resources-file={HERE / 'resources.yaml'}",
@@ -58,11 +66,7 @@ class Admin:
 
     async def total(self, name: str, **labels: str) -> float:
         """The sum of the samples of that name with these labels."""
-        page = await self.get("/metrics")
-        lines = [line for line in page.splitlines() if line.startswith(name)]  # all of it takes long to read
-        families = text_string_to_metric_families("\n".join([*lines, ""]))
-        samples = [sample for family in families for sample in family.samples if sample.name == name]
-        return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
+        return total(await self.get("/metrics"), name, labels)
 
     async def endpoints(self) -> dict[str, dict[str, Any]]:
         """By `ip:port`."""
@@ -82,11 +86,20 @@ class Admin:
 
     async def idle(self) -> None:
         """Until no stream is open; then nothing may be held for one."""
-        await self.becomes("picker_open_streams", 0)
-        held = {name: (entry["requests"], entry["prefill_tokens"], entry["resident_tokens"])
-                for name, entry in (await self.endpoints()).items()}  # fmt: skip
-        assert set(held.values()) == {(0, 0, 0)}, held
-        assert await self.total("picker_buffered_body_bytes") == 0
+        deadline = time.monotonic() + COUNTED_S
+        while total(page := await self.get("/metrics"), "picker_open_streams"):
+            assert time.monotonic() < deadline, "a stream stays open"
+            await asyncio.sleep(POLL_S)
+        held = {name: total(page, name) for name in HELD}
+        assert not any(held.values()), held
+
+
+def total(page: str, name: str, labels: Mapping[str, str] = MappingProxyType({})) -> float:
+    """The sum of the samples of that name with these labels, on a page of metrics."""
+    lines = [line for line in page.splitlines() if line.startswith(name)]  # all of it takes long to read
+    families = text_string_to_metric_families("\n".join([*lines, ""]))
+    samples = [sample for family in families for sample in family.samples if sample.name == name]
+    return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 
 
 @dataclass(frozen=True)
