@@ -66,7 +66,7 @@ class Admin:
 
     async def total(self, name: str, **labels: str) -> float:
         """The sum of the samples of that name with these labels."""
-        return total(await self.get("/metrics"), name, labels)
+        return total(await self.page(), name, labels)
 
     async def endpoints(self) -> dict[str, dict[str, Any]]:
         """By `ip:port`."""
@@ -77,17 +77,22 @@ class Admin:
         (found,) = json.loads(await self.get("/debug/decisions?limit=1"))
         return dict(found)
 
-    async def becomes(self, name: str, value: float, **labels: str) -> None:
-        """Until the total is that. AssertionError if it never is."""
+    async def page(self) -> str:
+        """All that is counted, for `total`."""
+        return await self.get("/metrics")
+
+    async def becomes(self, name: str, value: float, **labels: str) -> str:
+        """Until the total is that; the page that says so. AssertionError if it never is."""
         deadline = time.monotonic() + COUNTED_S
-        while (now := await self.total(name, **labels)) != value:
+        while (now := total(page := await self.page(), name, labels)) != value:
             assert time.monotonic() < deadline, f"{name} {labels} is {now}, not {value}"
             await asyncio.sleep(POLL_S)
+        return page
 
     async def idle(self) -> None:
         """Until no stream is open; then nothing may be held for one."""
         deadline = time.monotonic() + COUNTED_S
-        while total(page := await self.get("/metrics"), "picker_open_streams"):
+        while total(page := await self.page(), "picker_open_streams"):
             assert time.monotonic() < deadline, "a stream stays open"
             await asyncio.sleep(POLL_S)
         held = {name: total(page, name) for name in HELD}

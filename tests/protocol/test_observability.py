@@ -3,7 +3,7 @@
 import pytest
 
 from tests.protocol.play import CLOSED, headers_of
-from tests.protocol.player import Player, chat, model, played
+from tests.protocol.player import Player, chat, played
 
 PATH = (":path", "/v1/chat/completions")
 
@@ -15,7 +15,7 @@ async def test_nothing_is_answered(play: Player, mode: str) -> None:
     exchange = play.exchange(mode, mode)
     messages = [
         exchange.first(request_headers=headers_of([PATH])),
-        exchange.first(request_body={"body": chat(name=model()), "end_of_stream": True}),
+        exchange.first(request_body={"body": chat(), "end_of_stream": True}),
         exchange.first(response_headers=headers_of([(":status", "200")])),
         exchange.first(response_body={"body": b"{}", "end_of_stream": True}),
     ]

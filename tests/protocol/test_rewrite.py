@@ -8,7 +8,7 @@ import json
 import pytest
 
 from tests.protocol.play import CHAT
-from tests.protocol.player import Player, chat, model, played
+from tests.protocol.player import Player, chat, played
 
 HEADERS = ("x-gateway-model-name-rewrite", "x-llm-d-model-name-rewrite")
 MODES = ("duplex", "buffered")
@@ -40,7 +40,7 @@ def spliced(body: bytes, old: str, new: str) -> bytes:
 @pytest.mark.parametrize("header", HEADERS)
 @played
 async def test_by_header(play: Player, header: str, mode: str, name: str) -> None:
-    client, target = model(), "another/model-7b"
+    client, target = "asked-for", "another/model-7b"
     body = BODIES[name].replace(b"NAME", client.encode()) if b"NAM\\u0045" not in BODIES[name] else BODIES[name]
     wanted = spliced(BODIES[name], client, target)
     exchange = play.exchange(mode)

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 import pytest
 
 from tests.protocol.play import CHAT
-from tests.protocol.player import Player, chat, model, played
+from tests.protocol.player import Player, chat, played
+from tests.protocol.server import total
 
+MODEL = "measured"
+COUNTED = "inference_objective_request_total"
 INPUT, OUTPUT, CACHED = "input_tokens", "output_tokens", "prompt_cached_tokens"
 
 
@@ -57,24 +60,34 @@ def cuts(text: bytes) -> dict[str, list[bytes]]:
     }
 
 
-async def _figures(play: Player, name: str) -> dict[str, float]:
-    await play.admin.becomes("inference_objective_request_total", 1, model_name=name)
-    kinds = (INPUT, OUTPUT, CACHED)
-    return {kind: await play.admin.total(f"inference_objective_{kind}_sum", model_name=name) for kind in kinds}
+class Figures:
+    """What has been added to the figures of the model of these tests."""
+
+    def __init__(self, before: str, after: str) -> None:
+        self._pages = before, after
+
+    def __getitem__(self, name: str) -> float:
+        """By the name behind `inference_objective_`."""
+        before, after = (total(page, f"inference_objective_{name}", {"model_name": MODEL}) for page in self._pages)
+        return after - before
+
+    @property
+    def tokens(self) -> dict[str, float]:
+        return {kind: self[f"{kind}_sum"] for kind in (INPUT, OUTPUT, CACHED)}
 
 
 async def _answered(
     play: Player, path: str, pieces: Sequence[bytes], kind: str, *, mode: str = "duplex", status: int = 200
-) -> str:
-    """A request of its own model to `path`, answered so; its model."""
-    name = model()
+) -> Figures:
+    """A request to `path`, answered so; what that adds."""
+    before = await play.admin.page()
     exchange = play.exchange("duplex", mode)
     await exchange.headers(path)
-    await exchange.body([json.dumps({"model": name, **BODIES[path]}).encode()])
+    await exchange.body([json.dumps({"model": MODEL, **BODIES[path]}).encode()])
     await exchange.answer(status, pieces, kind=kind, ending="empty")
     exchange.complete()
     assert await exchange.finish() == "OK"
-    return name
+    return Figures(before, await play.admin.becomes(COUNTED, total(before, COUNTED) + 1))
 
 
 @pytest.mark.parametrize("cut", ["whole", "bytes", "in a name", "in a number"])
@@ -82,8 +95,8 @@ async def _answered(
 @played
 async def test_of_a_whole_answer(play: Player, api: str, cut: str) -> None:
     path, answer = WHOLE[api]
-    name = await _answered(play, path, cuts(json.dumps(answer).encode())[cut], "application/json")
-    assert await _figures(play, name) == {INPUT: 70, OUTPUT: 9, CACHED: 64}
+    figures = await _answered(play, path, cuts(json.dumps(answer).encode())[cut], "application/json")
+    assert figures.tokens == {INPUT: 70, OUTPUT: 9, CACHED: 64}
 
 
 @pytest.mark.parametrize("cut", ["whole", "bytes", "in a name", "in a number"])
@@ -91,52 +104,53 @@ async def test_of_a_whole_answer(play: Player, api: str, cut: str) -> None:
 @played
 async def test_of_a_stream(play: Player, api: str, cut: str) -> None:
     path, events = STREAMED[api]
-    name = await _answered(play, path, cuts(b"".join(events))[cut], "text/event-stream")
-    assert await _figures(play, name) == {INPUT: 70, OUTPUT: 9, CACHED: 64}
+    figures = await _answered(play, path, cuts(b"".join(events))[cut], "text/event-stream")
+    assert figures.tokens == {INPUT: 70, OUTPUT: 9, CACHED: 64}
 
 
 @pytest.mark.parametrize("mode", ["duplex", "buffered", "partial", "streamed"])
 @played
 async def test_in_every_mode(play: Player, mode: str) -> None:
-    name = await _answered(play, CHAT, [b"".join(STREAMED["chat"][1])], "text/event-stream", mode=mode)
-    assert (await _figures(play, name))[OUTPUT] == 9
+    figures = await _answered(play, CHAT, [b"".join(STREAMED["chat"][1])], "text/event-stream", mode=mode)
+    assert figures.tokens[OUTPUT] == 9
 
 
 @played
 async def test_every_place_an_event_can_be_cut(play: Player) -> None:
     text = b"".join(STREAMED["chat"][1])
-    name = model()
+    before = await play.admin.page()
     for at in range(1, len(text)):
         exchange = play.exchange()
         await exchange.headers()
-        await exchange.body([chat(name=name)])
+        await exchange.body([chat(name=MODEL)])
         await exchange.answer(200, [text[:at], text[at:]], kind="text/event-stream")
         exchange.complete()
         await exchange.finish()
-    await play.admin.becomes("inference_objective_request_total", len(text) - 1, model_name=name)
-    assert await play.admin.total("inference_objective_output_tokens_sum", model_name=name) == 9 * (len(text) - 1)
+    requests = len(text) - 1
+    figures = Figures(before, await play.admin.becomes(COUNTED, total(before, COUNTED) + requests))
+    assert figures.tokens[OUTPUT] == 9 * requests
 
 
 @pytest.mark.parametrize(("status", "kind"), [(200, "2xx"), (301, "3xx"), (404, "4xx"), (500, "5xx")])
 @played
 async def test_the_class_of_the_status(play: Player, status: int, kind: str) -> None:
     """Of `:status`, as gateways send it."""
-    before = await play.admin.total("picker_responses_total", status_class=kind)
+    before = await play.admin.page()
     await _answered(play, CHAT, [b"{}"], "application/json", status=status)
-    await play.admin.becomes("picker_responses_total", before + 1, status_class=kind)
+    counted, labels = "picker_responses_total", {"status_class": kind}
+    assert await play.admin.total(counted, **labels) == total(before, counted, labels) + 1
 
 
 @played
 async def test_times_are_told(play: Player) -> None:
     """To the first token, and per token after it."""
-    name = await _answered(play, CHAT, STREAMED["chat"][1], "text/event-stream")
-    await play.admin.becomes("inference_objective_request_ttft_seconds_count", 1, model_name=name)
-    for what in ("request_duration_seconds", "request_tpot_seconds", "normalized_time_per_output_token_seconds"):
-        assert await play.admin.total(f"inference_objective_{what}_count", model_name=name) == 1, what
+    figures = await _answered(play, CHAT, STREAMED["chat"][1], "text/event-stream")
+    for what in ("request_ttft", "request_duration", "request_tpot", "normalized_time_per_output_token"):
+        assert figures[f"{what}_seconds_count"] == 1, what
 
 
 @played
 async def test_an_answer_without_usage_counts_all_the_same(play: Player) -> None:
-    name = await _answered(play, CHAT, [b'{"choices": []}'], "application/json")
-    assert await _figures(play, name) == {INPUT: 0, OUTPUT: 0, CACHED: 0}
-    assert await play.admin.total("inference_objective_request_error_total", model_name=name) == 0
+    figures = await _answered(play, CHAT, [b'{"choices": []}'], "application/json")
+    assert figures.tokens == {INPUT: 0, OUTPUT: 0, CACHED: 0}
+    assert figures["request_error_total"] == 0
