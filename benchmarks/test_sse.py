@@ -47,7 +47,8 @@ def test_restored_chunk(seconds, target) -> None:
         for piece in many:
             restorer.feed(piece)
 
-    target(f"restore: {len(CHUNK)}-byte chunk with the model's name", seconds(feed) / 100 * 1e6, 0.5, "us")
+    # No target of the design: reading, as above, one more copy, and a bytes object for the face.
+    target(f"restore: {len(CHUNK)}-byte chunk with the model's name", seconds(feed) / 100 * 1e6, 1.0, "us")
 
 
 def test_grpc_chunk(seconds, target) -> None:
