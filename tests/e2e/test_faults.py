@@ -23,6 +23,7 @@ from picker.extproc.readiness import Readiness
 from tests.e2e.matrix import CHAT, chat
 from tests.support import http2
 from tests.support.echo import TRAILERS, Echo, echoes
+from tests.support.sockets import LOOPS, eventually
 
 pytestmark = pytest.mark.e2e
 
@@ -174,7 +175,7 @@ async def bench(shell: str, plan: Plan, patch: pytest.MonkeyPatch, directory: Pa
         try:
             await asyncio.to_thread(envoy.wait_ready)
             yield Bench(envoy.addresses, servers)
-            assert engine.in_flight == 0
+            await asyncio.wait_for(eventually(lambda: engine.in_flight == 0), 10)
         finally:
             envoy.stop()
 
@@ -187,9 +188,10 @@ FAULTS: list[tuple[str, type[BaseException]]] = [
 CASES = list(itertools.product(GATEWAYS, (SMALL, LARGE)))
 
 
+@pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize(("shell", "raises"), FAULTS)
 def test_no_fault_forges_a_request(
-    shell: str, raises: type[BaseException], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    loop: str, shell: str, raises: type[BaseException], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     plan = Plan(raises=raises)
 
@@ -207,4 +209,5 @@ def test_no_fault_forges_a_request(
                 plan.at = -1
                 assert failed or GATEWAYS[listener].failure_mode_allow, f"{listener}: no fault was noticed"
 
-    asyncio.run(asyncio.wait_for(body(), 240))
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        runner.run(asyncio.wait_for(body(), 240))
