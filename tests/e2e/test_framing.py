@@ -198,5 +198,5 @@ def test_cases_are_of_every_kind() -> None:
     }
     sizes = {size_of(random.Random(number)) for number in range(1000)}
     assert {0, 1, 65_536} < sizes
-    assert max(sizes) > 19 * MIB
+    assert max(sizes) > HTTP2_BUFFER
     assert all(b"".join(of.pieces) == of.body for of in cases)
