@@ -15,7 +15,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from picker.demo.envoy import EnvoyProcess, Gateway, envoy_config
-from picker.demo.processes import Child, free_port, picker_command, split_address, stop_all
+from picker.demo.processes import Child, picker_command, split_address, stop_all
+from tests.support.ports import EXT_PROC, HEALTH, METRICS, ports_in
 
 READY_S = 30.0
 LISTENING = "listening on "
@@ -78,9 +79,7 @@ class Stack:
         fresh.replace(self.endpoints_file)
 
     def start_picker(self) -> None:
-        """Start (or start again, on the same ports) and wait until it is ready."""
-        if self.ports == (0, 0, 0):
-            self.ports = (free_port(), free_port(), free_port())
+        """Start on ports of its choice (or start again, on the same ones) and wait until it is ready."""
         names = ("grpc-port", "grpc-health-port", "metrics-port")
         flags = [f"--{name}={port}" for name, port in zip(names, self.ports, strict=True)]
         flags += ["--secure-serving=false", f"--endpoints-file={self.endpoints_file}", "--endpoints-interval=100ms"]
@@ -94,6 +93,11 @@ class Stack:
         self.envoy.wait_ready()
 
     def _is_ready(self) -> bool:
+        assert self.picker is not None
+        said = ports_in(self.picker.log_text())
+        if len(said) < len(self.ports):
+            return False
+        self.ports = (said[EXT_PROC], said[HEALTH], said[METRICS])
         try:
             return self.admin("/readyz") == "ready\n"
         except OSError:

@@ -6,7 +6,7 @@ import os
 import ssl
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from picker.demo.processes import Child, free_port, picker_command
 from tests.protocol.play import LARGEST
+from tests.support.ports import EXT_PROC, HEALTH, METRICS, ports_in
 
 HERE = Path(__file__).parent
 READY_S = DEADLINE_S = 30.0
@@ -58,9 +59,9 @@ class Admin:
         self.address = address
 
     async def get(self, path: str) -> str:
-        return await asyncio.to_thread(self._get, path)
+        return await asyncio.to_thread(self.read, path)
 
-    def _get(self, path: str) -> str:
+    def read(self, path: str) -> str:
         with urllib.request.urlopen(f"http://{self.address}{path}", timeout=5) as response:
             return str(response.read().decode())
 
@@ -158,25 +159,24 @@ class Started:
 
     def __init__(self, directory: Path, shell: str, variant: str = "plain", *flags: str) -> None:
         """Starts it, and waits until it is ready."""
-        ports = [free_port() for _ in range(4)]
-        names = ("grpc-port", "grpc-health-port", "metrics-port", "bbr-port")
-        words = [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]
+        routing = free_port()  # which cannot be left to picker: 0 is none
+        words = ["--grpc-port=0", "--grpc-health-port=0", "--metrics-port=0", f"--bbr-port={routing}"]
         words += [f"--shell={shell}", "--bind-address=127.0.0.1", "--secure-serving=false", *FLAGS, *flags]
         command = picker_command("serve", *words, f"--config-text={configuration(variant)}")
         self.child = Child("picker", command, directory / "picker.log")
-        process, health, admin, bbr = (f"127.0.0.1:{port}" for port in ports)
-        self.server = Server(process, Admin(admin), health, bbr=bbr, variant=variant)
-        self.child.wait_until(_answers(self.server.admin), READY_S)
+        self.child.wait_until(self._is_ready, READY_S)
+        said = {name: f"127.0.0.1:{port}" for name, port in ports_in(self.child.log_text()).items()}
+        router = f"127.0.0.1:{routing}"
+        self.server = Server(said[EXT_PROC], Admin(said[METRICS]), said[HEALTH], bbr=router, variant=variant)
 
-    def stop(self) -> None:
-        self.child.stop()
-
-
-def _answers(admin: Admin | None) -> Callable[[], bool]:
-    def ready() -> bool:
+    def _is_ready(self) -> bool:
+        said = ports_in(self.child.log_text())
+        if not {EXT_PROC, METRICS} <= said.keys():
+            return False
         try:
-            return admin is not None and admin._get("/readyz") == "ready\n"
+            return Admin(f"127.0.0.1:{said[METRICS]}").read("/readyz") == "ready\n"
         except OSError:
             return False
 
-    return ready
+    def stop(self) -> None:
+        self.child.stop()
