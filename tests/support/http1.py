@@ -1,9 +1,10 @@
 """HTTP/1.1 by hand, for tests that care how bytes are cut into chunks, what stands in a head and what in trailers."""
 
 import asyncio
-import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+
+from tests.support.beside import sent_beside
 
 Header = tuple[str, str]
 HEAD_BYTES = 1 << 20
@@ -78,19 +79,9 @@ async def request(
     """
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host.strip("[]"), int(port), limit=HEAD_BYTES)
-    try:
-        sending = asyncio.ensure_future(_send(writer, address, path, method, headers, pieces, is_chunked, trailers))
-        try:
-            return await _receive(reader, method)
-        finally:
-            sending.cancel()
-            await asyncio.wait([sending])
-            if not sending.cancelled():
-                sending.exception()  # of a server that has closed: what it answered counts
-    finally:
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
+    sending = _send(writer, address, path, method, headers, pieces, is_chunked, trailers)
+    async with sent_beside(sending, writer):
+        return await _receive(reader, method)
 
 
 async def _send(

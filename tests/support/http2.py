@@ -1,7 +1,6 @@
 """An HTTP/2 client over cleartext that cuts a body as it is told (the `h2` library)."""
 
 import asyncio
-import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import h2.connection
 import h2.events
 import h2.settings
 
+from tests.support.beside import sent_beside
 from tests.support.http1 import Answer, Header
 
 WINDOW = 1 << 24
@@ -104,18 +104,7 @@ async def request(
     """
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-    try:
-        exchange = _Exchange(reader, writer)
-        pseudo = [(":method", method), (":scheme", "http"), (":path", path), (":authority", address)]
-        sending = asyncio.ensure_future(exchange.send([*pseudo, *headers], pieces, trailers))
-        try:
-            return await exchange.receive()
-        finally:
-            sending.cancel()
-            await asyncio.wait([sending])
-            if not sending.cancelled():
-                sending.exception()  # of a server that has closed: what it answered counts
-    finally:
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
+    exchange = _Exchange(reader, writer)
+    pseudo = [(":method", method), (":scheme", "http"), (":path", path), (":authority", address)]
+    async with sent_beside(exchange.send([*pseudo, *headers], pieces, trailers), writer):
+        return await exchange.receive()
