@@ -9,6 +9,8 @@ __all__ = [
     "ConfigError",
     "CoreUnavailable",
     "EndpointsFileError",
+    "KubernetesError",
+    "KubernetesRefusal",
     "PickerError",
     "ResourcesError",
     "UsageError",
@@ -63,6 +65,22 @@ class ResourcesError(ConfigError):
 
 class BaseModelsError(ConfigError):
     """The base models cannot be used: not YAML, or a ConfigMap that is wrong."""
+
+
+class KubernetesError(PickerError):
+    """A Kubernetes API server did not answer, or not in a way that can be used."""
+
+
+class KubernetesRefusal(KubernetesError):
+    """It answered with an error.
+
+    `status` is that of HTTP, `reason` what the server calls it (`Conflict`, `Expired`, ...; "" if it does not say), and
+    `retry_after_s` how long it asks to be left alone, 0 if it does not.
+    """
+
+    def __init__(self, message: str, *, status: int, reason: str = "", retry_after_s: float = 0.0) -> None:
+        self.status, self.reason, self.retry_after_s = status, reason, retry_after_s
+        super().__init__(printable(message)[:_LONGEST])
 
 
 class CoreUnavailable(PickerError):

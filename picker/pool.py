@@ -96,7 +96,7 @@ class Pool:
 
     def observe(self, key: EndpointKey, load: ScrapedLoad) -> None:
         """What that endpoint's metrics page said just now; nothing if it has gone or was replaced meanwhile."""
-        member = self._members.get(key[2])
+        member = self._members.get(key[-1])
         if member is None or member.key != key:
             return
         blocks, size = load.num_blocks, load.block_size_tokens

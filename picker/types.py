@@ -7,8 +7,8 @@ import msgspec
 
 __all__ = ["Endpoint", "EndpointKey", "ScrapedLoad"]
 
-EndpointKey: TypeAlias = tuple[str, str, str]
-"""Namespace, name and target: what makes an endpoint this one and no other. Labels may change."""
+EndpointKey: TypeAlias = tuple[str, str, str, str]
+"""Namespace, name, incarnation and target: what makes an endpoint this one and no other. Labels may change."""
 
 
 def _canonical(address: str) -> str:
@@ -36,6 +36,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     port: int
     labels: dict[str, str] = {}
     namespace: str = "default"
+    incarnation: str = ""
+    """Another one at the same place and of the same name is another endpoint: a pod replaced, an engine restarted."""
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -51,8 +53,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def key(self) -> EndpointKey:
-        """Which endpoint it is: one at the same address under another name is another."""
-        return self.namespace, self.name, self.target
+        """Which endpoint it is: one at the same address under another name, or born again, is another."""
+        return self.namespace, self.name, self.incarnation, self.target
 
 
 class ScrapedLoad(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,1 @@
+"""What picker knows of the Kubernetes API: a client, and what watches, elects and changes over it. An adapter."""
