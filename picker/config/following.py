@@ -20,7 +20,7 @@ from typing import ClassVar, Generic, TypeAlias, TypeVar
 from picker.config.document import MAX_BYTES, drain
 from picker.errors import ConfigError
 
-__all__ = ["FollowedFile", "read_file"]
+__all__ = ["FollowedFile", "digest", "read_file"]
 
 C = TypeVar("C", bound=Sized)
 
@@ -60,6 +60,8 @@ class FollowedFile(ABC, Generic[C]):
 
     holds: ClassVar[str]
     """What is in it, in the plural."""
+    counts: ClassVar[str] = ""
+    """What its length counts, where that is something else."""
     error: ClassVar[type[ConfigError]]
     """What `parse` and `load` raise."""
 
@@ -101,7 +103,7 @@ class FollowedFile(ABC, Generic[C]):
         # The stat is not kept: an edit within one clock tick of this would look the same.
         data = read_file(self.path, error=self.error)
         self.content = drain(self.parse(data))
-        self._seen = self._settled = self._applied = _digest(data)
+        self._seen = self._settled = self._applied = digest(data)
         return self.content
 
     def resume(self, content: C, fingerprint: str) -> None:
@@ -125,7 +127,7 @@ class FollowedFile(ABC, Generic[C]):
             if self._agreed(str(problem)):
                 self._reject(problem)
             return
-        fingerprint = _digest(data)
+        fingerprint = digest(data)
         if not self._agreed(fingerprint):
             return
         try:
@@ -159,6 +161,10 @@ class FollowedFile(ABC, Generic[C]):
             except Exception:  # a bug must not end the watch: the pool would silently freeze
                 self._log.exception("looking at the %s file failed: path=%s", self.holds, self.path)
 
+    @property
+    def _counts(self) -> str:
+        return self.counts or self.holds
+
     def _unchanged(self) -> bool:
         try:
             return _identity(self.path.stat()) == self._stat
@@ -178,11 +184,11 @@ class FollowedFile(ABC, Generic[C]):
         try:
             self._on_change(content)
         except Exception as problem:  # whoever uses it refused it; the old one stays
-            what = f"{len(content)} {self.holds} were refused: {problem}"
+            what = f"{len(content)} {self._counts} were refused: {problem}"
             raise self.error(what, source=str(self.path), hint=f"the last good {self.holds} stay") from problem
         self.content = content
         self.reloads += 1
-        self._log.info("%s file read: path=%s %s=%d", self.holds, self.path, self.holds, len(content))
+        self._log.info("%s file read: path=%s %s=%d", self.holds, self.path, self._counts, len(content))
 
     def _reject(self, problem: ConfigError) -> None:
         self.last_error = problem
@@ -191,7 +197,7 @@ class FollowedFile(ABC, Generic[C]):
             "%s file not usable, keeping the last good %s: %s=%d error=%s",
             self.holds,
             self.holds,
-            self.holds,
+            self._counts,
             len(self.content),
             problem,
         )
@@ -199,9 +205,10 @@ class FollowedFile(ABC, Generic[C]):
     def _recover(self) -> None:
         if self.last_error is not None:
             count = len(self.content)
-            self._log.info("%s file is good again: path=%s %s=%d", self.holds, self.path, self.holds, count)
+            self._log.info("%s file is good again: path=%s %s=%d", self.holds, self.path, self._counts, count)
         self.last_error = None
 
 
-def _digest(data: bytes) -> str:
+def digest(data: bytes) -> str:
+    """The fingerprint of a content."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()

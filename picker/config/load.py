@@ -3,7 +3,7 @@
 Whatever the text, the only exception is `ConfigError`. What is accepted but changes nothing gets a warning.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -26,7 +26,7 @@ from picker.config.refused import KNOWN_UNSUPPORTED
 from picker.config.suggest import one_of, quoted
 from picker.errors import printable
 
-__all__ = ["ExtraTypes", "load_config"]
+__all__ = ["ExtraTypes", "load_config", "parse_config"]
 
 ExtraTypes = Mapping[str, PluginType | ParameterType]
 """Plugin types a caller adds, by name. A bare struct (or None: any mapping) is a scheduling plugin of unstated role."""
@@ -46,9 +46,16 @@ def load_config(
 
     Raises `ConfigError` naming source, line and field for anything that is not valid.
     """
+    return drain(parse_config(text, source=source, extra_types=extra_types))
+
+
+def parse_config(
+    text: str | bytes, *, source: str, extra_types: ExtraTypes | None = None
+) -> Generator[None, None, PickerConfig]:
+    """As `load_config`, in slices: yields now and then, returns it."""
     if isinstance(text, bytes):
         text = decode_text(text, source=source)
-    document = drain(compose(text, source=source))
+    document = yield from compose(text, source=source)
     return _Loader(Decoder(document, source=source), extra_types or {}).load(source, text)
 
 

@@ -68,6 +68,10 @@ class PickerConfig:
     source: str = "built-in default"
     text: str = field(default="", repr=False)
 
+    def __len__(self) -> int:
+        """How many plugins it declares."""
+        return len(self.plugins)
+
     @property
     def profile(self) -> Profile:
         """The one profile (several are not supported yet)."""
