@@ -12,6 +12,7 @@ from picker.config.model import DEFAULT_CONFIG, PickerConfig
 __all__ = [
     "BodyRoutingSettings",
     "DiscoverySettings",
+    "KubernetesSettings",
     "LimitSettings",
     "ListenSettings",
     "LogSettings",
@@ -175,6 +176,51 @@ class DiscoverySettings:
 
     endpoints_interval_s: float = option(0.5, "endpoints-interval", "duration")
     """Time between two looks at these files; a change counts once two looks agree."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KubernetesSettings:
+    """What is served of a Kubernetes cluster: pools by name or by labels, or pods by labels where there are no pools.
+
+    One of `pools`, `pool_selector` and `endpoint_selector` at most; none: nothing is asked of an API server.
+    """
+
+    pools: tuple[str, ...] = option((), "pool-name", "texts")
+    """Name of the InferencePool to serve, or `namespace/name`; comma-separated or repeated for several.
+
+    With an endpoints file: the name that metrics show; objects for other pools count for nothing."""
+
+    pool_namespace: str = option("", "pool-namespace", "text")
+    """Namespace of the pools. Empty: that of the environment variable NAMESPACE, else `default`."""
+
+    pool_group: str = option(
+        "inference.networking.k8s.io",
+        "pool-group",
+        "choice",
+        "inference.networking.k8s.io",
+        "inference.networking.x-k8s.io",
+    )
+    """API group of the InferencePools; the second is the retired one."""
+
+    pool_selector: str = option("", "pool-selector", "text")
+    """Label selector: every InferencePool in the namespace that matches is served, as they come and go."""
+
+    endpoint_selector: str = option("", "endpoint-selector", "text")
+    """Label selector of the pods to serve without an InferencePool; needs `--endpoint-target-ports`."""
+
+    target_ports: tuple[int, ...] = option((), "endpoint-target-ports", "ports")
+    """Ports of those pods, 1 to 8, comma-separated or repeated."""
+
+    kubeconfig: str = option("", "kubeconfig", "text")
+    """Credentials file. Empty: those of the pod, else of the environment variable KUBECONFIG, else `~/.kube/config`."""
+
+    base_models: bool = False
+    """Whether the body-based router's ConfigMaps are followed; so they are where it runs without a file of them."""
+
+    @property
+    def in_use(self) -> bool:
+        """Whether pools or pods of a cluster are asked for."""
+        return bool(self.pools or self.pool_selector or self.endpoint_selector)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
