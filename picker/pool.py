@@ -94,6 +94,13 @@ class Pool:
             self._engine.set_labels(member.slot, member.generation, self._policy.label_bits(endpoint.labels))
             self._members[endpoint.target] = _Member(endpoint, member.key, member.slot, member.generation)
 
+    def set_policy(self, policy: Policy) -> None:
+        """Another policy is in force in the engine: what its selectors make of the endpoints is told anew."""
+        self._policy = policy
+        for member in self._members.values():
+            labels = policy.label_bits(member.endpoint.labels)
+            self._engine.set_labels(member.slot, member.generation, labels)
+
     def observe(self, key: EndpointKey, load: ScrapedLoad) -> None:
         """What that endpoint's metrics page said just now; nothing if it has gone or was replaced meanwhile."""
         member = self._members.get(key[-1])
