@@ -6,6 +6,8 @@ import gc
 import logging
 import secrets
 import signal
+from collections.abc import Mapping
+from functools import partial
 
 import uvloop
 
@@ -13,29 +15,31 @@ from picker._core.engine import Engine
 from picker.admin.ports import listen as listen_admin
 from picker.bbr.routing import BodyRouting
 from picker.config.describe import describe
+from picker.config.extras import InstalledTypes
+from picker.config.file import ConfigFile
+from picker.config.model import PickerConfig
 from picker.config.settings import ServeSettings
-from picker.config.support import ApproxPrefixCacheProducer, CoreMetricsExtractor
 from picker.control.answers import Answers
-from picker.control.messages import Start
+from picker.control.messages import Resign, Start
+from picker.control.orders import Orders
 from picker.control.supervisor import ControlProcess
 from picker.discovery.file import EndpointsFile
 from picker.discovery.resources import ResourcesFile
-from picker.errors import ConfigError, ResourcesError, UsageError
+from picker.errors import ResourcesError, UsageError
 from picker.extproc.certificate import certificate_of
 from picker.extproc.readiness import Readiness
 from picker.extproc.shell import make_shell
 from picker.logs import configure_logging
-from picker.policy.compile import Policy, compile_policy
-from picker.pool import Pool
-from picker.resources.rules import rewrite_rules
-from picker.scrape.engines import configured_engines
+from picker.pools import Pools
+from picker.recipe import make_recipe, scraping
+from picker.resources.rules import objects_of, rewrite_rules
 from picker.scrape.fetch import tls_context
+from picker.standing import Standing
 
 __all__ = ["App", "serve"]
 
 _LOG = logging.getLogger("picker")
 
-MAX_ENDPOINT_BLOCKS = 1 << 24  # index blocks, 1 G tokens: more than any engine caches
 STOP_S = 0.5
 """What is still open when picker has drained has so long to end."""
 QUIET_S = 1.0
@@ -47,10 +51,9 @@ def serve(settings: ServeSettings) -> int:
     configure_logging(settings.log.verbosity, settings.log.encoder)
     for warning in (*settings.warnings, *settings.config.warnings):
         _LOG.warning("%s", warning)
-    for line in describe(settings.config).splitlines():
-        _LOG.info("%s", line)
-    if not settings.discovery.endpoints_file:
-        raise UsageError("picker serve: there are no endpoints to serve: pass --endpoints-file FILE")
+    _tell(settings.config)
+    if not (settings.discovery.endpoints_file or settings.kubernetes.in_use):
+        raise UsageError("picker serve: nothing to route to: name a pool, or pass --endpoints-file FILE")
     app = App(settings)
     gc.collect()
     gc.freeze()  # what is there now stays: no collection needs to look at it while requests wait
@@ -66,22 +69,29 @@ class App:
 
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings
-        file = EndpointsFile(settings.discovery.endpoints_file)
-        endpoints = file.load()  # a bad file at the start is an error, not a reason to wait
-        self._fingerprint = file.fingerprint
-        self._pool_name = settings.routing.pool_name or file.path.stem
-        _check_engines(settings)
-        self._policy: Policy = compile_policy(settings.config)
-        self.engine = _engine(settings, self._policy)
-        self.pool = Pool(self.engine, self._policy)
-        self.pool.set_endpoints(endpoints)
-        _set_rewrites(settings, self.engine)
+        self._scraping = scraping(settings.scrape, settings.config)
+        self._recipe = partial(make_recipe, settings, hash_seed=secrets.randbits(64), random_seed=secrets.randbits(64))
+        self.pools = Pools(self._recipe(settings.config))
+        self._file_pool, self._fingerprint = "", ""
+        if settings.discovery.endpoints_file:
+            self._file_pool, self._fingerprint = _open_file(settings, self.pools)
         self.health = Readiness()
-        self.shell = make_shell(self.engine, self.health, settings.listen, settings.limits)
+        self.standing = Standing(self.health, must_lead=settings.election.enabled)
+        self.shell = make_shell(self._first_engine(), self.health, settings.listen, settings.limits)
         self.routing = _body_routing(settings)
+        self._config_file: ConfigFile | None = None
+        if settings.config_file:
+            self._config_file = ConfigFile(
+                settings.config_file, settings.config, extra_types=InstalledTypes(), on_change=self._reconfigure
+            )
         self.control: ControlProcess | None = None
         self.ports: dict[str, int] = {}
         """Where it listens once it does: `ext_proc`, `health`, `metrics`, and `bbr` if that is asked for."""
+
+    def _first_engine(self) -> Engine:
+        for name in self._settings.kubernetes.pools[:1]:
+            return self.pools.open(name).engine
+        return next(iter(self.pools)).engine
 
     async def run(self, stop: asyncio.Event | None = None) -> None:
         """Serve until `stop` is set or a signal comes, then drain. Raises OSError if it cannot listen."""
@@ -92,13 +102,20 @@ class App:
             control = await self._start_control_plane(stack)
             self.ports["ext_proc"] = await self.shell.start_extproc()
             await self._start_body_routing(stack)
+            self._follow_config(stack)
             await control.wait_up()
-            self.health.set_ready(True)
+            if self._file_pool:  # of a cluster the control process says so
+                self.standing.set_synced(True)
             port, name = self.ports["ext_proc"], self.shell.name
-            _LOG.info("serving ext_proc on port %d: %d endpoints, shell %s", port, len(self.pool.endpoints), name)
+            _LOG.info("serving ext_proc on port %d: shell %s, %s", port, name, self._served())
             await stop.wait()
             await self._drain(self._settings.limits.drain_timeout_s)
         _LOG.info("stopped")
+
+    def _served(self) -> str:
+        if not self._file_pool:
+            return "pools as the cluster says"
+        return f"{len(self.pools[self._file_pool].pool.endpoints)} endpoints of {self._file_pool}"
 
     async def _start_control_plane(self, stack: contextlib.AsyncExitStack) -> ControlProcess:
         listen = self._settings.listen
@@ -109,11 +126,20 @@ class App:
         self.ports["metrics"] = listeners[0].getsockname()[1]
         _LOG.info("health on port %d, metrics on port %d", self.ports["health"], self.ports["metrics"])
         tls_context(self._settings.scrape)  # a certificate that cannot be read is told here, at the start
+        router = self.routing.router if self.routing is not None else None
+        orders = Orders(self.pools, self.standing, name_models=router.set_base_models if router else None)
         answers = Answers(
-            self.engine, self._policy, self.pool, is_ready=lambda: self.health.is_ready, routing=self.routing
+            self.pools,
+            orders,
+            is_ready=lambda: self.health.is_ready,
+            figures=self._figures,
+            routing=self.routing.figures if self.routing is not None else None,
         )
         self.control = ControlProcess(
-            answers, listeners=listeners, start=self._orders, known=lambda: self.pool.endpoints
+            answers,
+            listeners=listeners,
+            start=self._orders,
+            known=lambda: {served.name: served.pool.endpoints for served in self.pools},
         )
         self.control.start()
         stack.push_async_callback(self.control.stop)
@@ -124,44 +150,94 @@ class App:
             listen, port = self._settings.listen, self._settings.body_routing.port
             self.ports["bbr"] = await self.routing.start(stack, listen.bind_address, port, certificate_of(listen))
 
+    def _follow_config(self, stack: contextlib.AsyncExitStack) -> None:
+        if self._config_file is not None:
+            self._config_file.start()
+            stack.push_async_callback(self._config_file.stop)
+
     def _orders(self, restarts: int, confirmed_ns: int) -> Start:
         """What the control process is to do."""
         settings = self._settings
         return Start(
-            scrape=settings.scrape,
+            scrape=self._scraping.scrape,
             discovery=settings.discovery,
+            kubernetes=settings.kubernetes,
+            election=settings.election,
             log=settings.log,
-            extractor=settings.config.parameters(CoreMetricsExtractor),
-            pool=self._pool_name,
+            extractor=self._scraping.extractor,
+            pool=self._file_pool,
             fingerprint="" if restarts else self._fingerprint,
-            resources_pool=settings.routing.pool_name,
             confirmed_ns=confirmed_ns,
             restarts=restarts,
             shell=self.shell.name,
         )
 
+    def _figures(self) -> Mapping[str, float]:
+        """What is counted here, beside the pools."""
+        file = self._config_file
+        return {
+            "picker_config_reloads": file.reloads if file is not None else 0,
+            "picker_config_errors": file.reload_errors if file is not None else 0,
+        }
+
+    def _reconfigure(self, config: PickerConfig) -> None:
+        """Put it in force, all of it or nothing. Raises ConfigError, and what no engine takes."""
+        found = scraping(self._settings.scrape, config)
+        self.pools.reconfigure(self._recipe(config))
+        if found != self._scraping and self.control is not None:
+            self.control.send([found])
+        self._scraping = found
+        for warning in config.warnings:
+            _LOG.warning("%s", warning)
+        _tell(config)
+
     async def _drain(self, limit_s: float) -> None:
         """Ask for no more traffic, serve what still comes and let it end, but not for ever."""
-        self.health.set_ready(False)
-        _LOG.info("draining %d streams", self.engine.sessions)
+        self.standing.drain()
+        if self.control is not None:
+            self.control.send([Resign()])
+        _LOG.info("draining %d streams", self._sessions())
         try:
             async with asyncio.timeout(limit_s):
                 await self.shell.wait_idle(QUIET_S)
                 if self.routing is not None:
                     await self.routing.router.wait_idle(QUIET_S)
         except TimeoutError:
-            _LOG.warning("cutting %d streams after %g s", self.engine.sessions, limit_s)
+            _LOG.warning("cutting %d streams after %g s", self._sessions(), limit_s)
+
+    def _sessions(self) -> int:
+        return sum(served.engine.sessions for served in self.pools)
 
 
-def _set_rewrites(settings: ServeSettings, engine: Engine) -> None:
-    """The first request finds the rules in force; the control process goes on from there. Raises ResourcesError."""
-    path = settings.discovery.resources_file
-    if path:
-        rules = rewrite_rules(ResourcesFile(path).load(), pool=settings.routing.pool_name)
-        try:
-            engine.set_rewrites(rules)
-        except OverflowError as problem:
-            raise ResourcesError(str(problem), source=path, hint="leave some out") from None
+def _tell(config: PickerConfig) -> None:
+    for line in describe(config).splitlines():
+        _LOG.info("%s", line)
+
+
+def _open_file(settings: ServeSettings, pools: Pools) -> tuple[str, str]:
+    """The pool of the endpoints file, and the fingerprint of what was read. Raises PickerError for a bad file.
+
+    The first request finds the rules in force; the control process goes on from there.
+    """
+    file = EndpointsFile(settings.discovery.endpoints_file)
+    endpoints = file.load()  # a bad file at the start is an error, not a reason to wait
+    kubernetes = settings.kubernetes
+    name = kubernetes.pools[0] if kubernetes.pools else f"{kubernetes.pool_namespace or 'default'}/{file.path.stem}"
+    served = pools.open(name)
+    served.pool.set_endpoints(endpoints)
+    if settings.discovery.resources_file:
+        wanted = name.rpartition("/")[2] if kubernetes.pools else ""
+        _set_objects(settings.discovery.resources_file, wanted, served.engine)
+    return name, file.fingerprint
+
+
+def _set_objects(path: str, pool: str, engine: Engine) -> None:
+    """Raises ResourcesError."""
+    objects = objects_of(pool, ResourcesFile(path).load())
+    try:
+        engine.set_rewrites(rewrite_rules(objects))
+    except OverflowError as problem:
+        raise ResourcesError(str(problem), source=path, hint="leave some out") from None
 
 
 def _body_routing(settings: ServeSettings) -> BodyRouting | None:
@@ -169,56 +245,6 @@ def _body_routing(settings: ServeSettings) -> BodyRouting | None:
     if not settings.body_routing.port:
         return None
     return BodyRouting(settings.body_routing, settings.limits, message_bytes=settings.listen.grpc_max_recv_msg_bytes)
-
-
-def _check_engines(settings: ServeSettings) -> None:
-    """What the control process would trip over. Raises ConfigError."""
-    try:
-        configured_engines(settings.config.parameters(CoreMetricsExtractor))
-    except ValueError as problem:
-        raise ConfigError(
-            str(problem),
-            source=settings.config.source,
-            field="core-metrics-extractor",
-            hint="correct its engineConfigs",
-        ) from problem
-
-
-def _limits(settings: ServeSettings) -> dict[str, int]:
-    """What the engine may hold; an `approx-prefix-cache-producer` says what an endpoint is thought to cache."""
-    limits = {
-        "body_bytes": settings.limits.body_cap_bytes,
-        "header_bytes": settings.limits.header_cap_bytes,
-        "sessions": settings.limits.max_streams,
-        "surplus": settings.limits.max_streams,
-    }
-    producer = settings.config.parameters(ApproxPrefixCacheProducer)
-    if producer is not None and producer.lruCapacityPerServer > 0:
-        limits["endpoint_blocks"] = min(producer.lruCapacityPerServer, MAX_ENDPOINT_BLOCKS)
-    return limits
-
-
-def _engine(settings: ServeSettings, policy: Policy) -> Engine:
-    """The seed is a secret of this process: no client can aim at another's prefix."""
-    engine = Engine(
-        hash_seed=secrets.randbits(64),
-        random_seed=secrets.randbits(64),
-        prior_rate=policy.prior_rate,
-        limits=_limits(settings),
-    )
-    engine.set_policy(
-        policy.steps,
-        wanted=policy.wanted,
-        plugins=policy.host,
-        ignore_subset=settings.routing.disable_endpoint_subset_filter,
-        session_header=policy.session_header,
-        response_tracking=settings.config.response_tracking,
-        restores_models=settings.routing.response_model == "client",
-        apis=policy.apis,
-        reads_test_header=policy.reads_test_header,
-        tells_served=policy.tells_served,
-    )
-    return engine
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:

@@ -22,6 +22,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from picker import __version__, app
+from picker._core.engine import Engine
 from picker._core.session import Session
 from picker.app import App, serve
 from picker.config import load_config
@@ -29,9 +30,9 @@ from picker.config.extras import GROUP, InstalledTypes
 from picker.config.settings import (
     BodyRoutingSettings,
     DiscoverySettings,
+    KubernetesSettings,
     LimitSettings,
     ListenSettings,
-    RoutingSettings,
     ScrapeSettings,
     ServeSettings,
 )
@@ -68,7 +69,7 @@ def settings(folder: Path, config: str = CONFIG, shell: str = "auto", **limits: 
         ),
         limits=LimitSettings(**limits),
         scrape=ScrapeSettings(enabled=False),
-        routing=RoutingSettings(pool_name="pool-a"),
+        kubernetes=KubernetesSettings(pools=("default/pool-a",)),
         discovery=DiscoverySettings(endpoints_file=str(file)),
     )
 
@@ -76,6 +77,11 @@ def settings(folder: Path, config: str = CONFIG, shell: str = "auto", **limits: 
 @pytest.fixture(autouse=True)
 def soon_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "QUIET_S", 0.01)
+
+
+def engine_of(made: App) -> Engine:
+    (served,) = made.pools
+    return served.engine
 
 
 class Running:
@@ -189,7 +195,7 @@ async def test_draining_says_so_first_and_lets_streams_end(given: ServeSettings)
         assert not picker.task.done()
         assert await stream.finish() == "OK"
         await picker.task
-        assert picker.app.engine.in_flight == 0
+        assert engine_of(picker.app).in_flight == 0
 
 
 @within_deadline
@@ -199,7 +205,7 @@ async def test_draining_has_an_end(tmp_path: Path, shell: str, caplog: pytest.Lo
         picker.stop.set()
         await picker.task
         assert await stream.ended() in ("CANCELLED", "UNAVAILABLE")
-        assert (picker.app.engine.sessions, picker.app.engine.in_flight) == (0, 0)
+        assert (engine_of(picker.app).sessions, engine_of(picker.app).in_flight) == (0, 0)
     assert "cutting 1 streams after 0.02 s" in caplog.text
 
 
@@ -341,7 +347,7 @@ def test_only_the_reference_shell_loads_grpcio(tmp_path: Path, shell: str, loade
 
 def test_without_endpoints_it_does_not_start(given: ServeSettings) -> None:
     with _logging_left_alone(), pytest.raises(UsageError, match="pass --endpoints-file FILE"):
-        serve(dataclasses.replace(given, discovery=DiscoverySettings()))
+        serve(dataclasses.replace(given, discovery=DiscoverySettings(), kubernetes=KubernetesSettings()))
 
 
 @contextlib.contextmanager
@@ -362,11 +368,11 @@ def test_a_bad_endpoints_file_is_an_error_at_the_start(given: ServeSettings) -> 
         App(given)
 
 
-def with_resources(given: ServeSettings, text: str, **routing: str) -> ServeSettings:
+def with_resources(given: ServeSettings, text: str, *pools: str) -> ServeSettings:
     file = Path(given.discovery.endpoints_file).with_name("resources.yaml")
     file.write_text(text)
     discovery = dataclasses.replace(given.discovery, resources_file=str(file))
-    return dataclasses.replace(given, discovery=discovery, routing=dataclasses.replace(given.routing, **routing))
+    return dataclasses.replace(given, discovery=discovery, kubernetes=KubernetesSettings(pools=pools))
 
 
 REWRITE = """
@@ -377,9 +383,9 @@ spec: {poolRef: {name: pool-a}, rules: [{targets: [{modelRewrite: x}]}]}
 """
 
 
-@pytest.mark.parametrize(("pool", "rules"), [("pool-a", 1), ("", 1), ("pool-b", 0)])
-def test_rewrite_rules_are_there_from_the_first(given: ServeSettings, pool: str, rules: int) -> None:
-    engine = App(with_resources(given, REWRITE, pool_name=pool)).engine
+@pytest.mark.parametrize(("pool", "rules"), [(["default/pool-a"], 1), ([], 1), (["default/pool-b"], 0)])
+def test_rewrite_rules_are_there_from_the_first(given: ServeSettings, pool: list[str], rules: int) -> None:
+    engine = engine_of(App(with_resources(given, REWRITE, *pool)))
     assert (engine.rewrite_counts(0, 1) is not None) == bool(rules)
 
 
@@ -411,11 +417,11 @@ def test_an_index_producer_says_what_an_endpoint_caches(tmp_path: Path) -> None:
     picker = App(settings(tmp_path, HEAD + f"plugins: [{producer}, {{type: prefix-cache-scorer}}]"))
     body = json.dumps({"model": "m", "prompt": "x" * 256 * 3}).encode()
     for _ in range(2):
-        session = Session(picker.engine, 1)
+        session = Session(engine_of(picker), 1)
         session.feed(m.request_headers("/v1/completions"), 1)
         session.feed(m.request_body(body), 1)
         session.close(2)
-    assert [row["cached_tokens"] for row in picker.engine.decisions(2)] == [128, 0]
+    assert [row["cached_tokens"] for row in engine_of(picker).decisions(2)] == [128, 0]
 
 
 def test_parsers_limit_what_is_read(tmp_path: Path) -> None:
@@ -425,12 +431,12 @@ def test_parsers_limit_what_is_read(tmp_path: Path) -> None:
         picker = App(settings(tmp_path, text))
         body = json.dumps({"model": "m", "prompt": "x" * 256 * 3}).encode()
         for _ in range(2):
-            session = Session(picker.engine, 1)
+            session = Session(engine_of(picker), 1)
             session.feed(m.request_headers("/v1/completions"), 1)
             session.feed(m.request_body(body), 1)
             session.close(2)
-        assert max(row["cached_tokens"] for row in picker.engine.decisions(2)) >= cached
-        assert (max(row["cached_tokens"] for row in picker.engine.decisions(2)) > 0) == (cached > 0)
+        assert max(row["cached_tokens"] for row in engine_of(picker).decisions(2)) >= cached
+        assert (max(row["cached_tokens"] for row in engine_of(picker).decisions(2)) > 0) == (cached > 0)
 
 
 @within_deadline

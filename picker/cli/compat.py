@@ -1,7 +1,6 @@
 """Flags of the reference endpoint picker that picker reads but does not act on, so that old manifests still start.
 
-Three answers: *ignored* (a warning says why), *refused* (ignoring it would weaken security or hide a mistake), and
-the flags of Kubernetes discovery, which wait for a later release.
+Two answers: *ignored* (a warning says why) and *refused* (ignoring it would weaken security or hide a mistake).
 """
 
 import argparse
@@ -33,12 +32,7 @@ IGNORED = (
         "metrics-endpoint-auth", None, False, "/metrics is served without authentication; restrict it by network policy"
     ),
     _Flag("enable-grpc-stream-metrics", None, False, f"there are no such metrics: {_LATER}"),
-    _Flag("ha-enable-leader-election", None, False, "every replica serves; there is no leader"),
     _Flag("refresh-prometheus-metrics-interval", flags.duration, None, "pool metrics are computed when they are read"),
-    _Flag("pool-group", flags.text, "inference.networking.k8s.io", f"Kubernetes discovery: {_LATER}"),
-    _Flag(
-        "endpoint-target-ports", flags.text, None, f"Kubernetes discovery: {_LATER}; ports stand in the endpoints file"
-    ),
     _Flag("emit-endpoint-scores", None, False, "scores of the latest picks stand on /debug/decisions"),
     _Flag("zap-devel", None, False, "use --v and --zap-encoder"),
     _Flag("zap-log-level", flags.text, None, "use --v"),
@@ -60,7 +54,6 @@ REFUSED = (
 def add_compatibility_flags(parser: FlagParser) -> None:
     """Adds the flags of this module; their default None tells them from being given."""
     _add(parser, (*IGNORED, *REFUSED))
-    parser.flag("endpoint-selector", default="", help=f"label selector of the pods; Kubernetes discovery: {_LATER}")
 
 
 def _add(parser: FlagParser, table: tuple[_Flag, ...]) -> None:
@@ -83,25 +76,11 @@ def ignored_warnings(args: argparse.Namespace, names: Sequence[str]) -> tuple[st
     return tuple(f"--{flag.name} has no effect: {flag.answer}" for flag, _ in given if flag.answer)
 
 
-def compatibility_warnings(args: argparse.Namespace, *, has_endpoints: bool) -> tuple[str, ...]:
-    """What to warn of. Raises `UsageError` for a refused flag, or if no endpoints file says where to route."""
+def compatibility_warnings(args: argparse.Namespace) -> tuple[str, ...]:
+    """What to warn of. Raises `UsageError` for a refused flag."""
     for flag, _ in _given(args, REFUSED):
         raise UsageError(f"picker serve: --{flag.name} cannot be honoured: {flag.answer}")
-    kubernetes = [name for name in ("pool-name", "endpoint-selector") if getattr(args, name.replace("-", "_"))]
-    if not has_endpoints:
-        if kubernetes:
-            names = " and ".join(f"--{name}" for name in kubernetes)
-            raise UsageError(
-                f"picker serve: {names}: finding pods through Kubernetes comes in a later release; "
-                "name the endpoints in a file and pass --endpoints-file"
-            )
-        raise UsageError("picker serve: no endpoints to route to; pass --endpoints-file FILE")
-    warnings = [f"--{flag.name} has no effect: {flag.answer}" for flag, _ in _given(args, IGNORED) if flag.answer]
-    if "pool-name" in kubernetes:
-        warnings.append("--pool-name labels metrics and chooses objects: endpoints come from the endpoints file")
-    if "endpoint-selector" in kubernetes:
-        warnings.append("--endpoint-selector has no effect: endpoints come from the endpoints file")
-    return tuple(warnings)
+    return tuple(f"--{flag.name} has no effect: {flag.answer}" for flag, _ in _given(args, IGNORED) if flag.answer)
 
 
 def _given(args: argparse.Namespace, table: tuple[_Flag, ...]) -> Iterator[tuple[_Flag, Any]]:

@@ -14,7 +14,20 @@ from picker.config.suggest import nearest, quoted
 from picker.config.units import duration_s, quantity
 from picker.errors import UsageError
 
-__all__ = ["FlagParser", "Switch", "boolean", "choice", "count", "duration", "port", "size", "text"]
+__all__ = [
+    "FlagParser",
+    "Switch",
+    "boolean",
+    "choice",
+    "count",
+    "duration",
+    "names",
+    "one_text",
+    "port",
+    "ports",
+    "size",
+    "text",
+]
 
 _TRUE = frozenset(["1", "t", "T", "true", "TRUE", "True"])
 _FALSE = frozenset(["0", "f", "F", "false", "FALSE", "False"])
@@ -65,6 +78,27 @@ def size(given: str) -> int:
         raise argparse.ArgumentTypeError(str(problem)) from None
 
 
+def one_text(given: str) -> tuple[str, ...]:
+    """Of a flag that may be repeated: any text, commas too."""
+    return (given,)
+
+
+def names(given: str) -> tuple[str, ...]:
+    """Of a flag that may be repeated: names, with commas between."""
+    found = tuple(name.strip() for name in given.split(","))
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"{quoted(given)} has an empty name in it")
+    return found
+
+
+def ports(given: str) -> tuple[int, ...]:
+    """Of a flag that may be repeated: port numbers but 0, with commas between."""
+    found = tuple(port(name.strip()) for name in given.strip("[]").split(","))
+    if 0 in found:
+        raise argparse.ArgumentTypeError("port 0 is none that a pod can serve on")
+    return found
+
+
 def choice(*names: str) -> Callable[[str], str]:
     """One of `names`."""
 
@@ -89,12 +123,12 @@ class Switch(argparse.Action):
 
 
 class _Append(argparse.Action):
-    """One more of several values."""
+    """More of several values."""
 
     def __call__(
         self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
     ) -> None:
-        setattr(namespace, self.dest, (*getattr(namespace, self.dest), values))
+        setattr(namespace, self.dest, (*getattr(namespace, self.dest), *values))
 
 
 class FlagParser(argparse.ArgumentParser):
@@ -109,9 +143,12 @@ class FlagParser(argparse.ArgumentParser):
         metavar = _METAVARS.get(kind, "TEXT")
         self.add_argument(*names, default=default, type=kind, help=help.replace("%", "%%"), metavar=metavar)
 
-    def texts(self, name: str, *, help: str = "") -> None:
+    def several(
+        self, name: str, *, kind: Callable[[str], tuple[Any, ...]] = one_text, help: str = "", metavar: str = "TEXT"
+    ) -> None:
         """Adds `--name VALUE`, which may be given again and again; all values count, as a tuple."""
-        self.add_argument(f"--{name}", action=_Append, default=(), help=help.replace("%", "%%"), metavar="TEXT")
+        about = help.replace("%", "%%")
+        self.add_argument(f"--{name}", action=_Append, default=(), type=kind, help=about, metavar=metavar)
 
     def switch(self, name: str, *, default: bool = False, help: str = "") -> None:
         """Adds the boolean `--name`, `--name=true` or `--name=false`."""

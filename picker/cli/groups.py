@@ -24,6 +24,11 @@ _KINDS: dict[str, Callable[[str], Any]] = {
     "duration": flags.duration,
     "bytes": flags.size,
 }
+_SEVERAL: dict[str, tuple[Callable[[str], tuple[Any, ...]], str]] = {
+    "texts": (flags.one_text, "TEXT"),
+    "names": (flags.names, "NAME,..."),
+    "ports": (flags.ports, "PORT,..."),
+}
 
 
 def add_group(
@@ -56,8 +61,9 @@ def _add(parser: FlagParser, field: dataclasses.Field[Any], doc: str, flag: str)
     about = f"{' '.join(doc.split())} (default {shown})" if shown else " ".join(doc.split())
     if kind == "boolean":
         parser.switch(flag, default=bool(field.default), help=about)
-    elif kind == "texts":
-        parser.texts(flag, help=about)
+    elif kind in _SEVERAL:
+        reader, metavar = _SEVERAL[kind]
+        parser.several(flag, kind=reader, help=about, metavar=metavar)
     else:
-        reader = flags.choice(*choices) if kind == "choice" else _KINDS[kind]
-        parser.flag(flag, default=field.default, kind=reader, help=about)
+        single = flags.choice(*choices) if kind == "choice" else _KINDS[kind]
+        parser.flag(flag, default=field.default, kind=single, help=about)

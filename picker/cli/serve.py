@@ -6,8 +6,8 @@ import importlib
 import os
 from pathlib import Path
 from ssl import TLSVersion
-from typing import Any
 
+from picker.cli.cluster import cluster_settings
 from picker.cli.compat import add_compatibility_flags, compatibility_warnings
 from picker.cli.core import require_core
 from picker.cli.flags import FlagParser
@@ -17,20 +17,18 @@ from picker.config.extras import InstalledTypes
 from picker.config.load import load_config
 from picker.config.model import DEFAULT_CONFIG, PickerConfig
 from picker.config.reference import GROUPS
-from picker.config.settings import DiscoverySettings, ListenSettings, ScrapeSettings, ServeSettings
-from picker.config.support import FileDiscovery, MetricsDataSource
+from picker.config.settings import DiscoverySettings, ListenSettings, ServeSettings
+from picker.config.support import FileDiscovery
 from picker.config.tls import cipher_list, lowest_version
 from picker.errors import UsageError
 
 __all__ = ["configure", "run", "settings_from"]
 
-MIN_SCRAPE_INTERVAL_S = 0.05  # the peer's floor; values below are raised to it
-
 
 def configure(parser: FlagParser) -> None:
     """Every flag of the reference endpoint picker, and picker's own."""
-    parser.usage = "picker serve --endpoints-file FILE [--config-file FILE] [FLAGS]"
-    parser.flag("config-file", default="", help="EndpointPickerConfig file (YAML or JSON); read once, at the start")
+    parser.usage = "picker serve --pool-name NAME | --endpoints-file FILE [--config-file FILE] [FLAGS]"
+    parser.flag("config-file", default="", help="EndpointPickerConfig file (YAML or JSON); followed while picker runs")
     parser.flag("config-text", default="", help="the EndpointPickerConfig itself")
     for group in GROUPS.values():
         add_group(parser, group)
@@ -50,7 +48,11 @@ def settings_from(args: argparse.Namespace) -> ServeSettings:
     groups = {name: read_group(args, group) for name, group in GROUPS.items()}
     config = _config(args)
     discovery = _discovery(groups["discovery"], config)
-    warnings = compatibility_warnings(args, has_endpoints=bool(discovery.endpoints_file))
+    warnings = compatibility_warnings(args)
+    routes_bodies = groups["body_routing"].port and not groups["body_routing"].base_models_file
+    groups["kubernetes"], more = cluster_settings(
+        groups["kubernetes"], endpoints_file=discovery.endpoints_file, base_models=bool(routes_bodies)
+    )
     listen: ListenSettings = groups["listen"]
     _check_tls(listen)
     largest = largest_message(groups["limits"])
@@ -59,11 +61,8 @@ def settings_from(args: argparse.Namespace) -> ServeSettings:
         grpc_max_recv_msg_bytes=listen.grpc_max_recv_msg_bytes or largest,
         grpc_max_send_msg_bytes=listen.grpc_max_send_msg_bytes or largest,
     )
-    groups["scrape"] = _scrape(groups["scrape"], config)
     groups["discovery"] = discovery
-    namespace = groups["routing"].pool_namespace or os.environ.get("NAMESPACE", "") or "default"
-    groups["routing"] = dataclasses.replace(groups["routing"], pool_namespace=namespace)
-    return ServeSettings(config=config, warnings=warnings, **groups)
+    return ServeSettings(config=config, config_file=args.config_file, warnings=(*warnings, *more), **groups)
 
 
 def _config(args: argparse.Namespace) -> PickerConfig:
@@ -114,24 +113,3 @@ def _check_ciphers(listen: ListenSettings) -> None:
     cipher_list(listen.tls_cipher_suites, lowest_version(listen.tls_min_version))
     if listen.tls_cipher_suites and listen.shell == "grpcio":
         raise ValueError("grpcio chooses by itself and can be told no other; use --shell=wire")
-
-
-def _scrape(given: ScrapeSettings, config: PickerConfig) -> ScrapeSettings:
-    """A `metrics-data-source` of the configuration wins over the (deprecated) flags."""
-    busy = given.busy_interval_s
-    changes: dict[str, Any] = {"enabled": config.scraping}
-    source = config.parameters(MetricsDataSource)
-    if source is not None:
-        busy = busy if source.interval is None else float(source.interval)
-        changes |= {
-            "scheme": source.scheme,
-            "path": source.path,
-            "port": source.port or 0,
-            "insecure_skip_verify": source.insecureSkipVerify,
-            "ca_cert_path": source.caCertPath,
-            "client_cert_path": source.clientCertPath,
-            "client_key_path": source.clientKeyPath,
-        }
-    busy = max(busy, MIN_SCRAPE_INTERVAL_S)
-    idle = max(given.idle_interval_s, busy)
-    return dataclasses.replace(given, busy_interval_s=busy, idle_interval_s=idle, **changes)

@@ -21,12 +21,21 @@ GROUPS: dict[str, type[Any]] = {
     "scrape": settings.ScrapeSettings,
     "routing": settings.RoutingSettings,
     "discovery": settings.DiscoverySettings,
+    "kubernetes": settings.KubernetesSettings,
+    "election": settings.ElectionSettings,
     "body_routing": settings.BodyRoutingSettings,
     "log": settings.LogSettings,
 }
 """The groups of `ServeSettings` that hold options, by field name."""
 
-_UNITS = {"duration": "duration", "bytes": "bytes", "port": "port", "count": "number", "boolean": "true, false"}
+_UNITS = {
+    "duration": "duration",
+    "bytes": "bytes",
+    "port": "port",
+    "count": "number",
+    "boolean": "true, false",
+    "ports": "ports",
+}
 _LATER = frozenset([Role.FAIRNESS, Role.ORDERING, Role.USAGE_LIMIT])
 _BINARY = ((1 << 30, "Gi"), (1 << 20, "Mi"), (1 << 10, "Ki"))
 
@@ -62,7 +71,7 @@ def shown_default(field: dataclasses.Field[Any]) -> str:
     if kind == "bytes":
         scale, suffix = next(((s, name) for s, name in _BINARY if value and value % s == 0), (1, ""))
         return f"{value // scale}{suffix}"
-    return " ".join(value) if kind == "texts" else str(value)
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def settings_table() -> str:

@@ -12,6 +12,7 @@ from picker.config.model import DEFAULT_CONFIG, PickerConfig
 __all__ = [
     "BodyRoutingSettings",
     "DiscoverySettings",
+    "ElectionSettings",
     "KubernetesSettings",
     "LimitSettings",
     "ListenSettings",
@@ -157,12 +158,6 @@ class RoutingSettings:
     response_model: str = option("client", "response-model", "choice", "client", "served")
     """What responses to rewritten requests call the model: as the client did, or as the one that served."""
 
-    pool_name: str = option("", "pool-name", "text")
-    """Name of the pool, as metrics label it. Objects for other pools count for nothing."""
-
-    pool_namespace: str = option("", "pool-namespace", "text")
-    """Namespace of the pool. Empty: that of the environment variable NAMESPACE, else `default`."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiscoverySettings:
@@ -185,7 +180,7 @@ class KubernetesSettings:
     One of `pools`, `pool_selector` and `endpoint_selector` at most; none: nothing is asked of an API server.
     """
 
-    pools: tuple[str, ...] = option((), "pool-name", "texts")
+    pools: tuple[str, ...] = option((), "pool-name", "names")
     """Name of the InferencePool to serve, or `namespace/name`; comma-separated or repeated for several.
 
     With an endpoints file: the name that metrics show; objects for other pools count for nothing."""
@@ -224,6 +219,14 @@ class KubernetesSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ElectionSettings:
+    """Which of several pickers serves."""
+
+    enabled: bool = option(False, "ha-enable-leader-election", "boolean")
+    """Whether only the replica that holds a Lease asks for traffic; the others stand by, and watch and scrape too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BodyRoutingSettings:
     """The body-based router. `picker bbr` has these flags without the `bbr-` in front."""
 
@@ -255,11 +258,16 @@ class ServeSettings:
     config: PickerConfig = DEFAULT_CONFIG
     """The routing configuration (`--config-file` or `--config-text`)."""
 
+    config_file: str = ""
+    """The file it came from, to be followed while picker runs; empty if it came from none."""
+
     listen: ListenSettings = field(default_factory=ListenSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     scrape: ScrapeSettings = field(default_factory=ScrapeSettings)
     routing: RoutingSettings = field(default_factory=RoutingSettings)
     discovery: DiscoverySettings = field(default_factory=DiscoverySettings)
+    kubernetes: KubernetesSettings = field(default_factory=KubernetesSettings)
+    election: ElectionSettings = field(default_factory=ElectionSettings)
     body_routing: BodyRoutingSettings = field(default_factory=BodyRoutingSettings)
     log: LogSettings = field(default_factory=LogSettings)
 

@@ -1,31 +1,28 @@
-"""The data plane's side: does what the control process says and answers what it asks, a little at a time."""
+"""The data plane's side of the link: orders are done, questions answered, a little at a time."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from typing import Any
 
 from picker._core.copies import busy_targets, copy_endpoints, copy_series, copy_totals
 from picker._core.engine import Engine
-from picker._core.rewrite import Rewrites
-from picker.bbr.routing import BodyRouting
 from picker.control.messages import (
     Ask,
-    Change,
     End,
     EndpointFigures,
     FromControl,
     FromData,
-    Observed,
+    PoolFigures,
     RewriteFigures,
-    Rewriting,
     Rows,
     SeriesFigures,
     Text,
     Vitals,
 )
+from picker.control.orders import Orders
 from picker.policy.compile import Policy
-from picker.pool import Pool
+from picker.pools import Pools, ServedPool
 
 __all__ = ["Answers", "decisions"]
 
@@ -37,97 +34,94 @@ DECISIONS = 8
 
 
 class Answers:
-    """Obeys and answers on behalf of one engine and its pool. `confirmed_ns`: when the control process was last heard.
+    """Obeys by `orders` and answers on behalf of the pools. `confirmed_ns`: when the control process was last heard.
 
-    `is_ready`: whether picker asks for traffic. `routing`: the body-based router, if there is one.
+    `is_ready`: whether picker asks for traffic. `figures`: what the data plane counts beside its pools, by name.
+    `routing`: the figures of the body-based router, if there is one.
     """
 
     def __init__(
         self,
-        engine: Engine,
-        policy: Policy,
-        pool: Pool,
+        pools: Pools,
+        orders: Orders,
         *,
         is_ready: Callable[[], bool],
-        routing: BodyRouting | None = None,
+        figures: Callable[[], Mapping[str, float]] = dict,
+        routing: Callable[[], dict[str, Any]] | None = None,
     ) -> None:
         self.confirmed_ns = time.monotonic_ns()
-        self._engine = engine
-        self._policy = policy
-        self._pool = pool
+        self._pools = pools
+        self._orders = orders
         self._is_ready = is_ready
-        self._rewrites = Rewrites()
+        self._figures = figures
         self._routing = routing
 
     def take(self, message: FromControl) -> Iterator[FromData]:
         """Does what the message says; what is to be sent back is made as it is asked for."""
         self.confirmed_ns = time.monotonic_ns()
-        if isinstance(message, Change):
-            self._pool.change(gone=message.gone, come=message.come)
-        elif isinstance(message, Observed):
-            for key, load in message.loads:
-                self._pool.observe(key, load)
-        elif isinstance(message, Rewriting):
-            self._rewrite(message)
-        else:
+        if isinstance(message, Ask):
             return self._answer(message)
+        self._orders.take(message)
         return iter(())
-
-    def _rewrite(self, piece: Rewriting) -> None:
-        if piece.is_first:  # what came of others before has no end
-            self._rewrites = Rewrites()
-        self._rewrites.extend(piece.rules)
-        if piece.is_last:
-            self._engine.set_rewrites(self._rewrites)
 
     def _answer(self, question: Ask) -> Iterator[FromData]:
         match question.what:
             case "ready":
                 yield Text(b"ready" if self._is_ready() else b"")
             case "busy":
-                yield Text(busy_targets(self._engine))
+                for served in tuple(self._pools):
+                    yield Text(busy_targets(served.engine) + b"\n")
             case "decisions":
-                yield from self._decisions(question.limit)
+                for served in tuple(self._pools):
+                    yield from _decisions(served, question.limit)
             case "snapshot":
                 yield from self._snapshot()
         yield End()
 
     def _snapshot(self) -> Iterator[FromData]:
-        engine = self._engine
         yield Vitals(
             now_ns=time.monotonic_ns(),
-            sessions=engine.sessions,
-            buffered_bytes=engine.buffered_bytes,
-            index_blocks=engine.index_blocks,
-            index_bytes=engine.index_bytes,
-            totals=copy_totals(engine),
-            plugins=self._plugins(),
-            routing=self._routing.figures() if self._routing else None,
+            figures=dict(self._figures()),
+            routing=self._routing() if self._routing else None,
         )
-        for first in count(0, SERIES):
-            if (copies := copy_series(engine, first, SERIES)) is None:
-                break
-            yield SeriesFigures(copies)
-        for first in count(0, ENDPOINTS):
-            if (copies := copy_endpoints(engine, first, ENDPOINTS)) is None:
-                break
-            yield EndpointFigures(copies)
-        for first in count(0, REWRITES):
-            if (rows := engine.rewrite_counts(first, REWRITES)) is None:
-                break
-            yield RewriteFigures(rows)  # also none: many counters that count nothing are looked at one piece a turn
+        for served in tuple(self._pools):
+            yield from _figures(served)
 
-    def _decisions(self, limit: int) -> Iterator[FromData]:
-        before = 0
-        while limit > 0 and (rows := decisions(self._engine, self._policy, min(limit, DECISIONS), before=before)):
-            yield Rows(rows)
-            limit -= len(rows)
-            before = rows[-1]["number"]
-            if before <= 1:
-                return
 
-    def _plugins(self) -> list[dict[str, Any]]:
-        return [record.view() for record in self._policy.host.records.values()] if self._policy.host else []
+def _figures(served: ServedPool) -> Iterator[FromData]:
+    engine = served.engine
+    host = served.policy.host
+    yield PoolFigures(
+        pool=served.name,
+        sessions=engine.sessions,
+        buffered_bytes=engine.buffered_bytes,
+        index_blocks=engine.index_blocks,
+        index_bytes=engine.index_bytes,
+        totals=copy_totals(engine),
+        plugins=[record.view() for record in host.records.values()] if host else [],
+    )
+    for first in count(0, SERIES):
+        if (copies := copy_series(engine, first, SERIES)) is None:
+            break
+        yield SeriesFigures(copies)
+    for first in count(0, ENDPOINTS):
+        if (copies := copy_endpoints(engine, first, ENDPOINTS)) is None:
+            break
+        yield EndpointFigures(copies)
+    for first in count(0, REWRITES):
+        if (rows := engine.rewrite_counts(first, REWRITES)) is None:
+            break
+        yield RewriteFigures(rows)  # also none: many counters that count nothing are looked at one piece a turn
+
+
+def _decisions(served: ServedPool, limit: int) -> Iterator[FromData]:
+    before = 0
+    while limit > 0 and (rows := decisions(served.engine, served.policy, min(limit, DECISIONS), before=before)):
+        yield Rows([{**row, "pool": served.name} for row in rows])
+        limit -= len(rows)
+        before = rows[-1]["number"]
+        if before <= 1:
+            return
 
 
 def decisions(engine: Engine, policy: Policy, limit: int, *, before: int = 0) -> list[dict[str, Any]]:

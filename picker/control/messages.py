@@ -9,7 +9,13 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from picker.config.settings import DiscoverySettings, LogSettings, ScrapeSettings
+from picker.config.settings import (
+    DiscoverySettings,
+    ElectionSettings,
+    KubernetesSettings,
+    LogSettings,
+    ScrapeSettings,
+)
 from picker.config.support import CoreMetricsExtractor
 from picker.resources.rules import RewriteRules
 from picker.types import Endpoint, EndpointKey, ScrapedLoad
@@ -17,18 +23,27 @@ from picker.types import Endpoint, EndpointKey, ScrapedLoad
 __all__ = [
     "Ask",
     "Change",
+    "Close",
     "End",
     "EndpointFigures",
     "FromControl",
     "FromData",
     "Known",
+    "Leading",
+    "Naming",
     "Observed",
+    "Open",
+    "PoolFigures",
+    "Prioritising",
     "Question",
+    "Resign",
     "RewriteFigures",
     "Rewriting",
     "Rows",
+    "Scraping",
     "SeriesFigures",
     "Start",
+    "Synced",
     "Text",
     "Vitals",
 ]
@@ -43,9 +58,23 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
 Question: TypeAlias = Literal["ready", "busy", "snapshot", "decisions"]
 
 
-class Change(_Message, frozen=True):
-    """Endpoints went (`ip:port`), came, or changed."""
+class Open(_Message, frozen=True):
+    """There is this pool; gateways call its picker by these authorities."""
 
+    pool: str
+    authorities: tuple[str, ...]
+
+
+class Close(_Message, frozen=True):
+    """There is no such pool any more."""
+
+    pool: str
+
+
+class Change(_Message, frozen=True):
+    """Endpoints of a pool went (`ip:port`), came, or changed."""
+
+    pool: str
     gone: tuple[str, ...]
     come: tuple[Endpoint, ...]
 
@@ -53,15 +82,46 @@ class Change(_Message, frozen=True):
 class Observed(_Message, frozen=True):
     """What metrics pages said."""
 
+    pool: str
     loads: tuple[tuple[EndpointKey, ScrapedLoad], ...]
 
 
 class Rewriting(_Message, frozen=True):
-    """A piece of new rewrite rules, in order of precedence; they are in force with the last piece."""
+    """A piece of a pool's new rewrite rules, in order of precedence; they are in force with the last piece."""
 
+    pool: str
     rules: RewriteRules
     is_first: bool
     is_last: bool
+
+
+class Prioritising(_Message, frozen=True):
+    """A piece of a pool's objectives with their priorities; they are in force with the last piece."""
+
+    pool: str
+    objectives: tuple[tuple[str, int], ...]
+    is_first: bool
+    is_last: bool
+
+
+class Naming(_Message, frozen=True):
+    """A piece of what the base model of each model is; in force with the last piece."""
+
+    models: tuple[tuple[str, str], ...]
+    is_first: bool
+    is_last: bool
+
+
+class Synced(_Message, frozen=True):
+    """Whether what is to be served is known, so that picker may ask for traffic."""
+
+    is_synced: bool
+
+
+class Leading(_Message, frozen=True):
+    """This picker leads until then, by the monotonic clock both processes read; 0: it does not."""
+
+    until_ns: int
 
 
 class Ask(_Message, frozen=True):
@@ -71,33 +131,46 @@ class Ask(_Message, frozen=True):
     limit: int = 0
 
 
-FromControl: TypeAlias = Change | Observed | Rewriting | Ask
+FromControl: TypeAlias = Open | Close | Change | Observed | Rewriting | Prioritising | Naming | Synced | Leading | Ask
 
 
 # --- from the data plane ---
 
 
 class Known(_Message, frozen=True):
-    """Endpoints the data plane has already; comes before `Start`, in pieces."""
+    """Endpoints that a pool of the data plane has already; comes before `Start`, in pieces."""
 
+    pool: str
     endpoints: tuple[Endpoint, ...]
 
 
 class Start(_Message, frozen=True):
-    """Begin. `fingerprint` is that of the file the endpoints came from ("": not known), `confirmed_ns` when they last
-    were known to be current, `restarts` how often this process has been started again. Objects for other
-    pools than `resources_pool` do not count ("": all do)."""
+    """Begin. `pool` is that of the endpoints file ("": there is no file), `fingerprint` what was read of it ("": not
+    known), `confirmed_ns` when the endpoints last were known to be current, `restarts` how often this process has been
+    started again."""
 
     scrape: ScrapeSettings
     discovery: DiscoverySettings
+    kubernetes: KubernetesSettings
+    election: ElectionSettings
     log: LogSettings
     extractor: CoreMetricsExtractor | None
     pool: str
     fingerprint: str
-    resources_pool: str
     confirmed_ns: int
     restarts: int
     shell: str
+
+
+class Scraping(_Message, frozen=True):
+    """Another configuration is in force, by which metrics are to be read."""
+
+    scrape: ScrapeSettings
+    extractor: CoreMetricsExtractor | None
+
+
+class Resign(_Message, frozen=True):
+    """Lead no more, and do not ask to: this picker stops."""
 
 
 class Text(_Message, frozen=True):
@@ -107,19 +180,29 @@ class Text(_Message, frozen=True):
 
 
 class Vitals(_Message, frozen=True):
-    """What a metrics page needs beside the figures by model and endpoint.
+    """What a metrics page needs beside the figures of the pools.
 
-    `totals`: `copies.copy_totals`. `routing`: the figures of the body-based router, if there is one.
+    `figures`: counters of the data plane, by name. `routing`: the figures of the body-based router, if there is one.
     """
 
     now_ns: int
+    figures: dict[str, float]
+    routing: dict[str, Any] | None = None
+
+
+class PoolFigures(_Message, frozen=True):
+    """Those of one pool; its `SeriesFigures`, `EndpointFigures` and `RewriteFigures` follow.
+
+    `totals`: `copies.copy_totals`.
+    """
+
+    pool: str
     sessions: int
     buffered_bytes: int
     index_blocks: int
     index_bytes: int
     totals: bytes
     plugins: list[dict[str, Any]]
-    routing: dict[str, Any] | None = None
 
 
 class SeriesFigures(_Message, frozen=True):
@@ -150,4 +233,17 @@ class End(_Message, frozen=True):
     """The answer is whole."""
 
 
-FromData: TypeAlias = Known | Start | Text | Vitals | SeriesFigures | EndpointFigures | RewriteFigures | Rows | End
+FromData: TypeAlias = (
+    Known
+    | Start
+    | Scraping
+    | Resign
+    | Text
+    | Vitals
+    | PoolFigures
+    | SeriesFigures
+    | EndpointFigures
+    | RewriteFigures
+    | Rows
+    | End
+)

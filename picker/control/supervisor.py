@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from picker.control.answers import Answers
 from picker.control.link import Link
@@ -39,7 +39,7 @@ class ControlProcess:
     """The control process of one data plane.
 
     `listeners` are the sockets of the admin port: they outlive the process, so that a restart refuses no connection.
-    `start(restarts, confirmed_ns)` says what it is to do, `known()` which endpoints there are.
+    `start(restarts, confirmed_ns)` says what it is to do, `known()` which endpoints there are, by pool.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class ControlProcess:
         *,
         listeners: Sequence[socket.socket],
         start: Callable[[int, int], Start],
-        known: Callable[[], Sequence[Endpoint]],
+        known: Callable[[], Mapping[str, Sequence[Endpoint]]],
     ) -> None:
         self.restarts = 0
         self.pid = 0
@@ -59,6 +59,7 @@ class ControlProcess:
         self._known = known
         self._up = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._link: Link[FromControl] | None = None
 
     def start(self) -> asyncio.Task[None]:
         """Starts it, without waiting for it."""
@@ -73,6 +74,11 @@ class ControlProcess:
         up.cancel()
         if not self._up.is_set():
             await task
+
+    def send(self, messages: Iterable[FromData]) -> None:
+        """Tells the process that runs now, if there is one; the next one is told by `start`."""
+        if self._link is not None:
+            self._link.send(messages)
 
     async def stop(self) -> None:
         """Ends it and waits until it has gone; may be called twice."""
@@ -106,18 +112,20 @@ class ControlProcess:
             await asyncio.get_running_loop().create_connection(lambda: link, sock=ours)
             self.pid = process.pid
             link.send(self._first())
+            self._link = link
             await self._watch(link)
         finally:
             self.pid = 0
+            self._link = None
             link.close()
             code = await asyncio.to_thread(_end, process)
         return code
 
     def _first(self) -> Iterator[FromData]:
         """What the process must know before it begins."""
-        endpoints = self._known()
-        for at in range(0, len(endpoints), KNOWN):
-            yield Known(tuple(endpoints[at : at + KNOWN]))
+        for pool, endpoints in self._known().items():
+            for at in range(0, max(1, len(endpoints)), KNOWN):
+                yield Known(pool, tuple(endpoints[at : at + KNOWN]))
         yield self._start(self.restarts, self._answers.confirmed_ns)
 
     def _take(self, message: FromControl, link: Link[FromControl]) -> None:

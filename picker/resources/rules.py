@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from picker.resources.objects import InferenceModel, InferenceModelRewrite, Resource
 
-__all__ = ["RewriteRules", "rewrite_rules"]
+__all__ = ["RewriteRules", "objects_of", "rewrite_rules"]
 
 Rule: TypeAlias = tuple[str, str | None, tuple[tuple[str, int | None], ...]]
 RewriteRules: TypeAlias = tuple[Rule, ...]
@@ -43,3 +43,8 @@ def _rules(each: Resource) -> Iterator[Rule]:
                 yield name, model.value if model else None, targets
     elif isinstance(each, InferenceModel) and each.spec.targetModels:
         yield name, each.spec.modelName, tuple((target.name, target.weight) for target in each.spec.targetModels)
+
+
+def objects_of(pool: str, objects: Iterable[Resource]) -> tuple[Resource, ...]:
+    """Those for the pool of that name; all if it has none ("")."""
+    return tuple(each for each in objects if not pool or each.spec.poolRef.name == pool)

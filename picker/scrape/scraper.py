@@ -66,6 +66,8 @@ class Scraper:
         self._sink = sink
         self._settings = settings
         self._engines = engines or EngineTable()
+        self._malformed = 0  # by readers that are no more
+        self._jitter = jitter
         self._schedule = Schedule(settings, jitter)
         self._endpoints: dict[EndpointKey, Endpoint] = {}
         self._targets: dict[EndpointKey, Target] = {}
@@ -78,7 +80,7 @@ class Scraper:
     @property
     def malformed_lines(self) -> int:
         """Lines of wanted series that could not be read."""
-        return self._engines.malformed
+        return self._malformed + self._engines.malformed
 
     async def start(self) -> None:
         """Begins with the endpoints set so far. Raises OSError if a certificate file cannot be read."""
@@ -99,6 +101,15 @@ class Scraper:
             self._timer.cancel()
             self._timer = None
         await fetcher.close()
+
+    async def reconfigure(self, settings: ScrapeSettings, engines: EngineTable) -> None:
+        """Go on with other settings, or stop if they say so; what is counted goes on. Raises what `start` raises."""
+        await self.stop()
+        self._malformed += self._engines.malformed
+        self._settings, self._engines = settings, engines
+        self._schedule = Schedule(settings, self._jitter)
+        if settings.enabled:
+            await self.start()
 
     def set_endpoints(self, endpoints: Sequence[Endpoint]) -> None:
         """These and no others from now on. See `change`, which costs no more than what changes."""

@@ -47,7 +47,7 @@ def test_defaults_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> 
     assert found.discovery.endpoints_file == "e.yaml"
     assert found.listen.secure_serving is False
     assert found.listen.grpc_max_recv_msg_bytes == found.listen.grpc_max_send_msg_bytes == 2 * (64 << 20)
-    assert found.routing.pool_namespace == "default"
+    assert found.kubernetes.pool_namespace == "default"
     assert found.config is DEFAULT_CONFIG
     assert found.warnings == ()
 
@@ -79,7 +79,7 @@ def test_flags_reach_their_settings() -> None:
     assert (limits.request_timeout_s, limits.max_streams) == (0.25, 9)
     assert found.routing.disable_endpoint_subset_filter
     assert (found.scrape.staleness_threshold_s, found.log.verbosity, found.log.encoder) == (2.0, 4, "json")
-    assert (found.discovery.endpoints_interval_s, found.routing.pool_namespace) == (1.0, "prod")
+    assert (found.discovery.endpoints_interval_s, found.kubernetes.pool_namespace) == (1.0, "prod")
     assert (found.discovery.resources_file, found.routing.response_model) == ("r.yaml", "served")
 
 
@@ -98,7 +98,7 @@ def test_the_manifest_of_a_chart_starts() -> None:
         *("--refresh-metrics-interval", "50ms", "--model-server-metrics-path", "/metrics"),
     )
     assert found.warnings == ("--pool-name labels metrics and chooses objects: endpoints come from the endpoints file",)
-    assert found.routing.pool_name == "vllm-qwen"
+    assert found.kubernetes.pools == ("default/vllm-qwen",)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,6 @@ def test_the_manifest_of_a_chart_starts() -> None:
             ("--metrics-endpoint-auth",),
             "--metrics-endpoint-auth has no effect: /metrics is served without authentication",
         ),
-        (("--ha-enable-leader-election",), "--ha-enable-leader-election has no effect: every replica serves"),
         (("--refresh-prometheus-metrics-interval", "5s"), "--refresh-prometheus-metrics-interval has no effect"),
         (
             ("--endpoint-selector", "app=vllm"),
@@ -185,16 +184,6 @@ def test_versions_and_suites() -> None:
         assert refusal("--shell=grpcio", words, base=TLS).endswith("can be told no other; use --shell=wire")
 
 
-def test_discovery_through_kubernetes_is_not_there_yet() -> None:
-    base = ("--secure-serving=false",)
-    message = "finding pods through Kubernetes comes in a later release; name the endpoints in a file"
-    assert message in refusal("--pool-name=x", base=base)
-    assert f"--pool-name and --endpoint-selector: {message}" in refusal(
-        "--pool-name=x", "--endpoint-selector=a=b", base=base
-    )
-    assert refusal(base=base) == "picker serve: no endpoints to route to; pass --endpoints-file FILE"
-
-
 def test_the_configuration_may_name_the_endpoints_file() -> None:
     base = ("--secure-serving=false", f"--config-file={FOLDER / 'no-kubernetes.json'}")
     assert settings(base=base).discovery.endpoints_file == "/etc/picker/endpoints.yaml"
@@ -212,25 +201,10 @@ def test_configuration_from_text_or_file() -> None:
         settings("--config-file=/nowhere")
 
 
-def test_the_data_source_of_the_configuration_wins() -> None:
-    text = HEAD + (
-        "plugins: [{type: metrics-data-source, parameters: "
-        "{scheme: https, port: 9400, path: /m, interval: 10ms, insecureSkipVerify: false, caCertPath: /ca}}]\n"
-    )
-    scrape = settings("--config-text", text, "--model-server-metrics-path=/other").scrape
-    assert (scrape.scheme, scrape.port, scrape.path) == ("https", 9400, "/m")
-    assert (scrape.insecure_skip_verify, scrape.ca_cert_path) == (False, "/ca")
-    assert scrape.busy_interval_s == 0.05  # the floor
-    assert settings("--refresh-metrics-interval=10s").scrape.idle_interval_s == 10.0  # idle is never more often
-    assert settings("--model-server-metrics-path=/other").scrape.path == "/other"
-    off = settings("--config-text", HEAD + "dataLayer: {injectDefaults: false}")
-    assert off.scrape.enabled is False
-
-
 def test_the_namespace_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NAMESPACE", "prod")
-    assert settings().routing.pool_namespace == "prod"
-    assert settings("--pool-namespace=other").routing.pool_namespace == "other"
+    assert settings().kubernetes.pool_namespace == "prod"
+    assert settings("--pool-namespace=other").kubernetes.pool_namespace == "other"
 
 
 def test_it_serves_what_the_flags_say(monkeypatch: pytest.MonkeyPatch) -> None:

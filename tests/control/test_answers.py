@@ -14,6 +14,7 @@ from picker.control.messages import (
     EndpointFigures,
     FromData,
     Observed,
+    PoolFigures,
     RewriteFigures,
     Rewriting,
     Rows,
@@ -21,9 +22,12 @@ from picker.control.messages import (
     Text,
     Vitals,
 )
+from picker.control.orders import Orders
+from picker.extproc.readiness import Readiness
+from picker.standing import Standing
 from picker.types import ScrapedLoad
 from tests.support.config_samples import HEAD
-from tests.support.rig import Rig, chat, endpoint, target
+from tests.support.rig import POOL, Rig, chat, endpoint, target
 
 SCORED = HEAD + "plugins: [{type: queue-scorer, name: q}]"
 
@@ -34,7 +38,9 @@ class Told:
     def __init__(self, count: int = 2) -> None:
         self.rig = Rig(SCORED, [endpoint(number + 1) for number in range(count)])
         self.is_ready = False
-        self.answers = Answers(self.rig.engine, self.rig.policy, self.rig.pool, is_ready=lambda: self.is_ready)
+        pools = self.rig.served()
+        self.orders = Orders(pools, Standing(Readiness()))
+        self.answers = Answers(pools, self.orders, is_ready=lambda: self.is_ready)
 
     def ask(self, what: Any, limit: int = 0) -> list[FromData]:
         *messages, end = self.answers.take(Ask(what, limit))
@@ -47,10 +53,10 @@ class Told:
 
 def test_orders_are_obeyed_and_not_answered() -> None:
     told = Told()
-    assert list(told.answers.take(Change((target(1),), (endpoint(3),)))) == []
+    assert list(told.answers.take(Change(POOL, (target(1),), (endpoint(3),)))) == []
     assert [each.target for each in told.rig.pool.endpoints] == [target(2), target(3)]
     loads = ((endpoint(3).key, ScrapedLoad(waiting=4)), (endpoint(1).key, ScrapedLoad(waiting=5)))
-    assert list(told.answers.take(Observed(loads))) == []
+    assert list(told.answers.take(Observed(POOL, loads))) == []
     assert told.view(3)["waiting"] == 4.0
 
 
@@ -66,9 +72,9 @@ def test_ready_and_busy() -> None:
     assert told.ask("ready") == [Text(b"")]
     told.is_ready = True
     assert told.ask("ready") == [Text(b"ready")]
-    assert told.ask("busy") == [Text(b"")]
+    assert told.ask("busy") == [Text(b"\n")]
     session, _ = told.rig.send()
-    assert told.ask("busy") == [Text(f"{session.destination}\n".encode())]
+    assert told.ask("busy") == [Text(f"{session.destination}\n\n".encode())]
     told.rig.finish(session)
 
 
@@ -78,10 +84,11 @@ def test_a_snapshot_comes_in_pieces_and_is_whole(monkeypatch: pytest.MonkeyPatch
     told = Told(5)
     for number in range(7):
         told.rig.pick(chat(model=f"model-{number}"))
-    vitals, *pieces = told.ask("snapshot")
+    vitals, pool, *pieces = told.ask("snapshot")
     assert isinstance(vitals, Vitals)
-    assert (vitals.sessions, vitals.plugins) == (0, [])
-    assert read_totals(vitals.totals)["picked"] == 7
+    assert isinstance(pool, PoolFigures)
+    assert (pool.pool, pool.sessions, pool.plugins) == (POOL, 0, [])
+    assert read_totals(pool.totals)["picked"] == 7
     series = [row for piece in pieces if isinstance(piece, SeriesFigures) for row in read_series(piece.copies)]
     figures = [piece for piece in pieces if isinstance(piece, EndpointFigures)]
     assert series == told.rig.engine.stats()["series"]
@@ -93,7 +100,7 @@ def test_rewrite_rules_come_in_pieces_and_are_in_force_with_the_last() -> None:
 
     def send(name: str, *, first: bool, last: bool) -> None:
         rules = ((name, name, (("x", None), ("y", None))),)
-        assert list(told.answers.take(Rewriting(rules, is_first=first, is_last=last))) == []
+        assert list(told.answers.take(Rewriting(POOL, rules, is_first=first, is_last=last))) == []
 
     def counters() -> int:
         """Two for each rule in force."""
@@ -107,7 +114,7 @@ def test_rewrite_rules_come_in_pieces_and_are_in_force_with_the_last() -> None:
     assert counters() == 6
     send("d", first=True, last=True)
     assert counters() == 2
-    assert list(told.answers.take(Rewriting((), is_first=True, is_last=True))) == []
+    assert list(told.answers.take(Rewriting(POOL, (), is_first=True, is_last=True))) == []
     assert counters() == 0
     assert not [piece for piece in told.ask("snapshot") if isinstance(piece, RewriteFigures)]
 

@@ -58,10 +58,10 @@ async def test_messages_arrive_in_order_whatever_their_size() -> None:
         sizes = [0, 1, 70_000, 3, 2_000_000, 5]
         ends.data.send(Text(b"x" * size) for size in sizes)
         ends.data.send([End()])
-        ends.control.send([Ask("busy"), Change(("10.0.0.1:80",), ())])
+        ends.control.send([Ask("busy"), Change("p", ("10.0.0.1:80",), ())])
         await ends.until(lambda: len(ends.answers) == 7 and len(ends.taken) == 2)
         assert ends.answers == [*(Text(b"x" * size) for size in sizes), End()]
-        assert ends.taken == [Ask("busy"), Change(("10.0.0.1:80",), ())]
+        assert ends.taken == [Ask("busy"), Change("p", ("10.0.0.1:80",), ())]
 
 
 @within_deadline

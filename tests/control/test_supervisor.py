@@ -13,14 +13,23 @@ import aiohttp
 import pytest
 
 from picker.admin.ports import listen
-from picker.config.settings import DiscoverySettings, LogSettings, ScrapeSettings
+from picker.config.settings import (
+    DiscoverySettings,
+    ElectionSettings,
+    KubernetesSettings,
+    LogSettings,
+    ScrapeSettings,
+)
 from picker.control import supervisor
 from picker.control.answers import Answers
 from picker.control.messages import Start
+from picker.control.orders import Orders
 from picker.control.supervisor import ControlProcess
 from picker.errors import PickerError
+from picker.extproc.readiness import Readiness
+from picker.standing import Standing
 from tests.support.config_samples import HEAD
-from tests.support.rig import Rig, endpoint, target
+from tests.support.rig import POOL, Rig, endpoint, target
 from tests.support.streams import within_deadline
 
 
@@ -39,9 +48,10 @@ class Data:
         self.rig = Rig(HEAD, [endpoint(1)])
         self.listeners = listen("127.0.0.1", 0)
         self.port = self.listeners[0].getsockname()[1]
-        self.answers = Answers(self.rig.engine, self.rig.policy, self.rig.pool, is_ready=lambda: True)
+        pools = self.rig.served()
+        self.answers = Answers(pools, Orders(pools, Standing(Readiness())), is_ready=lambda: True)
         self.process = ControlProcess(
-            self.answers, listeners=self.listeners, start=self.start, known=lambda: self.rig.pool.endpoints
+            self.answers, listeners=self.listeners, start=self.start, known=lambda: {POOL: self.rig.pool.endpoints}
         )
 
     def start(self, restarts: int, confirmed_ns: int) -> Start:
@@ -50,11 +60,12 @@ class Data:
             discovery=DiscoverySettings(
                 endpoints_file=str(self.file), resources_file=str(self.resources), endpoints_interval_s=0.01
             ),
+            kubernetes=KubernetesSettings(pools=(POOL,)),
+            election=ElectionSettings(),
             log=LogSettings(),
             extractor=None,
-            pool="pool-a",
+            pool=POOL,
             fingerprint="",
-            resources_pool="pool-a",
             confirmed_ns=confirmed_ns,
             restarts=restarts,
             shell="wire",

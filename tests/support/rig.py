@@ -9,10 +9,13 @@ from picker.config import load_config
 from picker.config.load import ExtraTypes
 from picker.policy.compile import compile_policy
 from picker.pool import Pool
+from picker.pools import Pools, Recipe
 from picker.types import Endpoint, ScrapedLoad
 from tests.support import messages
 
 SECOND = 1_000_000_000
+POOL = "default/pool-a"
+"""Of a rig that is served."""
 
 
 def endpoint(number: int, labels: Mapping[str, str] | None = None, *, name: str = "") -> Endpoint:
@@ -56,6 +59,14 @@ class Rig:
         )
         self.pool = Pool(self.engine, self.policy, clock_ns=lambda: self.now_ns)
         self.pool.set_endpoints(endpoints)
+
+    def served(self) -> Pools:
+        """Itself as the one pool there is."""
+        pools = Pools(
+            Recipe(policy=lambda _: self.policy, engine=lambda *_: self.engine, install=lambda *_: None),
+        )
+        pools.open(POOL).pool = self.pool
+        return pools
 
     def load(self, number: int, **load: Any) -> None:
         """What the metrics page of endpoint `number` said just now: members of `ScrapedLoad`."""

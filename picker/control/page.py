@@ -1,0 +1,68 @@
+"""The data plane's figures, put together to what the metrics page is made of."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from picker import __version__
+from picker._core.copies import read_endpoints, read_series, read_totals
+from picker.admin.metrics import Counter, Snapshot
+from picker.control.messages import (
+    EndpointFigures,
+    FromData,
+    PoolFigures,
+    RewriteFigures,
+    SeriesFigures,
+    Start,
+    Vitals,
+)
+
+__all__ = ["snapshots"]
+
+
+def snapshots(
+    messages: Sequence[FromData], start: Start, *, age_s: float, counters: Mapping[str, Counter]
+) -> Iterator[Snapshot]:
+    """One for each pool. `age_s`: since the endpoints were last known to be those there are."""
+    (vitals,) = (message for message in messages if isinstance(message, Vitals))
+    for figures, parts in _by_pool(messages):
+        series = [row for part in parts if isinstance(part, SeriesFigures) for row in read_series(part.copies)]
+        copies = [part.copies for part in parts if isinstance(part, EndpointFigures)]
+        yield Snapshot(
+            version=__version__,
+            shell=start.shell,
+            pool=figures.pool.rpartition("/")[2],
+            now_ns=vitals.now_ns,
+            stale_after_s=start.scrape.staleness_threshold_s,
+            stats={"series": series, **read_totals(figures.totals)},
+            endpoints=[row for copy in copies for row in read_endpoints(copy, vitals.now_ns)],
+            sessions=figures.sessions,
+            buffered_bytes=figures.buffered_bytes,
+            index_blocks=figures.index_blocks,
+            index_bytes=figures.index_bytes,
+            rewrites=[row for part in parts if isinstance(part, RewriteFigures) for row in part.rows],
+            endpoints_age_s=age_s,
+            plugins=figures.plugins,
+            routing=vitals.routing,
+            counters={**counters, **_own(vitals.figures)},
+        )
+
+
+def _by_pool(messages: Iterable[FromData]) -> Iterator[tuple[PoolFigures, list[FromData]]]:
+    found: list[tuple[PoolFigures, list[FromData]]] = []
+    for message in messages:
+        if isinstance(message, PoolFigures):
+            found.append((message, []))
+        elif found:
+            found[-1][1].append(message)
+    return iter(found)
+
+
+_ABOUT = {
+    "picker_config_reloads": "Edits of the configuration file taken over.",
+    "picker_config_errors": "Edits of the configuration file not taken.",
+    "picker_unknown_pool": "Streams for none of the pools that are served.",
+    "picker_pools_refused": "Pools that could not be served.",
+}
+
+
+def _own(figures: Mapping[str, float]) -> dict[str, Counter]:
+    return {name: (_ABOUT[name], (), [((), value)]) for name, value in figures.items()}
