@@ -6,7 +6,7 @@ import gc
 import logging
 import secrets
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import uvloop
@@ -49,9 +49,10 @@ QUIET_S = 1.0
 def serve(settings: ServeSettings) -> int:
     """Run the endpoint picker until SIGTERM or SIGINT has drained it. Raises PickerError if it cannot start."""
     configure_logging(settings.log.verbosity, settings.log.encoder)
-    for warning in (*settings.warnings, *settings.config.warnings):
+    for warning in settings.warnings:
         _LOG.warning("%s", warning)
-    _tell(settings.config)
+    for config in (settings.config, *settings.pool_configs.values()):
+        _tell(config)
     if not (settings.discovery.endpoints_file or settings.kubernetes.in_use):
         raise UsageError("picker serve: nothing to route to: name a pool, or pass --endpoints-file FILE")
     app = App(settings)
@@ -71,7 +72,8 @@ class App:
         self._settings = settings
         self._scraping = scraping(settings.scrape, settings.config)
         self._recipe = partial(make_recipe, settings, hash_seed=secrets.randbits(64), random_seed=secrets.randbits(64))
-        self.pools = Pools(self._recipe(settings.config))
+        self._configs = {"": settings.config, **settings.pool_configs}
+        self.pools = Pools(self._recipe(self._configs))
         self._file_pool, self._fingerprint = "", ""
         if settings.discovery.endpoints_file:
             self._file_pool, self._fingerprint = _open_file(settings, self.pools)
@@ -79,11 +81,10 @@ class App:
         self.standing = Standing(self.health, must_lead=settings.election.enabled)
         self.shell = make_shell(self._first_engine(), self.health, settings.listen, settings.limits)
         self.routing = _body_routing(settings)
-        self._config_file: ConfigFile | None = None
-        if settings.config_file:
-            self._config_file = ConfigFile(
-                settings.config_file, settings.config, extra_types=InstalledTypes(), on_change=self._reconfigure
-            )
+        self._config_files = [
+            ConfigFile(path, config, extra_types=InstalledTypes(), on_change=partial(self._reconfigure, pool))
+            for pool, path, config in _config_files(settings)
+        ]
         self.control: ControlProcess | None = None
         self.ports: dict[str, int] = {}
         """Where it listens once it does: `ext_proc`, `health`, `metrics`, and `bbr` if that is asked for."""
@@ -151,9 +152,9 @@ class App:
             self.ports["bbr"] = await self.routing.start(stack, listen.bind_address, port, certificate_of(listen))
 
     def _follow_config(self, stack: contextlib.AsyncExitStack) -> None:
-        if self._config_file is not None:
-            self._config_file.start()
-            stack.push_async_callback(self._config_file.stop)
+        for file in self._config_files:
+            file.start()
+            stack.push_async_callback(file.stop)
 
     def _orders(self, restarts: int, confirmed_ns: int) -> Start:
         """What the control process is to do."""
@@ -174,21 +175,20 @@ class App:
 
     def _figures(self) -> Mapping[str, float]:
         """What is counted here, beside the pools."""
-        file = self._config_file
         return {
-            "picker_config_reloads": file.reloads if file is not None else 0,
-            "picker_config_errors": file.reload_errors if file is not None else 0,
+            "picker_config_reloads": sum(file.reloads for file in self._config_files),
+            "picker_config_errors": sum(file.reload_errors for file in self._config_files),
         }
 
-    def _reconfigure(self, config: PickerConfig) -> None:
+    def _reconfigure(self, pool: str, config: PickerConfig) -> None:
         """Put it in force, all of it or nothing. Raises ConfigError, and what no engine takes."""
-        found = scraping(self._settings.scrape, config)
-        self.pools.reconfigure(self._recipe(config))
+        configs = {**self._configs, pool: config}
+        found = scraping(self._settings.scrape, configs[""])
+        self.pools.reconfigure(self._recipe(configs))
+        self._configs = configs
         if found != self._scraping and self.control is not None:
             self.control.send([found])
         self._scraping = found
-        for warning in config.warnings:
-            _LOG.warning("%s", warning)
         _tell(config)
 
     async def _drain(self, limit_s: float) -> None:
@@ -209,7 +209,17 @@ class App:
         return sum(served.engine.sessions for served in self.pools)
 
 
+def _config_files(settings: ServeSettings) -> Iterator[tuple[str, str, PickerConfig]]:
+    """The pool ("": all that have none of their own), the file to follow, and what it held."""
+    if settings.config_file:
+        yield "", settings.config_file, settings.config
+    for pool, config in settings.pool_configs.items():
+        yield pool, config.source, config
+
+
 def _tell(config: PickerConfig) -> None:
+    for warning in config.warnings:
+        _LOG.warning("%s", warning)
     for line in describe(config).splitlines():
         _LOG.info("%s", line)
 

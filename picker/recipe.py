@@ -1,5 +1,6 @@
 """What a configuration comes to beside its policy: engines with their limits, and how metrics are read."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,17 +20,26 @@ MAX_ENDPOINT_BLOCKS = 1 << 24  # index blocks, 1 G tokens: more than any engine 
 MIN_SCRAPE_INTERVAL_S = 0.05  # the peer's floor; values below are raised to it
 
 
-def make_recipe(settings: ServeSettings, config: PickerConfig, *, hash_seed: int, random_seed: int) -> Recipe:
-    """How pools are made by `config`. The seeds are secrets of this process: no client can aim at another's prefix."""
+def make_recipe(
+    settings: ServeSettings, configs: Mapping[str, PickerConfig], *, hash_seed: int, random_seed: int
+) -> Recipe:
+    """How pools are made. `configs`: by pool, and that of all others by "".
+
+    The seeds are secrets of this process: no client can aim at another's prefix.
+    """
+
+    def config_of(name: str) -> PickerConfig:
+        return configs.get(name, configs[""])
+
     return Recipe(
-        policy=lambda name: compile_policy(config),
+        policy=lambda name: compile_policy(config_of(name)),
         engine=lambda name, policy: Engine(
             hash_seed=hash_seed,
             random_seed=random_seed,
             prior_rate=policy.prior_rate,
-            limits=_limits(settings, config),
+            limits=_limits(settings, config_of(name)),
         ),
-        install=lambda engine, policy: _install(settings, config, engine, policy),
+        install=lambda engine, policy: _install(settings, engine, policy),
     )
 
 
@@ -47,14 +57,14 @@ def _limits(settings: ServeSettings, config: PickerConfig) -> dict[str, int]:
     return limits
 
 
-def _install(settings: ServeSettings, config: PickerConfig, engine: Engine, policy: Policy) -> None:
+def _install(settings: ServeSettings, engine: Engine, policy: Policy) -> None:
     engine.set_policy(
         policy.steps,
         wanted=policy.wanted,
         plugins=policy.host,
         ignore_subset=settings.routing.disable_endpoint_subset_filter,
         session_header=policy.session_header,
-        response_tracking=config.response_tracking,
+        response_tracking=policy.response_tracking,
         restores_models=settings.routing.response_model == "client",
         apis=policy.apis,
         reads_test_header=policy.reads_test_header,

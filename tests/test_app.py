@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import types
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -314,6 +314,44 @@ def test_the_policy_reaches_the_core(tmp_path: Path, monkeypatch: pytest.MonkeyP
             assert f"picker_plugin_calls_total{{{labels}}} 1.0" in (await picker.get("/metrics"))[1]
 
     body()
+
+
+# --- the configuration changes ---
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Asks again and again; the test has a deadline."""
+    while not await condition():
+        await asyncio.to_thread(os.sched_yield)
+
+
+@within_deadline
+async def test_an_edit_of_the_configuration_is_in_force_for_the_next_pick(tmp_path: Path) -> None:
+    file = tmp_path / "epp.yaml"
+    file.write_text(CONFIG)
+    given = dataclasses.replace(settings(tmp_path), config_file=str(file))
+    async with running(given) as picker:
+
+        async def scored_by() -> dict[str, float]:
+            stream, _ = await picker.pick()
+            await stream.finish()
+            return dict(json.loads((await picker.get("/debug/decisions?limit=1"))[1])[0]["scores"])
+
+        async def counts(name: str, value: int) -> bool:
+            return f"{name}_total {float(value)}" in (await picker.get("/metrics"))[1]
+
+        assert (await scored_by()).keys() == {"kv"}
+        file.write_text(HEAD + "plugins: [{type: queue-scorer, name: q}]")
+        await until(lambda: counts("picker_config_reloads", 1))
+        assert (await scored_by()).keys() == {"q"}
+        file.write_text(HEAD + "plugins: [{type: queue-scorerer}]")
+        await until(lambda: counts("picker_config_errors", 1))
+        assert (await scored_by()).keys() == {"q"}
+        file.write_text(CONFIG)
+        await until(lambda: counts("picker_config_reloads", 2))
+        assert (await scored_by()).keys() == {"kv"}  # labels are matched anew: b prefills, and is left out
+        (decision,) = json.loads((await picker.get("/debug/decisions?limit=1"))[1])
+        assert decision["candidates"] == 1
 
 
 # --- the shell ---

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from ssl import TLSVersion
 
-from picker.cli.cluster import cluster_settings
+from picker.cli.cluster import cluster_settings, pool_id
 from picker.cli.compat import add_compatibility_flags, compatibility_warnings
 from picker.cli.core import require_core
 from picker.cli.flags import FlagParser
@@ -17,7 +17,8 @@ from picker.config.extras import InstalledTypes
 from picker.config.load import load_config
 from picker.config.model import DEFAULT_CONFIG, PickerConfig
 from picker.config.reference import GROUPS
-from picker.config.settings import DiscoverySettings, ListenSettings, ServeSettings
+from picker.config.settings import DiscoverySettings, KubernetesSettings, ListenSettings, ServeSettings
+from picker.config.suggest import quoted
 from picker.config.support import FileDiscovery
 from picker.config.tls import cipher_list, lowest_version
 from picker.errors import UsageError
@@ -62,7 +63,13 @@ def settings_from(args: argparse.Namespace) -> ServeSettings:
         grpc_max_send_msg_bytes=listen.grpc_max_send_msg_bytes or largest,
     )
     groups["discovery"] = discovery
-    return ServeSettings(config=config, config_file=args.config_file, warnings=(*warnings, *more), **groups)
+    return ServeSettings(
+        config=config,
+        config_file=args.config_file,
+        pool_configs=_pool_configs(groups["kubernetes"]),
+        warnings=(*warnings, *more),
+        **groups,
+    )
 
 
 def _config(args: argparse.Namespace) -> PickerConfig:
@@ -74,6 +81,20 @@ def _config(args: argparse.Namespace) -> PickerConfig:
     if args.config_text:
         return load_config(args.config_text, source="--config-text", extra_types=InstalledTypes())
     return DEFAULT_CONFIG
+
+
+def _pool_configs(kubernetes: KubernetesSettings) -> dict[str, PickerConfig]:
+    """The configurations of pools that have their own, by `namespace/name`."""
+    found: dict[str, PickerConfig] = {}
+    for text in kubernetes.pool_config_files:
+        name, _, file = text.partition("=")
+        pool = pool_id(name, kubernetes.pool_namespace)
+        if not file or pool in found:
+            raise UsageError(f"picker serve: --pool-config-file {quoted(text)}: write NAME=FILE, once for each pool")
+        if kubernetes.pools and pool not in kubernetes.pools:
+            raise UsageError(f"picker serve: --pool-config-file: {pool} is none of the pools of --pool-name")
+        found[pool] = load_config(read_text(Path(file)), source=file, extra_types=InstalledTypes())
+    return found
 
 
 def _discovery(given: DiscoverySettings, config: PickerConfig) -> DiscoverySettings:

@@ -4,6 +4,7 @@ Each field that has a flag says so; its docstring is the flag's help and its row
 (`picker.config.reference`). The first sentence of a docstring must therefore stand alone.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -200,6 +201,9 @@ class KubernetesSettings:
     pool_selector: str = option("", "pool-selector", "text")
     """Label selector: every InferencePool in the namespace that matches is served, as they come and go."""
 
+    pool_config_files: tuple[str, ...] = option((), "pool-config-file", "texts")
+    """Configuration of one pool, `NAME=FILE`, repeatable. Pools without one have that of `--config-file`."""
+
     endpoint_selector: str = option("", "endpoint-selector", "text")
     """Label selector of the pods to serve without an InferencePool; needs `--endpoint-target-ports`."""
 
@@ -260,6 +264,9 @@ class ServeSettings:
 
     config_file: str = ""
     """The file it came from, to be followed while picker runs; empty if it came from none."""
+
+    pool_configs: Mapping[str, PickerConfig] = field(default_factory=dict)
+    """Configurations of pools that have their own, each from the file that is its `source`, by `namespace/name`."""
 
     listen: ListenSettings = field(default_factory=ListenSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)

@@ -11,6 +11,7 @@ from picker.config import parameters as p
 from picker.config.catalogue import SUPPORTED, Role
 from picker.config.extras import InstalledTypes
 from picker.config.model import PickerConfig, PluginSpec, WeightedPlugin
+from picker.config.schema import ResponseTracking
 from picker.config.support import ConcurrencyDetector, DestinationEndpointServedVerifier, UtilizationDetector
 from picker.errors import ConfigError
 from picker.policy.api import Filter, Picker, Plugin, Scorer
@@ -36,8 +37,9 @@ class Policy:
     """A pipeline ready for `Engine.set_policy`, and what goes with it.
 
     `names` has a plugin name for each step; `selectors[k]` decides bit k of an endpoint's labels; `prior_rate` in
-    prefill tokens per second. `apis`: families whose bodies are read (None: all). `reads_test_header` and
-    `tells_served` are for conformance tests: clients may say which endpoints to pick from, and are told who served.
+    prefill tokens per second. `response_tracking`: what is looked at of responses. `apis`: families whose bodies are
+    read (None: all). `reads_test_header` and `tells_served` are for conformance tests: clients may say which endpoints
+    to pick from, and are told who served.
     """
 
     steps: tuple[Step, ...]
@@ -47,6 +49,7 @@ class Policy:
     host: PluginHost | None
     prior_rate: float
     session_header: str
+    response_tracking: ResponseTracking = "full"
     apis: tuple[str, ...] | None = None
     reads_test_header: bool = False
     tells_served: bool = False
@@ -211,6 +214,7 @@ def compile_policy(config: PickerConfig, *, installed: Installed | None = None) 
         host=PluginHost(draft.records) if draft.records else None,
         prior_rate=_one(config, plugins, p.TtftScorer, "priorPrefillTokensPerSecond").priorPrefillTokensPerSecond,
         session_header=_one(config, plugins, p.SessionAffinityScorer, "headerName").headerName,
+        response_tracking=config.response_tracking,
         apis=config.apis,
         reads_test_header=any(
             isinstance(plugin.spec.parameters, p.HeaderBasedTestingFilter) for plugin in config.profile.plugins

@@ -7,6 +7,7 @@ from aiohttp import web
 
 from picker.config.settings import ScrapeSettings
 from picker.scrape import Scraper
+from picker.scrape.engines import EngineTable
 from picker.types import Endpoint, ScrapedLoad
 from tests.scrape.support import PAGE, Handler, Server, Sink, scraping, serving
 from tests.support.virtual_time import pass_time, virtual
@@ -428,6 +429,21 @@ async def test_stop_drops_what_is_in_flight_and_start_begins_anew() -> None:
             await scraper.start()
             await sink.count(1)
         assert sink.heard == [("a", LOAD)]
+
+
+@virtual
+async def test_other_settings_take_effect_and_counts_go_on() -> None:
+    async with serving() as server:
+        sink = Sink()
+        async with scraping(sink, server.endpoint()) as scraper:
+            await sink.count(1)
+            await scraper.reconfigure(ScrapeSettings(enabled=False), EngineTable())
+            await pass_time(10.0)
+            assert scraper.scrapes == 1
+            await scraper.reconfigure(ScrapeSettings(idle_interval_s=5.0), EngineTable())
+            await sink.count(3)
+            assert scraper.scrapes == 3
+        assert server.gaps()[1:] == [5.0]
 
 
 @virtual
