@@ -224,10 +224,23 @@ class KubernetesSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ElectionSettings:
-    """Which of several pickers serves."""
+    """Which of several replicas serves. The defaults are client-go's."""
 
     enabled: bool = option(False, "ha-enable-leader-election", "boolean")
-    """Whether only the replica that holds a Lease asks for traffic; the others stand by, and watch and scrape too."""
+    """Whether of several replicas only one serves, elected by a Lease, while the others stand by."""
+
+    lease_s: float = option(15.0, "leader-election-lease-duration", "duration")
+    """How long the Lease of a leader that died goes on, in whole seconds; then another takes over."""
+
+    renew_deadline_s: float = option(10.0, "leader-election-renew-deadline", "duration")
+    """How long a leader that cannot renew its Lease goes on leading. Shorter than the Lease, or two might lead."""
+
+    retry_s: float = option(2.0, "leader-election-retry-period", "duration")
+    """Time between two renewals, and between two tries where something fails."""
+
+    lease_name: str = option("", "leader-election-lease-name", "text")
+    """Name of the Lease. Empty: the reference picker's, `epp-<namespace>-<pool>.gateway-api-inference-extension.\
+sigs.k8s.io`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
