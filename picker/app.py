@@ -29,6 +29,7 @@ from picker.errors import ResourcesError, UsageError
 from picker.extproc.certificate import certificate_of
 from picker.extproc.readiness import Readiness
 from picker.extproc.shell import make_shell
+from picker.kube.lease import new_identity
 from picker.logs import configure_logging
 from picker.pools import Pools
 from picker.recipe import make_recipe, scraping
@@ -77,6 +78,7 @@ class App:
         self._file_pool, self._fingerprint = "", ""
         if settings.discovery.endpoints_file:
             self._file_pool, self._fingerprint = _open_file(settings, self.pools)
+        self._identity = new_identity()
         self.health = Readiness()
         self.standing = Standing(self.health, must_lead=settings.election.enabled)
         self.shell = make_shell(self._first_engine(), self.health, settings.listen, settings.limits)
@@ -166,6 +168,7 @@ class App:
             election=settings.election,
             log=settings.log,
             extractor=self._scraping.extractor,
+            identity=self._identity,
             pool=self._file_pool,
             fingerprint="" if restarts else self._fingerprint,
             confirmed_ns=confirmed_ns,

@@ -33,6 +33,7 @@ def cluster_settings(
         pools=pools,
         pool_namespace=namespace,
         target_ports=tuple(dict.fromkeys(given.target_ports)),
+        deployment=_deployment(),
         base_models=base_models,
     )
     if endpoints_file:
@@ -40,7 +41,7 @@ def cluster_settings(
     _check(found)
     warnings = []
     if found.endpoint_selector:
-        found = dataclasses.replace(found, pools=(pool_id(_deployment(), namespace),))
+        found = dataclasses.replace(found, pools=(pool_id(found.deployment, namespace),))
     elif found.target_ports:
         warnings.append("--endpoint-target-ports has no effect: the ports are those of the InferencePool")
     return found, tuple(warnings)
@@ -95,6 +96,6 @@ def _check(found: KubernetesSettings) -> None:
 
 
 def _deployment() -> str:
-    """What the pool is called where there is no InferencePool: as picker's own Deployment."""
+    """Picker's own, of whose pods each has a name with two hashes behind it."""
     match = _POD.fullmatch(os.environ.get("POD_NAME", ""))
     return match["deployment"] if match else _DEFAULT

@@ -1,13 +1,14 @@
 """Discovery by a Kubernetes cluster: what is watched there, and who leads."""
 
-import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
+from typing import Any
 
 from picker.admin.metrics import Counter
-from picker.control.messages import Start
+from picker.control.messages import Leading, Start
 from picker.control.reports import Reports
 from picker.kube.client import KubeClient
+from picker.kube.election import Election, lease_name
 from picker.kube.watch import KubernetesWatch
 from picker.types import Endpoint
 
@@ -15,25 +16,49 @@ __all__ = ["Cluster"]
 
 
 class Cluster:
-    """Watches what `start` names and tells `reports`; leads by a Lease if that is asked for."""
+    """Watches what `start` names and tells `reports`; stands for election if that is asked for."""
 
     def __init__(self, start: Start, reports: Reports, known: Mapping[str, Sequence[Endpoint]]) -> None:
         self._start = start
         self._reports = reports
         self._known = known
         self._watch: KubernetesWatch | None = None
+        self._election: Election | None = None
 
     async def start(self, stack: AsyncExitStack) -> None:
-        """Works until the stack is unwound. Raises UsageError if there is no way to an API server."""
+        """Makes ready. Raises UsageError if there is no way to an API server."""
         kubernetes = self._start.kubernetes
         client = await KubeClient.connect(kubeconfig=kubernetes.kubeconfig)
         stack.push_async_callback(client.close)
         self._watch = KubernetesWatch(kubernetes, client, self._reports, known=self._known)
-        watching = asyncio.get_running_loop().create_task(self._watch.run(), name="watch")
-        stack.push_async_callback(_end, watching)
+        if self._start.election.enabled:
+            self._election = self._candidate(client, lambda until_ns: self._reports.send([Leading(until_ns)]))
+
+    def work(self) -> Iterator[Coroutine[Any, Any, None]]:
+        """What is to run from then on."""
+        if self._watch is not None:
+            yield self._watch.run()
+        if self._election is not None:
+            yield self._election.run()
+
+    def _candidate(self, client: KubeClient, on_lead: Callable[[int], None]) -> Election:
+        kubernetes, election = self._start.kubernetes, self._start.election
+        pools = kubernetes.pools
+        whole = pools[0] if len(pools) == 1 else f"{kubernetes.pool_namespace}/{kubernetes.deployment}"
+        namespace, _, pool = whole.rpartition("/")
+        return Election(
+            election,
+            client,
+            namespace=namespace,
+            name=election.lease_name or lease_name(namespace, pool),
+            on_lead=on_lead,
+            identity=self._start.identity,
+        )
 
     async def resign(self) -> None:
         """Lead no more: another picker may at once."""
+        if self._election is not None:
+            await self._election.release()
 
     def age_s(self) -> float:
         """Since what is served was last known to be what the API server has."""
@@ -42,8 +67,3 @@ class Cluster:
     def counters(self) -> dict[str, Counter]:
         """For the metrics page."""
         return self._watch.counters() if self._watch is not None else {}
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])

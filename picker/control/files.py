@@ -1,8 +1,9 @@
 """Discovery by files: the endpoints of one pool, and the objects beside them."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
+from typing import Any
 
 from picker.admin.metrics import Counter
 from picker.control.messages import Start
@@ -43,6 +44,10 @@ class Files:
         if self._resources is not None:
             self._resources.start()
             stack.push_async_callback(self._resources.stop)
+
+    def work(self) -> Iterator[Coroutine[Any, Any, None]]:
+        """Nothing: files are followed by themselves."""
+        return iter(())
 
     async def resign(self) -> None:
         """Nobody else serves in this picker's place."""

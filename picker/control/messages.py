@@ -147,7 +147,7 @@ class Known(_Message, frozen=True):
 class Start(_Message, frozen=True):
     """Begin. `pool` is that of the endpoints file ("": there is no file), `fingerprint` what was read of it ("": not
     known), `confirmed_ns` when the endpoints last were known to be current, `restarts` how often this process has been
-    started again."""
+    started again. `identity`: who picker is where several stand for election."""
 
     scrape: ScrapeSettings
     discovery: DiscoverySettings
@@ -155,6 +155,7 @@ class Start(_Message, frozen=True):
     election: ElectionSettings
     log: LogSettings
     extractor: CoreMetricsExtractor | None
+    identity: str
     pool: str
     fingerprint: str
     confirmed_ns: int

@@ -21,6 +21,7 @@ from picker.control.messages import Observed, Resign, Rows, Scraping, Start
 from picker.control.page import snapshots
 from picker.control.questions import Questions
 from picker.control.reports import Reports, pieces
+from picker.errors import PickerError
 from picker.logs import configure_logging
 from picker.scrape.engines import configured_engines
 from picker.scrape.scraper import Scraper
@@ -48,7 +49,11 @@ def main(numbers: Sequence[int]) -> int:
         signal.signal(number, signal.SIG_IGN)  # the data plane drains first, and then ends this
     os.nice(NICENESS)
     link, *listeners = (socket.socket(fileno=number) for number in numbers)
-    uvloop.run(_run(link, listeners))
+    try:
+        uvloop.run(_run(link, listeners))
+    except PickerError as problem:
+        _LOG.error("%s", problem)
+        return problem.exit_code
     return 0
 
 
@@ -105,7 +110,9 @@ class ControlPlane:
             stack.push_async_callback(self._scraper.stop)
             if self._start.scrape.enabled:
                 await self._scraper.start()
-            await self._pulse()
+            async with asyncio.TaskGroup() as group:  # a bug in one of them ends the process, which is started again
+                for work in (self._pulse(), *self._source.work()):
+                    group.create_task(work)
 
     async def _pulse(self) -> None:
         """Says that it lives, and learns which endpoints are busy: often enough for the scraper."""

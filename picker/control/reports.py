@@ -35,7 +35,8 @@ class Reports:
     ) -> None:
         self.changes = 0
         """Endpoints that came, went or changed."""
-        self._send = send
+        self.send = send
+        """Takes messages to the data plane."""
         self._scraper = scraper
         self._pools = {pool: {endpoint.target: endpoint for endpoint in endpoints} for pool, endpoints in known.items()}
         self._holders: dict[EndpointKey, set[str]] = {}
@@ -50,13 +51,13 @@ class Reports:
     def open_pool(self, pool: str, authorities: tuple[str, ...]) -> None:
         """There is this pool, and gateways call its picker by these authorities."""
         self._pools.setdefault(pool, {})
-        self._send([Open(pool, authorities)])
+        self.send([Open(pool, authorities)])
 
     def close_pool(self, pool: str) -> None:
         """There is no such pool any more."""
         self.change_endpoints(pool, list(self._pools.get(pool, {}).values()), ())
         self._pools.pop(pool, None)
-        self._send([Close(pool)])
+        self.send([Close(pool)])
 
     def set_endpoints(self, pool: str, endpoints: Sequence[Endpoint]) -> None:
         """These and no others."""
@@ -77,8 +78,8 @@ class Reports:
         left = [endpoint.key for endpoint in (*gone, *replaced) if self._release(pool, endpoint.key)]
         self._hold(pool, come)
         self._scraper.change(gone=left, come=come)
-        self._send(Change(pool, tuple(old.target for old in piece), ()) for piece in pieces(gone))
-        self._send(Change(pool, (), tuple(piece)) for piece in pieces(come))
+        self.send(Change(pool, tuple(old.target for old in piece), ()) for piece in pieces(gone))
+        self.send(Change(pool, (), tuple(piece)) for piece in pieces(come))
 
     def set_objects(self, pool: str, objects: tuple[Resource, ...]) -> None:
         """Sends what the pool's objects come to. Raises OverflowError if that is too much."""
@@ -86,18 +87,18 @@ class Reports:
         priorities: dict[str, int] = {}
         Rewrites(rules)
         _LOG.info("objects: pool=%s objects=%d rules=%d objectives=%d", pool, len(objects), len(rules), len(priorities))
-        self._send(Rewriting(pool, tuple(piece), first, last) for piece, first, last in _marked(rules, PIECE))
+        self.send(Rewriting(pool, tuple(piece), first, last) for piece, first, last in _marked(rules, PIECE))
         rows = tuple(priorities.items())
-        self._send(Prioritising(pool, tuple(piece), first, last) for piece, first, last in _marked(rows, NAMES))
+        self.send(Prioritising(pool, tuple(piece), first, last) for piece, first, last in _marked(rows, NAMES))
 
     def set_base_models(self, models: Mapping[str, str]) -> None:
         """The base model of each model there is."""
         rows = tuple(models.items())
-        self._send(Naming(tuple(piece), first, last) for piece, first, last in _marked(rows, NAMES))
+        self.send(Naming(tuple(piece), first, last) for piece, first, last in _marked(rows, NAMES))
 
     def set_synced(self, synced: bool) -> None:
         """Whether what is to be served is known."""
-        self._send([Synced(synced)])
+        self.send([Synced(synced)])
 
     def _hold(self, pool: str, endpoints: Iterable[Endpoint]) -> None:
         for endpoint in endpoints:

@@ -8,10 +8,7 @@ import asyncio
 import contextlib
 import datetime
 import logging
-import os
 import random
-import secrets
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -22,9 +19,9 @@ import msgspec
 from picker.config.settings import ElectionSettings
 from picker.errors import KubernetesError, KubernetesRefusal
 from picker.kube.client import KubeClient
-from picker.kube.lease import SECOND_NS, Action, Candidate, Lease, Terms, lease_from
+from picker.kube.lease import SECOND_NS, Action, Candidate, Lease, Terms, lease_from, new_identity
 
-__all__ = ["Election", "lease_name", "new_identity"]
+__all__ = ["Election", "lease_name"]
 
 RELEASE_S = 2.0
 """Longest time to let go; after that the lease has to run out."""
@@ -42,11 +39,6 @@ def lease_name(namespace: str, pool: str) -> str:
     """The name that the reference picker (Gateway API Inference Extension) gives its Lease, so that during a swap of
     images the old and the new never both lead. llm-d's is `epp-<namespace>-<pool>.llm-d.ai`: name it by a flag."""
     return f"epp-{namespace}-{pool}.gateway-api-inference-extension.sigs.k8s.io"
-
-
-def new_identity() -> str:
-    """Who holds a Lease: the pod, and something that tells this run of it from others."""
-    return f"{os.environ.get('POD_NAME') or socket.gethostname()}_{secrets.token_hex(8)}"
 
 
 def _now() -> datetime.datetime:

@@ -7,7 +7,10 @@ candidates that both think themselves entitled one is refused. A leader counts i
 
 import datetime
 import enum
+import os
 import random
+import secrets
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +19,7 @@ import msgspec
 
 from picker.errors import KubernetesError
 
-__all__ = ["Action", "Candidate", "Lease", "Terms", "lease_from"]
+__all__ = ["Action", "Candidate", "Lease", "Terms", "lease_from", "new_identity"]
 
 Json = dict[str, Any]
 
@@ -247,3 +250,8 @@ class Candidate:
 def _micro_time(now: datetime.datetime) -> str:
     """`metav1.MicroTime`: six digits, always."""
     return now.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def new_identity() -> str:
+    """Who holds a Lease: the pod, and something that tells this run of it from others."""
+    return f"{os.environ.get('POD_NAME') or socket.gethostname()}_{secrets.token_hex(8)}"

@@ -64,6 +64,7 @@ class Data:
             election=ElectionSettings(),
             log=LogSettings(),
             extractor=None,
+            identity="me",
             pool=POOL,
             fingerprint="",
             confirmed_ns=confirmed_ns,
