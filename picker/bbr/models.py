@@ -1,4 +1,4 @@
-"""Base models from a file of ConfigMaps, followed while picker runs. `picker.resources.basemodels` knows what they say."""
+"""Base models from a file of ConfigMaps, followed while picker runs. What they say: `picker.resources.basemodels`."""
 
 import logging
 from collections.abc import Awaitable, Callable, Generator, Mapping
