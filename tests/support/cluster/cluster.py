@@ -60,8 +60,8 @@ class Cluster:
         self._server = Server(self.objects, self.reviews, self.proxied)
         self._server.bookmark_s, self._server.watch_list = bookmark_s, watch_list
         self.faults = self._server.faults = Faults(self._tell, self._compact)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="cluster", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="cluster", daemon=True)
         self._runner: web.ServerRunner | None = None
         self._site: web.TCPSite | None = None
         for name in ("default", "kube-system"):
@@ -70,15 +70,21 @@ class Cluster:
     # --- life ---
 
     def start(self) -> "Cluster":
+        self._loop = asyncio.new_event_loop()
         self._thread.start()
         self._do(self._listen())
         return self
 
     def stop(self) -> None:
+        assert self._loop is not None
         self._do(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(STEP_S)
         self._loop.close()
+
+    def _run(self) -> None:
+        assert self._loop is not None
+        self._loop.run_forever()
 
     def __enter__(self) -> "Cluster":
         return self.start()
@@ -130,6 +136,7 @@ class Cluster:
         await self._runner.cleanup()
 
     def _do(self, what: Coroutine[Any, Any, Result]) -> Result:
+        assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(what, self._loop).result(STEP_S)
 
     def _on_loop(self, what: Callable[[], Result]) -> Result:
@@ -147,7 +154,8 @@ class Cluster:
                     watch.wake.set()
 
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody watches
-            self._loop.call_soon_threadsafe(wake)
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(wake)
 
     def _tell(self, match: str, command: str) -> int:
         def tell() -> int:

@@ -39,8 +39,10 @@ class Objects:
             raise refusals.not_found(kind.group, kind.plural, name)
         return found
 
-    def create(self, kind: Kind, namespace: str, body: Json, *, strict: bool = False, dry: bool = False) -> Stored:
-        """Raises Refusal 404 for a namespace that is not there, 409, 422."""
+    def create(
+        self, kind: Kind, namespace: str, body: Json, *, part: str = "", strict: bool = False, dry: bool = False
+    ) -> Stored:
+        """`part` is `*` for all of it, status included. Raises Refusal 404 for a missing namespace, 409, 422."""
         data = copy.deepcopy(body)
         metadata = self._own_metadata(kind, namespace, data)
         if not metadata.get("name") and metadata.get("generateName"):
@@ -50,7 +52,7 @@ class Objects:
         metadata |= {"uid": str(uuid.uuid4()), "creationTimestamp": now()}
         if kind.generation:
             metadata["generation"] = 1
-        if kind.status:
+        if kind.status and part != "*":
             data.pop("status", None)
         _default(kind, data)
         self._check(kind, data, strict)
@@ -73,7 +75,10 @@ class Objects:
         dry: bool = False,
         checked: bool = True,
     ) -> Stored:
-        """The object itself, or only its `part` status. `checked`: kinds of CRDs must name the version they replace."""
+        """The object without its status, or `part`: only its status, or `*`, both.
+
+        `checked`: the kinds of CRDs must name the version they replace.
+        """
         with self.store.lock:
             before = self.read(kind, namespace, name)
             data = copy.deepcopy(body)
@@ -82,7 +87,7 @@ class Objects:
             old = before.copy()
             if part == "status":
                 data = {**old, "status": data.get("status", {}), "metadata": {**old["metadata"], **_labels(metadata)}}
-            elif kind.status:
+            elif kind.status and (part != "*" or "status" not in data):
                 data.pop("status", None)
                 data |= {"status": old["status"]} if "status" in old else {}
             for each in ("managedFields", "selfLink", *_KEPT):
@@ -195,17 +200,12 @@ class Objects:
         """As an administrator with every right: create or replace, status included, no version asked for."""
         with self.store.lock:
             self.ensure_namespace(kind, namespace)
-            status, name = body.get("status"), str(body["metadata"]["name"])
+            name = str(body["metadata"]["name"])
             if self.store.get(kind.resource, (namespace, name)) is None:
-                made = self.create(kind, namespace, body, strict=True)
-            else:
-                metadata = {
-                    key: value for key, value in body["metadata"].items() if key not in ("resourceVersion", "uid")
-                }
-                made = self.replace(kind, namespace, name, {**body, "metadata": metadata}, strict=True, checked=False)
-            if kind.status and status is not None:
-                made = self.replace(kind, namespace, name, {**made.copy(), "status": status}, part="status")
-            return made
+                return self.create(kind, namespace, body, part="*", strict=True)
+            metadata = {key: value for key, value in body["metadata"].items() if key not in ("resourceVersion", "uid")}
+            whole = {**body, "metadata": metadata}
+            return self.replace(kind, namespace, name, whole, part="*", strict=True, checked=False)
 
     def ensure_namespace(self, kind: Kind, namespace: str) -> None:
         of = self.kinds.named("Namespace")
@@ -289,9 +289,9 @@ class Objects:
 def _default(kind: Kind, data: Json) -> None:
     """Of what Kubernetes itself fills in, as much as somebody reads."""
     if kind.kind == "Pod":
-        data["status"] = {"phase": "Pending"}
+        data.setdefault("status", {"phase": "Pending"})
     if kind.kind == "Namespace":
-        data["status"] = {"phase": "Active"}
+        data.setdefault("status", {"phase": "Active"})
         data["metadata"].setdefault("labels", {})["kubernetes.io/metadata.name"] = data["metadata"].get("name", "")
     if kind.kind == "Secret":
         data.setdefault("type", "Opaque")

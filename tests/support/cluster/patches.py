@@ -147,7 +147,7 @@ def _add(document: Any, path: str, value: Any) -> Any:
 def leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
     """What an applied configuration sets; lists count as one."""
     if not isinstance(value, dict) or not value:
-        return {path: value}
+        return {path: value} if path else {}
     found: dict[tuple[str, ...], Any] = {}
     for name, member in value.items():
         found |= leaves(member, (*path, name))

@@ -5,7 +5,7 @@ import base64
 import json
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import aiohttp
 import msgspec
@@ -26,6 +26,11 @@ Json = dict[str, Any]
 _LOG = logging.getLogger("cluster")
 _YES = ("1", "true", "True")
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete", "GET": "get"}
+
+
+class _Options(TypedDict):
+    strict: bool
+    dry: bool
 
 
 class Target:
@@ -83,7 +88,7 @@ class Server:
 
     def _refused(self, refusal: Refusal) -> web.Response:
         headers = {"Retry-After": str(refusal.retry_after_s)} if refusal.retry_after_s else {}
-        return web.json_response(refusal.status(), status=refusal.code, headers=headers)
+        return _json(refusal.status(), refusal.code, headers)
 
     async def _send(
         self, request: web.BaseRequest, fault: Fault | None, answer: web.StreamResponse
@@ -114,7 +119,7 @@ class Server:
         user = self._user(request)
         found = discovery.document(self.kinds, request.path) if request.method == "GET" else None
         if found is not None:
-            return web.json_response(found)
+            return _json(found)
         target = Target(self.kinds, request.path)
         self._authorize(user, request, target)
         if target.kind.virtual:
@@ -162,9 +167,8 @@ class Server:
 
     async def _create(self, request: web.BaseRequest, target: Target) -> web.Response:
         body = await _body(request)
-        return self._object(
-            target, self.objects.create(target.kind, target.namespace, body, **_options(request.query)), 201
-        )
+        made = self.objects.create(target.kind, target.namespace, body, **_options(request.query))
+        return self._object(target, made, 201)
 
     async def _replace(self, request: web.BaseRequest, target: Target) -> web.Response:
         body = await _body(request)
@@ -307,7 +311,7 @@ def _scope(request: web.BaseRequest, target: Target) -> Scope:
     )
 
 
-def _options(query: Mapping[str, str]) -> dict[str, bool]:
+def _options(query: Mapping[str, str]) -> _Options:
     return {"strict": query.get("fieldValidation") == "Strict", "dry": query.get("dryRun") == "All"}
 
 
@@ -324,8 +328,9 @@ async def _body(request: web.BaseRequest) -> Any:
         raise Refusal(400, f"couldn't get version/kind; json parse error: {problem}") from problem
 
 
-def _json(body: Json, status: int = 200) -> web.Response:
-    return web.Response(body=msgspec.json.encode(body), status=status, content_type="application/json")
+def _json(body: Json, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    encoded = msgspec.json.encode(body)
+    return web.Response(body=encoded, status=status, headers=headers, content_type="application/json")
 
 
 def _number(text: str) -> int:
