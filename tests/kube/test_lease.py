@@ -288,6 +288,13 @@ class Elections(RuleBasedStateMachine):
                 self.world.handle(replica.request)
             self.world.answer(replica)
 
+    @rule()
+    def all_but_one_get_on(self) -> None:
+        for replica in self.world.replicas[1:]:
+            self.world.catch_up(replica)
+        self.a_replica_gets_on(which=1, times=2)
+        self.a_replica_gets_on(which=2, times=2)
+
     @rule(which=REPLICAS)
     def an_answer_is_lost(self, which: int) -> None:
         self.world.lose(self.world.replicas[which])
@@ -345,5 +352,5 @@ class Elections(RuleBasedStateMachine):
 
 TestElections = Elections.TestCase
 TestElections.settings = settings(
-    max_examples=150, stateful_step_count=60, deadline=None, phases=(Phase.generate, Phase.shrink)
+    max_examples=300, stateful_step_count=60, deadline=None, phases=(Phase.generate, Phase.shrink)
 )

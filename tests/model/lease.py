@@ -85,7 +85,6 @@ class Replica:
     is_released: bool = False
     lives: int = 0
     late: list[Request] = field(default_factory=list)
-    seen: set[str] = field(default_factory=set)  # versions
 
 
 def candidate(identity: str) -> Candidate:
@@ -154,7 +153,6 @@ class World:
         replica.is_running, replica.is_released = True, False
         if not is_same:
             replica.plane_until_ns = 0
-            replica.seen = set()
 
     # What the server and the network do.
 
@@ -184,10 +182,8 @@ class World:
         if isinstance(answer, Conflict):
             replica.candidate.stale(now_ns)
         elif request.action is Action.READ:
-            self._saw(replica, answer)
             replica.candidate.read(lease_from(answer) if answer else None, now_ns, notices=request.notices)
         else:
-            self._saw(replica, answer)
             replica.candidate.wrote(lease_from(answer), request.sent_ns)
         self._tell(replica)
 
@@ -213,7 +209,6 @@ class World:
             event = self.server.events[replica.watch_at] if replica.watch_at < len(self.server.events) else None
             replica.watch_at += event is not None
         if event is not None:
-            self._saw(replica, event[1])
             replica.candidate.notice(None if event[0] == "DELETED" else lease_from(event[1]), self.clock(replica))
             self._tell(replica)
 
@@ -223,27 +218,27 @@ class World:
             replica.candidate.unwatched(self.clock(replica))
 
     def delete(self) -> None:
-        """Somebody deletes the Lease. Who has never seen it cannot know that it was there: told in the ADR."""
-        version = self.server.lease["metadata"]["resourceVersion"] if self.server.lease else ""
-        if all(version in each.seen for each in self.replicas if each.is_running):
-            self.server.delete()
+        """Somebody deletes the Lease when all know it. Who has never seen it cannot know it was there."""
+        for replica in self.replicas:
+            self.catch_up(replica)
+        self.server.delete()
+
+    def catch_up(self, replica: Replica) -> None:
+        """Its watch tells everything."""
+        while replica.watch_at != len(self.server.events) and replica.is_running and not replica.is_released:
+            self.watch(replica)
 
     def settle(self, seconds: float) -> None:
         """Everything works for so long."""
-        for _ in range(int(seconds * 4)):
-            self.now_ns += SECOND // 4
+        for _ in range(int(seconds * 2)):
+            self.now_ns += SECOND // 2
             for replica in self.replicas:
                 for _ in range(4):
                     self.act(replica)
                     if replica.request is not None:
                         self.handle(replica.request)
                     self.answer(replica)
-                while replica.watch_at != len(self.server.events) and replica.is_running and not replica.is_released:
-                    self.watch(replica)
-
-    def _saw(self, replica: Replica, lease: Any) -> None:
-        if lease:
-            replica.seen.add(lease["metadata"]["resourceVersion"])
+                self.catch_up(replica)
 
     def _tell(self, replica: Replica) -> None:
         """What the control process says to the data plane."""
