@@ -33,7 +33,7 @@ from picker.kube.lease import new_identity
 from picker.logs import configure_logging
 from picker.pools import Pools
 from picker.recipe import make_recipe, scraping
-from picker.resources.rules import objects_of, rewrite_rules
+from picker.resources.rules import of_pool, rewrite_rules
 from picker.scrape.fetch import tls_context
 from picker.standing import Standing
 
@@ -92,7 +92,9 @@ class App:
         """Where it listens once it does: `ext_proc`, `health`, `metrics`, and `bbr` if that is asked for."""
 
     def _first_engine(self) -> Engine:
-        for name in self._settings.kubernetes.pools[:1]:
+        kubernetes = self._settings.kubernetes
+        if not self._file_pool:
+            name = kubernetes.pools[0] if kubernetes.pools else f"{kubernetes.pool_namespace}/{kubernetes.deployment}"
             return self.pools.open(name).engine
         return next(iter(self.pools)).engine
 
@@ -246,7 +248,7 @@ def _open_file(settings: ServeSettings, pools: Pools) -> tuple[str, str]:
 
 def _set_objects(path: str, pool: str, engine: Engine) -> None:
     """Raises ResourcesError."""
-    objects = objects_of(pool, ResourcesFile(path).load())
+    objects = of_pool(ResourcesFile(path).load(), pool=pool)
     try:
         engine.set_rewrites(rewrite_rules(objects))
     except OverflowError as problem:

@@ -40,9 +40,7 @@ def cluster_settings(
         return dataclasses.replace(found, base_models=False), tuple(_beside_a_file(found))
     _check(found)
     warnings = []
-    if found.endpoint_selector:
-        found = dataclasses.replace(found, pools=(pool_id(found.deployment, namespace),))
-    elif found.target_ports:
+    if found.target_ports and not found.endpoint_selector:
         warnings.append("--endpoint-target-ports has no effect: the ports are those of the InferencePool")
     return found, tuple(warnings)
 

@@ -1,5 +1,6 @@
 """Discovery by a Kubernetes cluster: what is watched there, and who leads."""
 
+import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
@@ -9,10 +10,19 @@ from picker.control.messages import Leading, Start
 from picker.control.reports import Reports
 from picker.kube.client import KubeClient
 from picker.kube.election import Election, lease_name
-from picker.kube.watch import KubernetesWatch
+from picker.kube.watch import KindFigures, KubernetesWatch
 from picker.types import Endpoint
 
 __all__ = ["Cluster"]
+
+_SERVED = frozenset(["pods", "inferencepools"])
+_COUNTED = {
+    "lists": "Lists read of the API server.",
+    "watches": "Watches begun.",
+    "events": "Events taken over.",
+    "stale_events": "Events older than what was known.",
+    "unusable": "Objects that could not be used.",
+}
 
 
 class Cluster:
@@ -62,8 +72,21 @@ class Cluster:
 
     def age_s(self) -> float:
         """Since what is served was last known to be what the API server has."""
-        return self._watch.age_s() if self._watch is not None else 0.0
+        ages = [of.age_s for of in self._figures() if of.kind in _SERVED and of.age_s is not None]
+        return max(ages, default=time.monotonic() - self._start.confirmed_ns * 1e-9)
 
     def counters(self) -> dict[str, Counter]:
         """For the metrics page."""
-        return self._watch.counters() if self._watch is not None else {}
+        figures = self._figures()
+        faults = [((of.kind, cause), float(count)) for of in figures for cause, count in sorted(of.faults.items())]
+        kept_out = self._watch.kept_out if self._watch is not None else 0
+        found: dict[str, Counter] = {
+            f"picker_watch_{name}": (about, ("kind",), [((of.kind,), float(getattr(of, name))) for of in figures])
+            for name, about in _COUNTED.items()
+        }
+        found["picker_watch_faults"] = ("Lists and watches that failed, by cause.", ("kind", "cause"), faults)
+        found["picker_watch_kept_out"] = ("Changes that were too much to be taken over.", (), [((), float(kept_out))])
+        return found
+
+    def _figures(self) -> tuple[KindFigures, ...]:
+        return self._watch.figures() if self._watch is not None else ()

@@ -10,7 +10,7 @@ from picker.control.messages import Start
 from picker.control.reports import Reports
 from picker.discovery.file import EndpointsFile
 from picker.discovery.resources import ResourcesFile
-from picker.resources.rules import objects_of
+from picker.resources.rules import of_pool
 from picker.types import Endpoint
 
 __all__ = ["Files"]
@@ -33,7 +33,7 @@ class Files:
             wanted = start.kubernetes.pools[0].rpartition("/")[2] if start.kubernetes.pools else ""
             self._resources = ResourcesFile(
                 discovery.resources_file,
-                on_change=lambda objects: reports.set_objects(pool, objects_of(wanted, objects)),
+                on_change=lambda objects: reports.set_objects(pool, of_pool(objects, pool=wanted)),
                 interval_s=discovery.endpoints_interval_s,
             )
 

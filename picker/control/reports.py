@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from picker._core.rewrite import Rewrites
 from picker.control.messages import Change, Close, Naming, Open, Prioritising, Rewriting, Synced
 from picker.resources.objects import Resource
-from picker.resources.rules import rewrite_rules
+from picker.resources.rules import objectives, rewrite_rules
 from picker.scrape.scraper import Scraper
 from picker.types import Endpoint, EndpointKey
 
@@ -83,8 +83,7 @@ class Reports:
 
     def set_objects(self, pool: str, objects: tuple[Resource, ...]) -> None:
         """Sends what the pool's objects come to. Raises OverflowError if that is too much."""
-        rules = rewrite_rules(objects)
-        priorities: dict[str, int] = {}
+        rules, priorities = rewrite_rules(objects), objectives(objects)
         Rewrites(rules)
         _LOG.info("objects: pool=%s objects=%d rules=%d objectives=%d", pool, len(objects), len(rules), len(priorities))
         self.send(Rewriting(pool, tuple(piece), first, last) for piece, first, last in _marked(rules, PIECE))

@@ -60,15 +60,16 @@ def test_the_namespace_of_the_environment_counts(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("pod", "pool"),
-    [("epp-vllm-7d9c5b6f48-x2x9p", "default/epp-vllm"), ("", "default/picker"), ("lonely", "default/picker")],
+    ("pod", "deployment"),
+    [("epp-vllm-7d9c5b6f48-x2x9p", "epp-vllm"), ("", "picker"), ("lonely", "picker")],
 )
-def test_pods_without_a_pool_have_that_of_the_deployment(pod: str, pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pods_may_be_served_without_a_pool(pod: str, deployment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POD_NAME", pod)
     found = settings(
         "--endpoint-selector", "app=vllm", "--endpoint-target-ports", "8000,8001", "--endpoint-target-ports=8000"
     )
-    assert found.kubernetes.pools == (pool,)
+    assert (found.kubernetes.deployment, found.kubernetes.pools) == (deployment, ())
+    assert found.kubernetes.in_use
     assert found.kubernetes.target_ports == (8000, 8001)
 
 

@@ -1,4 +1,4 @@
-"""A sink of what is watched, as strict as a contract can be: it keeps what it was told, and refuses what makes no sense."""
+"""A sink of what is watched, as strict as a contract can be: it keeps what it was told, refuses what makes no sense."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
