@@ -12,11 +12,10 @@ import socket
 import subprocess
 import sys
 import types
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -40,6 +39,8 @@ from picker.errors import ConfigError, EndpointsFileError, ResourcesError, Usage
 from picker.policy.api import Candidate, Request, Scorer
 from tests.support import messages as m
 from tests.support.config_samples import HEAD
+from tests.support.running import Running, until
+from tests.support.running import running as run_app
 from tests.support.streams import GrpcStream, within_deadline
 
 CONFIG = HEAD + "plugins: [{type: kv-cache-utilization-scorer, name: kv}, {type: decode-filter}]"
@@ -84,46 +85,9 @@ def engine_of(made: App) -> Engine:
     return served.engine
 
 
-class Running:
-    """An app that serves, and a client of each of its ports."""
-
-    def __init__(self, made: App) -> None:
-        self.app = made
-        self.stop = asyncio.Event()
-        self.task = asyncio.get_running_loop().create_task(made.run(self.stop))
-
-    def stream(self) -> GrpcStream:
-        return GrpcStream(self.extproc)
-
-    async def pick(self) -> tuple[GrpcStream, Any]:
-        stream = self.stream()
-        await stream.send(m.request_headers("/v1/completions"), m.request_body(b'{"model": "m", "prompt": "hi"}'))
-        return stream, (await stream.receive(2))[0]
-
-    async def get(self, path: str) -> tuple[int, str]:
-        async with self.http.get(f"http://127.0.0.1:{self.app.ports['metrics']}{path}") as response:
-            return response.status, await response.text()
-
-    async def health(self, channel: grpc.aio.Channel, name: str = "inference-extension") -> int:
-        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name))
-        return int(answer.status)
-
-
-@contextlib.asynccontextmanager
-async def running(given: ServeSettings) -> AsyncIterator[Running]:
-    made = Running(App(given))
-    ready = asyncio.ensure_future(made.app.health.wait_ready())
-    await asyncio.wait([ready, made.task], return_when=asyncio.FIRST_COMPLETED)
-    assert not made.task.done(), await made.task
-    ports = made.app.ports
-    async with (
-        aiohttp.ClientSession() as made.http,
-        grpc.aio.insecure_channel(f"127.0.0.1:{ports['ext_proc']}") as made.extproc,
-        grpc.aio.insecure_channel(f"127.0.0.1:{ports['health']}") as made.checks,
-    ):
-        yield made
-        made.stop.set()
-        await made.task
+def running(given: ServeSettings) -> contextlib.AbstractAsyncContextManager[Running]:
+    made = App(given)
+    return run_app(made, made.health)
 
 
 @pytest.fixture(params=["wire", "grpcio"])
@@ -319,12 +283,6 @@ def test_the_policy_reaches_the_core(tmp_path: Path, monkeypatch: pytest.MonkeyP
 # --- the configuration changes ---
 
 
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Asks again and again; the test has a deadline."""
-    while not await condition():
-        await asyncio.to_thread(os.sched_yield)
-
-
 @within_deadline
 async def test_an_edit_of_the_configuration_is_in_force_for_the_next_pick(tmp_path: Path) -> None:
     file = tmp_path / "epp.yaml"
@@ -337,18 +295,15 @@ async def test_an_edit_of_the_configuration_is_in_force_for_the_next_pick(tmp_pa
             await stream.finish()
             return dict(json.loads((await picker.get("/debug/decisions?limit=1"))[1])[0]["scores"])
 
-        async def counts(name: str, value: int) -> bool:
-            return f"{name}_total {float(value)}" in (await picker.get("/metrics"))[1]
-
         assert (await scored_by()).keys() == {"kv"}
         file.write_text(HEAD + "plugins: [{type: queue-scorer, name: q}]")
-        await until(lambda: counts("picker_config_reloads", 1))
+        await until(lambda: picker.counts("picker_config_reloads_total", 1))
         assert (await scored_by()).keys() == {"q"}
         file.write_text(HEAD + "plugins: [{type: queue-scorerer}]")
-        await until(lambda: counts("picker_config_errors", 1))
+        await until(lambda: picker.counts("picker_config_errors_total", 1))
         assert (await scored_by()).keys() == {"q"}
         file.write_text(CONFIG)
-        await until(lambda: counts("picker_config_reloads", 2))
+        await until(lambda: picker.counts("picker_config_reloads_total", 2))
         assert (await scored_by()).keys() == {"kv"}  # labels are matched anew: b prefills, and is left out
         (decision,) = json.loads((await picker.get("/debug/decisions?limit=1"))[1])
         assert decision["candidates"] == 1

@@ -3,14 +3,12 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import grpc.aio
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from prometheus_client.parser import text_string_to_metric_families
 
 from picker.bbr import app
@@ -22,6 +20,8 @@ from picker.config.settings import BodyRoutingSettings
 from picker.errors import BaseModelsError, UsageError
 from tests.support import messages as m
 from tests.support.bodies import BASE, MODEL
+from tests.support.running import Running
+from tests.support.running import running as run_app
 from tests.support.streams import GrpcStream, within_deadline
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -57,50 +57,19 @@ def soon_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "QUIET_S", 0.01)
 
 
-class Running:
-    """An app that serves, and a client of each of its ports."""
-
-    def __init__(self, made: App) -> None:
-        self.app = made
-        self.stop = asyncio.Event()
-        self.task = asyncio.get_running_loop().create_task(made.run(self.stop))
-
-    async def headers(self, body: bytes) -> dict[str, str]:
-        """What becomes of a request's headers."""
-        stream = GrpcStream(self.extproc)
-        await stream.send(m.request_headers(), m.request_body(body))
-        reply = (await stream.receive(2))[0]
-        await stream.half_close()
-        return {
-            option.header.key: option.header.raw_value.decode()
-            for option in reply.request_headers.response.header_mutation.set_headers
-        }
-
-    async def get(self, path: str, **headers: str) -> tuple[int, str]:
-        url = f"http://127.0.0.1:{self.app.ports['metrics']}{path}"
-        async with self.http.get(url, headers=headers) as response:
-            return response.status, await response.text()
-
-    async def health(self, name: str) -> int:
-        answer = await health_pb2_grpc.HealthStub(self.checks).Check(health_pb2.HealthCheckRequest(service=name))
-        return int(answer.status)
+def running(given: BbrSettings) -> contextlib.AbstractAsyncContextManager[Running]:
+    made = App(given)
+    return run_app(made, made.readiness)
 
 
-@contextlib.asynccontextmanager
-async def running(given: BbrSettings) -> AsyncIterator[Running]:
-    made = Running(App(given))
-    ready = asyncio.ensure_future(made.app.readiness.wait_ready())
-    await asyncio.wait([ready, made.task], return_when=asyncio.FIRST_COMPLETED)
-    assert not made.task.done(), await made.task
-    ports = made.app.ports
-    async with (
-        aiohttp.ClientSession() as made.http,
-        grpc.aio.insecure_channel(f"127.0.0.1:{ports['ext_proc']}") as made.extproc,
-        grpc.aio.insecure_channel(f"127.0.0.1:{ports['health']}") as made.checks,
-    ):
-        yield made
-        made.stop.set()
-        await made.task
+async def headers(router: Running, body: bytes) -> dict[str, str]:
+    """What becomes of a request's headers."""
+    stream, reply = await router.pick(body)
+    await stream.half_close()
+    return {
+        option.header.key: option.header.raw_value.decode()
+        for option in reply.request_headers.response.header_mutation.set_headers
+    }
 
 
 def sample(page: str, name: str, **labels: str) -> float:
@@ -120,10 +89,10 @@ async def test_it_serves_and_shows_what_it_did(tmp_path: Path) -> None:
     file = tmp_path / "models.yaml"
     file.write_text(config_map("llama", "food"))
     async with running(settings(file=file)) as router:
-        assert await router.headers(b'{"model":"food"}') == {MODEL: "food", BASE: "llama"}
-        assert await router.headers(b"{}") == {}
+        assert await headers(router, b'{"model":"food"}') == {MODEL: "food", BASE: "llama"}
+        assert await headers(router, b"{}") == {}
         for name in ("", "bbr", "envoy.service.ext_proc.v3.ExternalProcessor", "liveness", "readiness"):
-            assert await router.health(name) == SERVING
+            assert await router.health(name=name) == SERVING
         assert [(await router.get(path))[0] for path in ("/healthz", "/readyz", "/none")] == [200, 200, 404]
         page = (await router.get("/metrics"))[1]
         step = {"extension_point": "request", "plugin_type": "body-field-to-header", "plugin_name": "model-to-header"}
@@ -147,12 +116,12 @@ async def test_base_models_change_while_it_runs(tmp_path: Path) -> None:
     file.write_text(config_map("llama", "food"))
     async with running(settings(file=file)) as router:
         file.write_text(config_map("qwen", "food"))
-        while (await router.headers(b'{"model":"food"}'))[BASE] != "qwen":
+        while (await headers(router, b'{"model":"food"}'))[BASE] != "qwen":
             pass
         file.write_text("nonsense")
         while not sample((await router.get("/metrics"))[1], "picker_bbr_base_models_errors_total"):
             pass
-        assert (await router.headers(b'{"model":"food"}'))[BASE] == "qwen"
+        assert (await headers(router, b'{"model":"food"}'))[BASE] == "qwen"
 
 
 @within_deadline
@@ -170,8 +139,9 @@ async def test_plugins_see_responses() -> None:
 
 @within_deadline
 async def test_a_signal_drains_it() -> None:
-    made = Running(App(settings()))
-    await made.app.readiness.wait_ready()
+    app = App(settings())
+    made = Running(app, app.readiness)
+    await app.readiness.wait_ready()
     async with (
         grpc.aio.insecure_channel(f"127.0.0.1:{made.app.ports['ext_proc']}") as channel,
         grpc.aio.insecure_channel(f"127.0.0.1:{made.app.ports['health']}") as made.checks,
@@ -182,7 +152,7 @@ async def test_a_signal_drains_it() -> None:
         changed = made.app.readiness.changed
         signal.raise_signal(signal.SIGTERM)
         await changed.wait()
-        assert (await made.health("readiness"), await made.health("liveness")) == (NOT_SERVING, SERVING)
+        assert (await made.health(name="readiness"), await made.health(name="liveness")) == (NOT_SERVING, SERVING)
         assert not made.task.done()
         await stream.send(m.request_body(b"x"))
         await stream.receive(1)
