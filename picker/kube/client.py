@@ -19,6 +19,7 @@ import aiohttp
 import msgspec
 from kubernetes.aio import client, config
 
+from picker import __version__
 from picker.errors import KubernetesError, KubernetesRefusal, UsageError
 from picker.kube.lines import Lines
 
@@ -76,10 +77,12 @@ class KubeClient:
 
         try:
             configuration, namespace = await load()
-            return cls(client.ApiClient(configuration), namespace, load=load)
+            api = client.ApiClient(configuration)
         except (config.ConfigException, OSError, ValueError) as problem:
             hint = "run inside a cluster, or name a kubeconfig with --kubeconfig or KUBECONFIG"
             raise UsageError(f"no way to reach a Kubernetes API server: {problem}; {hint}") from problem
+        api.user_agent = f"picker/{__version__}"
+        return cls(api, namespace, load=load)
 
     async def close(self) -> None:
         """Ends all connections."""
