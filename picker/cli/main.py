@@ -26,6 +26,10 @@ COMMANDS = {
     "bbr": Command("picker.cli.bbr", "run the body-based router (ext_proc server that sets model headers)"),
     "model-server": Command("picker.cli.model_server", "run a simulated model server"),
     "demo": Command("picker.cli.demo", "show picker against round robin behind a real Envoy, on this machine"),
+    "rollout": Command(
+        "picker.cli.rollout", "move traffic to a new pool or adapter, step by step, and back if it fails"
+    ),
+    "lora-sync": Command("picker.cli.lora_sync", "keep the LoRA adapters of a model server as a file says (side-car)"),
     "config": Command("picker.cli.config", "check an EndpointPickerConfig file"),
 }
 

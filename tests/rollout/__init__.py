@@ -1,0 +1,1 @@
+"""Rollouts: the pure core, what is read and written, the controller against a fake API server, the command."""
