@@ -5,10 +5,11 @@ BIN    := $(VENV)/bin
 FUZZ_CASES ?= 1000000
 FRAMINGS ?= 3000
 OLD_ENVOYS := 1.36.4 1.38.3
+HELM := v3.18.4
 SHELL  := /bin/bash
 export PATH := $(abspath $(BIN)):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help dev build check test test-protocol test-matrix fuzz-framing test-debug test-asan test-wheel fuzz bench bench-load load-tools load-floor replay demo wheel docs cov clean
+.PHONY: help dev build check test test-deploy helm test-protocol test-matrix fuzz-framing test-debug test-asan test-wheel fuzz bench bench-load load-tools load-floor replay demo wheel docs cov clean
 
 CORE := $(wildcard _core/*.pyx _core/*.pxd)
 TEST := $(BIN)/python -m pytest
@@ -72,6 +73,15 @@ test-matrix: $(VENV)/dev.stamp $(OLD_ENVOY_STAMPS)  ## Body modes x steering x E
 
 fuzz-framing: $(VENV)/dev.stamp $(OLD_ENVOY_STAMPS)  ## Bodies cut at random through real Envoys, by the thousand (FRAMINGS=n for another number)
 	PICKER_FRAMING_CASES=$(FRAMINGS) $(TEST) -q tests/e2e/test_framing.py tests/protocol/test_framing.py $(ARGS)
+
+# helm as it is, for the tests of the chart; without it, and without Go, they say that they are left out.
+helm: $(VENV)/pip.stamp
+	@if command -v helm >/dev/null; then :; \
+	elif ! command -v go >/dev/null; then echo "there is neither helm nor Go here: tests of the chart are left out"; \
+	else echo "building helm $(HELM) into $(VENV) (2 minutes, once)"; GOBIN=$(abspath $(BIN)) go install helm.sh/helm/v3/cmd/helm@$(HELM); fi
+
+test-deploy: $(VENV)/dev.stamp helm  ## The chart and kustomize files, by the real helm and kubectl; the image's steps; the pages about them
+	$(TEST) -q tests/deploy $(ARGS)
 
 check: $(VENV)/check.stamp  ## Formats, lints, types, stubs, floors, house rules
 	$(BIN)/ruff format --check .
