@@ -99,6 +99,8 @@ class Election:
 
     async def run(self) -> None:
         """Stands for election until released (then it returns) or cancelled (then the lease has to run out)."""
+        if self._is_released:
+            return
         _LOG.info("standing for election: lease=%s/%s identity=%s", self._namespace, self._name, self.identity)
         self._work = asyncio.gather(self._campaign(), self._follow())
         try:

@@ -14,10 +14,11 @@ import pytest
 
 from picker.config.settings import ElectionSettings
 from picker.kube.client import KubeClient
-from picker.kube.election import Election, lease_name, new_identity
+from picker.kube.election import Election, lease_name
+from picker.kube.lease import new_identity
 from tests.support.cluster import Cluster
+from tests.support.polling import DEADLINE_S, until
 
-DEADLINE_S = 30.0
 SHORT = ElectionSettings(enabled=True, lease_s=1.0, renew_deadline_s=0.7, retry_s=0.1)
 LONG = ElectionSettings(enabled=True, lease_s=900.0, renew_deadline_s=600.0, retry_s=300.0)
 """Nothing happens by the clock while a test lasts."""
@@ -85,13 +86,6 @@ class Replicas:
         terms = sorted(term for replica in self.all for term in replica.terms())
         for (_, end_ns), (begin_ns, _) in itertools.pairwise(terms):
             assert end_ns <= begin_ns, "two led at one time"
-
-
-async def until(condition: Callable[[], object]) -> None:
-    end_s = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < end_s, "not within the deadline"
-        await asyncio.sleep(0.005)
 
 
 @contextlib.asynccontextmanager
