@@ -7,6 +7,7 @@ from picker._core.deadlines cimport deadline_t, deadlines_t
 from picker._core.inbox cimport inbox_t
 from picker._core.nghttp2 cimport nghttp2_data_source, nghttp2_frame, nghttp2_nv, nghttp2_session, ssize_t
 from picker._core.outbox cimport out_t
+from picker._core.pools cimport asked_t
 
 # google.rpc.Code
 cdef enum:
@@ -28,7 +29,7 @@ ctypedef struct method_t:
     const char* path
     size_t state_size          # bytes of a call's own that `open` finds at `call.state`
     void* service              # whatever the method needs
-    void (*open)(call_t*, int64_t) noexcept nogil
+    void (*open)(call_t*, int64_t) noexcept nogil                 # `connection.asked` is this call's while it runs
     int (*message)(call_t*, slice_t, int64_t) noexcept nogil      # PK_OK, or PK_NEED_PLUGIN: `run` is due
     void (*half_close)(call_t*, int64_t) noexcept nogil           # the client has no more to say
     void (*expire)(call_t*, int64_t) noexcept nogil               # it waited until the time it had set itself
@@ -70,6 +71,7 @@ ctypedef struct connection_t:
     call_t* calls              # the open ones, as a list
     deadlines_t deadlines
     int64_t now_ns
+    asked_t asked              # by the request whose headers came last
     uint64_t pending           # bytes of replies that wait to be sent
     uint64_t taken             # bytes received that the client does not know we took
     call_t* paused             # its plugin is to be run

@@ -103,9 +103,11 @@ cdef void call_open(call_t* call) noexcept nogil:
     if call.state == NULL:
         call_end(call, PK_GRPC_RESOURCE_EXHAUSTED, b"no memory for a further call")
         return
-    call.is_open = True
     call.connection.tally.calls += 1
     call_wait_until(call, INT64_MAX)         # at the latest, what the client wishes
+    if call.is_ended:
+        return                               # there was no memory for that
+    call.is_open = True
     call.method.open(call, call.connection.now_ns)
 
 

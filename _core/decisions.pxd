@@ -1,11 +1,18 @@
 # The latest decisions, for whoever asks why.
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from picker._core.endpoints cimport PK_TARGET_BYTES
 from picker._core.score cimport PK_MAX_STEPS
 
 cdef enum:
     PK_DECISIONS = 1024        # kept
+    PK_OBJECTIVE_BYTES = 64    # of an objective's name: more is not shown
+
+ctypedef struct objective_t:
+    # What a request is for, as its client says.
+    int32_t priority           # 0 = none was named, or it is not known
+    uint32_t name_size         # 0 = none was named
+    uint8_t name[PK_OBJECTIVE_BYTES]   # printable
 
 ctypedef struct decision_t:
     uint64_t number            # 1, 2, ...; 0 = empty
@@ -20,6 +27,7 @@ ctypedef struct decision_t:
     double total
     double runner_up           # -1 = there was no other
     double ttft_s              # -1 = not known (yet)
+    objective_t objective
     double scores[PK_MAX_STEPS]
 
 ctypedef struct decisions_t:

@@ -68,6 +68,8 @@ cdef dict decision_view(const decision_t* decision):
         "runner_up": decision.runner_up if decision.runner_up >= 0 else None,
         "scores": [decision.scores[i] for i in range(decision.steps)],
         "ttft_s": decision.ttft_s if decision.ttft_s >= 0 else None,
+        "objective": decision.objective.name[:decision.objective.name_size].decode(),
+        "priority": decision.objective.priority,
     }
 
 

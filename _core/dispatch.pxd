@@ -3,9 +3,10 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from picker._core.codec cimport buffer_t, slice_t
-from picker._core.decisions cimport decisions_t
+from picker._core.decisions cimport decisions_t, objective_t
 from picker._core.endpoints cimport PK_TARGET_BYTES, booking_t, details_t, endpoint_t, endpoints_t
 from picker._core.form cimport form_t
+from picker._core.names cimport names_t
 from picker._core.prompt cimport prompt_t
 from picker._core.radix cimport radix_t
 from picker._core.rewrite cimport rewrites_t
@@ -59,6 +60,7 @@ ctypedef struct request_t:
     uint64_t session           # hash of the session token; 0 = none
     const subset_t* subset     # NULL = the whole pool
     uint32_t series            # of the model, in stats
+    objective_t objective
     int64_t now_ns
 
 ctypedef struct pick_t:
@@ -115,6 +117,7 @@ ctypedef struct engine_t:
     stats_t stats
     decisions_t decisions
     rewrites_t rewrites
+    const names_t* objectives  # priorities (int32_t) by name; NULL: there are none
     uint64_t random
     uint64_t hash_seed
     double output_tokens       # learned: what an answer is expected to be long
@@ -150,6 +153,7 @@ cdef void engine_free(engine_t* engine) noexcept nogil
 cdef int engine_open(engine_t* engine, bint* is_surplus) noexcept nogil
 cdef int engine_hold(engine_t* engine, uint64_t* held, uint64_t wanted) noexcept nogil
 cdef int engine_rewrite(engine_t* engine, slice_t model, buffer_t* target) noexcept nogil
+cdef void engine_objective(engine_t* engine, slice_t name, objective_t* objective) noexcept nogil
 cdef uint32_t engine_model(engine_t* engine, slice_t model, slice_t target) noexcept nogil
 cdef int engine_pick(engine_t* engine, const request_t* request, booking_t* booking, pick_t* pick) noexcept nogil
 cdef int engine_resume(engine_t* engine, const request_t* request, booking_t* booking, pick_t* pick) noexcept nogil

@@ -20,11 +20,13 @@ from picker._core.alloc cimport (
 )
 from picker._core.codec cimport slice_t
 from picker._core.decisions cimport (
+    PK_OBJECTIVE_BYTES,
     decision_t,
     decisions_free,
     decisions_get,
     decisions_init,
     decisions_new,
+    objective_t,
 )
 from picker._core.endpoints cimport (
     details_t,
@@ -40,6 +42,7 @@ from picker._core.endpoints cimport (
     endpoints_succeeded,
 )
 from picker._core.hashing cimport hash_xxh64
+from picker._core.names cimport names_find
 from picker._core.prompt cimport PK_BLOCK_TOKENS, PK_BYTES_PER_TOKEN
 from picker._core.radix cimport radix_free, radix_init, radix_insert, radix_match
 from picker._core.rewrite cimport rewrites_any, rewrites_choose, rewrites_free, rewrites_init
@@ -169,6 +172,20 @@ cdef int engine_rewrite(engine_t* engine, slice_t model, buffer_t* target) noexc
     return code
 
 
+cdef void engine_objective(engine_t* engine, slice_t name, objective_t* objective) noexcept nogil:
+    """What a request is for that names an objective: its priority, 0 if it is not known."""
+    cdef slice_t priority
+    cdef uint32_t i
+    objective.priority = 0
+    pthread_mutex_lock(&engine.lock)
+    if engine.objectives != NULL and names_find(engine.objectives, name, &priority):
+        memcpy(&objective.priority, priority.data, sizeof(objective.priority))
+    pthread_mutex_unlock(&engine.lock)
+    objective.name_size = <uint32_t>name.size if name.size < PK_OBJECTIVE_BYTES else PK_OBJECTIVE_BYTES
+    for i in range(objective.name_size):
+        objective.name[i] = name.data[i] if 0x20 <= name.data[i] <= 0x7E else c"?"
+
+
 cdef uint32_t engine_model(engine_t* engine, slice_t model, slice_t target) noexcept nogil:
     """The series of a model, and of the one it is rewritten to if any; `other` until a request for it has gone well.
 
@@ -254,6 +271,7 @@ cdef void _record(engine_t* engine, const request_t* request, pick_t* pick) noex
     decision.cached_tokens = pick.cached_tokens
     decision.total = frame.best
     decision.runner_up = frame.runner_up
+    decision.objective = request.objective
     while column + 1 < frame.count and frame.slots[column] != frame.chosen[0]:
         column += 1
     decision.steps = engine.pipeline.count

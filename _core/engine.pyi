@@ -65,6 +65,14 @@ class Engine:
         OverflowError for what no rules can be, MemoryError; the old ones then stay.
         """
 
+    def set_objectives(self, objectives: Mapping[str, int]) -> None:
+        """Replace the objectives there are: a mapping of names to priorities, at most 4096 of them.
+
+        A request that names one (x-llm-d-inference-objective, x-gateway-inference-objective) has its priority, else 0.
+        In force from the next request on, all at once. OverflowError for too many of them, for a name of more than 253
+        bytes and for a priority of more than 32 bits; TypeError, MemoryError; the old ones then stay.
+        """
+
     def rewrite_counts(self, first: int, most: int) -> list[tuple[str, str, str, int]] | None:
         """Decisions among the counters `first` to `first + most - 1`; None behind the last.
 

@@ -7,7 +7,7 @@ Memory: owns everything in it.   Threads: what holds the lock neither takes the 
 """
 cimport cython
 from libc.math cimport isfinite
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from picker._core.alloc cimport PK_E_LIMIT, PK_E_NOMEM, PK_OK, pk_grow
@@ -52,6 +52,7 @@ from picker._core.endpoints cimport (
     identity_t,
     load_t,
 )
+from picker._core.names cimport Names
 from picker._core.prompt cimport PK_BLOCK_TOKENS, PK_MOST_DEPTH
 from picker._core.radix cimport (
     radix_bytes,
@@ -207,6 +208,10 @@ _LIMITS = {
     "endpoint_blocks": 31250, "index_blocks": 1 << 26, "headers": 1000, "header_bytes": 1 << 18, "body_bytes": 64 << 20,
     "buffered_bytes": 1 << 30, "chunk_bytes": 62000, "json_values": 1 << 20, "json_depth": 256,
 }
+cdef enum:
+    MOST_OBJECTIVES = 4096
+    OBJECTIVE_NAME_BYTES = 253     # of a Kubernetes object
+
 _MOST = {"models": PK_MOST_MODELS, "index_blocks": (1 << 31) - 1, "json_depth": PK_MOST_DEPTH}
 
 
@@ -226,6 +231,21 @@ cdef int _limits_fill(limits_t* limits, object given) except -1:
     limits.buffered_bytes, limits.chunk_bytes = values["buffered_bytes"], values["chunk_bytes"]
     limits.json_values, limits.json_depth = values["json_values"], values["json_depth"]
     return 0
+
+
+cdef Names _priorities(dict given):
+    """As `dispatch.engine_objective` reads them."""
+    cdef int32_t priority
+    cdef dict mapping = {}
+    if len(given) > MOST_OBJECTIVES:
+        raise OverflowError(f"at most {MOST_OBJECTIVES} objectives, not {len(given)}")
+    for name, value in given.items():
+        text = name.encode()
+        if len(text) > OBJECTIVE_NAME_BYTES:
+            raise OverflowError(f"objective {name!r} has more than {OBJECTIVE_NAME_BYTES} bytes")
+        priority = value
+        mapping[text] = (<const char*>&priority)[:sizeof(priority)]
+    return Names(mapping)
 
 
 cdef bytes _visible(object text, str what):
@@ -347,6 +367,21 @@ cdef class Engine:
         rewrites_init(&made._rewrites, made._limit)
         rewrites_free(&old)
         _keep_models(&self._engine)
+
+    def set_objectives(self, objectives) -> None:
+        """Replace the objectives there are: a mapping of names to priorities, at most 4096 of them.
+
+        A request that names one (x-llm-d-inference-objective, x-gateway-inference-objective) has its priority, else 0.
+        In force from the next request on, all at once. OverflowError for too many of them, for a name of more than 253
+        bytes and for a priority of more than 32 bits; TypeError, MemoryError; the old ones then stay.
+        """
+        cdef Names made = _priorities(dict(objectives))
+        cdef Names old = self._objectives
+        pthread_mutex_lock(&self._engine.lock)
+        self._engine.objectives = &made.names
+        pthread_mutex_unlock(&self._engine.lock)
+        self._objectives = made
+        del old                              # nobody looks at it any more
 
     def rewrite_counts(self, uint32_t first, uint32_t most):
         """Decisions among the counters `first` to `first + most - 1`; None behind the last.

@@ -1,3 +1,4 @@
+from collections.abc import Iterable
 from typing import final
 
 from picker._core.calls import Methods
@@ -5,14 +6,34 @@ from picker._core.engine import Engine
 
 @final
 class ExtProc:
-    """The ExternalProcessor service over `engine`; give its `methods()` to a server.
+    """The ExternalProcessor service over engines, one for each pool; give its `methods()` to a server.
 
-    `timeout_ns`: how long a request body may take; then the client is answered 408. ValueError if not above 0.
+    `engine`: that of the only pool; None: there are none until `set_pools`. `timeout_ns`: how long a request body may
+    take; then the client is answered 408. ValueError if not above 0.
     """
 
-    def __new__(cls, engine: Engine, *, timeout_ns: int) -> ExtProc: ...
+    def __new__(cls, engine: Engine | None = None, *, timeout_ns: int) -> ExtProc: ...
+    def set_pools(self, pools: Iterable[tuple[Engine, Iterable[str], str]]) -> None:
+        """Serve these from the next stream on: (engine, authorities, name) each; streams that are open go on.
+
+        One pool alone gets every stream. Of several, a stream says which it is for: see `pools.PoolNames`. One that is
+        for none of them is answered 503. An engine that is served no longer is let go of by the `sweep` behind its
+        last stream. ValueError, OverflowError and TypeError as there and for an engine that is there twice,
+        MemoryError; nothing has changed then.
+        """
+
+    def sweep(self) -> int:
+        """Let go of engines that are served no longer and have no streams; how many have some left."""
+
     def methods(self) -> Methods:
         """Process."""
+
+    def count_scheduling(self, took_s: float) -> None:
+        """The picks made since this was last called took so long, in seconds: each an equal share of it."""
+
+    @property
+    def open(self) -> int:
+        """Streams under way, with all there are on the engines."""
 
     @property
     def opened(self) -> int:
@@ -21,5 +42,9 @@ class ExtProc:
     @property
     def picked(self) -> int:
         """Requests answered with an endpoint so far."""
+
+    @property
+    def unknown(self) -> int:
+        """Streams so far for a pool that was not known."""
 
     def _check(self) -> None: ...

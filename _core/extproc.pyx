@@ -1,14 +1,17 @@
 """ext_proc's Process as a method of gRPC connections: each message goes to the call's session, replies go back.
 
-Invariants: a session that was opened is closed once. A stream that cannot go on ends with an error, never as if all
-    were well; before the request is answered, the client is told in picker's own name.
-Cost: that of the session.   Memory: the session is the call's state.   Threads: that of the connection.
+Invariants: a session that was opened is closed once, on the engine it was opened on, which is there until then. A
+    stream that cannot go on ends with an error, never as if all were well; before the request is answered, the client
+    is told in picker's own name. Which pool a stream is for is settled when it opens.
+Cost: that of the session; of choosing among several pools, one look-up; among one, nothing.
+Memory: the session is the call's state.   Threads: that of the connection, which `set_pools` and `sweep` belong to.
 """
 cimport cython
+from libc.stddef cimport size_t
 from libc.stdint cimport INT64_MAX, int64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
-from picker._core.alloc cimport PK_E_FORMAT, PK_OK
+from picker._core.alloc cimport PK_E_FORMAT, PK_OK, pk_free, pk_resize
 from picker._core.calls cimport (
     PK_GRPC_INTERNAL,
     PK_GRPC_INVALID_ARGUMENT,
@@ -20,33 +23,105 @@ from picker._core.calls cimport (
     call_wait_until,
     method_t,
 )
-from picker._core.codec cimport slice_t
+from picker._core.codec cimport codec_decode, message_t, slice_t
 from picker._core.engine cimport Engine
 from picker._core.exchange cimport PK_STATE_BODY, PK_STATE_PICKED, session_t
 from picker._core.outbox cimport out_mark, out_rewind
+from picker._core.pools cimport PK_POOL_MANY, PoolNames, asked_t, pools_find, said_t
+from picker._core.replies cimport PK_SHOWN_BYTES, out_no_pool
 from picker._core.score cimport PK_NEED_PLUGIN
 from picker._core.session cimport session_close, session_feed, session_open, session_refuse, session_resume
 from picker._core.stats cimport PK_FAIL_EXHAUSTED, PK_FAIL_INTERNAL, PK_FAIL_TIMEOUT
 
-# --- C kernel ---
+# --- C kernel: streams for a pool that is not known ---
 
 
 cdef inline extproc_t* _service(const call_t* call) noexcept nogil:
     return <extproc_t*>call.method.service
 
 
+cdef inline stranger_t* _stranger(const call_t* call) noexcept nogil:
+    return &(<stream_t*>call.state).of.stranger
+
+
+cdef void _become_stranger(call_t* call, const asked_t* asked, bint is_many) noexcept nogil:
+    """Keep what is to be said of it when the request comes."""
+    cdef extproc_t* service = _service(call)
+    cdef stranger_t* stranger = _stranger(call)
+    cdef const said_t* said = &asked.pool if asked.pool.size else &asked.authority
+    service.unknown += 1
+    service.strange += 1
+    stranger.is_many = is_many
+    stranger.is_name = said == &asked.pool
+    stranger.size = said.size if said.size <= PK_SHOWN_BYTES else PK_SHOWN_BYTES + 1       # more is not shown
+    memcpy(stranger.text, said.text, stranger.size)
+    call.method = &service.strangers
+
+
+cdef void _turn_away(call_t* call) noexcept nogil:
+    """As a pool that has no endpoints."""
+    cdef const stranger_t* stranger = _stranger(call)
+    cdef slice_t said
+    said.data, said.size = stranger.text, stranger.size
+    if out_no_pool(&call.out, said, stranger.is_name, stranger.is_many) == PK_OK:
+        call_end(call, PK_GRPC_OK, b"")
+    else:
+        call_end(call, PK_GRPC_INTERNAL, b"the endpoint picker failed")
+
+
+cdef int _stranger_message(call_t* call, slice_t data, int64_t now_ns) noexcept nogil:
+    cdef message_t message
+    if codec_decode(&message, data.data, data.size) != PK_OK:
+        call_end(call, PK_GRPC_INVALID_ARGUMENT, b"not a ProcessingRequest")
+    elif message.is_observed:
+        call_end(call, PK_GRPC_OK, b"")      # nobody asks
+    else:
+        _turn_away(call)
+    return PK_OK
+
+
+cdef void _stranger_expire(call_t* call, int64_t now_ns) noexcept nogil:
+    _turn_away(call)
+
+
+cdef void _stranger_close(call_t* call, int64_t now_ns) noexcept nogil:
+    _service(call).strange -= 1
+
+
+cdef int _stranger_run(call_t* call, int64_t now_ns) except -1:
+    return PK_OK                             # never due
+
+
+# --- C kernel: streams for a pool ---
+
+
+cdef inline session_t* _session(const call_t* call) noexcept nogil:
+    return &(<stream_t*>call.state).of.session
+
+
 cdef void _open(call_t* call, int64_t now_ns) noexcept nogil:
     cdef extproc_t* service = _service(call)
+    cdef stream_t* stream = <stream_t*>call.state
+    cdef served_t* served = service.only
+    cdef int64_t found = 0
     service.opened += 1
-    if session_open(<session_t*>call.state, service.engine, service.scratch, now_ns) != PK_OK:
-        call_end(call, PK_GRPC_RESOURCE_EXHAUSTED, b"twice as many streams are open as may be: see --max-streams")
-        return
+    if served == NULL:
+        found = pools_find(service.names, &call.connection.asked)
+        served = service.served[found] if found >= 0 else NULL
+    stream.served = served
+    if served == NULL:
+        _become_stranger(call, &call.connection.asked, found == PK_POOL_MANY)
+    else:
+        served.open += 1
+        if session_open(&stream.of.session, served.engine, served.scratch, now_ns) != PK_OK:
+            call_end(call, PK_GRPC_RESOURCE_EXHAUSTED, b"twice as many streams are open as may be: see --max-streams")
+            return
     call_wait_until(call, now_ns + service.timeout_ns)
 
 
 cdef void _refuse(call_t* call, int failure) noexcept nogil:
     """Tell the client, if it has had no answer yet; the gateway hears of an error else."""
-    cdef session_t* session = <session_t*>call.state
+    cdef session_t* session = _session(call)
     out_rewind(&call.out, call.mark)
     if session.state < PK_STATE_PICKED and session_refuse(session, failure, &call.out) == PK_OK:
         call_end(call, PK_GRPC_OK, b"")
@@ -56,7 +131,7 @@ cdef void _refuse(call_t* call, int failure) noexcept nogil:
 
 cdef int _after(call_t* call, int code) noexcept nogil:
     """What the session's answer means for the call."""
-    cdef session_t* session = <session_t*>call.state
+    cdef session_t* session = _session(call)
     if code == PK_NEED_PLUGIN:
         return code
     if code == PK_E_FORMAT:
@@ -66,6 +141,7 @@ cdef int _after(call_t* call, int code) noexcept nogil:
         _refuse(call, PK_FAIL_EXHAUSTED)
     elif session.state > PK_STATE_BODY and call.waits_ns != INT64_MAX:
         _service(call).picked += session.is_picked
+        (<stream_t*>call.state).served.picked += session.is_picked
         call_wait_until(call, INT64_MAX)
     if code == PK_OK and (session.is_refused or session.is_let_go):
         call_end(call, PK_GRPC_OK, b"")
@@ -73,7 +149,7 @@ cdef int _after(call_t* call, int code) noexcept nogil:
 
 
 cdef int _message(call_t* call, slice_t message, int64_t now_ns) noexcept nogil:
-    return _after(call, session_feed(<session_t*>call.state, message.data, message.size, now_ns, &call.out))
+    return _after(call, session_feed(_session(call), message.data, message.size, now_ns, &call.out))
 
 
 cdef void _half_close(call_t* call, int64_t now_ns) noexcept nogil:
@@ -96,14 +172,15 @@ cdef void _fail(call_t* call) noexcept nogil:
 
 
 cdef void _close(call_t* call, int64_t now_ns) noexcept nogil:
-    session_close(<session_t*>call.state, now_ns)
+    session_close(_session(call), now_ns)
+    (<stream_t*>call.state).served.open -= 1
 
 
 cdef int _run(call_t* call, int64_t now_ns) except -1:
     """Ask the plugin, and go on."""
-    cdef session_t* session = <session_t*>call.state
-    cdef ExtProc owner = <ExtProc>_service(call).python
-    owner._engine.run_plugin(
+    cdef session_t* session = _session(call)
+    cdef Engine engine = <Engine>(<stream_t*>call.state).served.python
+    engine.run_plugin(
         &session.pick,
         &session.request,
         session.headers.data[:session.headers.size] if session.headers.size else b"",
@@ -114,7 +191,7 @@ cdef int _run(call_t* call, int64_t now_ns) except -1:
 
 cdef void _fill(method_t* method, void* service) noexcept nogil:
     method.path = b"/envoy.service.ext_proc.v3.ExternalProcessor/Process"
-    method.state_size = sizeof(session_t)
+    method.state_size = sizeof(stream_t)
     method.service = service
     method.open = _open
     method.message = _message
@@ -126,27 +203,121 @@ cdef void _fill(method_t* method, void* service) noexcept nogil:
     method.run = _run
 
 
+cdef void _fill_strangers(method_t* method, void* service) noexcept nogil:
+    """The same method, for calls it has let in: they change over to this one."""
+    _fill(method, service)
+    method.message = _stranger_message
+    method.expire = _stranger_expire
+    method.fail = _changed
+    method.close = _stranger_close
+    method.run = _stranger_run
+
+
 # --- Python face ---
 
 
 @cython.final
 @cython.auto_pickle(False)
-@cython.no_gc_clear          # calls that go with it still need the engine
-cdef class ExtProc:
-    """The ExternalProcessor service over `engine`; give its `methods()` to a server.
+@cython.no_gc_clear          # streams still need the engine
+cdef class _Served:
+    """What is known of a pool, and its engine kept alive."""
 
-    `timeout_ns`: how long a request body may take; then the client is answered 408. ValueError if not above 0.
+    def __cinit__(self, Engine engine not None):
+        memset(&self._served, 0, sizeof(served_t))
+        self._engine = engine
+        self._served.engine = &engine._engine
+        self._served.scratch = &engine._scratch
+        self._served.python = <void*>engine
+
+    def _check(self) -> None:
+        """Assert the invariants."""
+        assert self._served.timed <= self._served.picked
+        assert 0 <= self._served.open <= self._engine.sessions
+
+
+cdef int _share(_Served served, double each_s) except -1:
+    """Each pick of the pool that is not timed yet took so long."""
+    while served._served.timed < served._served.picked:
+        served._served.timed += 1
+        served._engine.count_scheduling(each_s)
+    return 0
+
+
+cdef tuple _serve(list pools, list known):
+    """A `_Served` for each; those of engines that are known already."""
+    cdef dict found = {id(served._engine): served for served in known}
+    cdef list made = []
+    cdef set seen = set()
+    for engine, _, name in pools:
+        if not isinstance(engine, Engine):
+            raise TypeError(f"pool {name!r} has no Engine, but {engine!r}")
+        if id(engine) in seen:
+            raise ValueError(f"the engine of pool {name!r} is that of another pool, too")
+        seen.add(id(engine))
+        made.append(found.get(id(engine)) or _Served(engine))
+    return tuple(made)
+
+
+cdef served_t** _table(tuple pools) except NULL:
+    cdef size_t i, count = len(pools)
+    cdef served_t** table = <served_t**>pk_resize(NULL, count + 1, sizeof(served_t*))
+    if table == NULL:
+        raise MemoryError(f"no memory for {count} pools")
+    for i in range(count):
+        table[i] = &(<_Served>pools[i])._served
+    return table
+
+
+@cython.final
+@cython.auto_pickle(False)
+@cython.no_gc_clear          # calls that go with it still need the engines
+cdef class ExtProc:
+    """The ExternalProcessor service over engines, one for each pool; give its `methods()` to a server.
+
+    `engine`: that of the only pool; None: there are none until `set_pools`. `timeout_ns`: how long a request body may
+    take; then the client is answered 408. ValueError if not above 0.
     """
 
-    def __cinit__(self, Engine engine not None, *, int64_t timeout_ns):
+    def __cinit__(self, Engine engine=None, *, int64_t timeout_ns):
         if timeout_ns < 1:
             raise ValueError(f"timeout_ns is above 0, not {timeout_ns}")
         memset(&self._service, 0, sizeof(self._service))
-        self._engine = engine
-        self._service.engine = &engine._engine
-        self._service.scratch = &engine._scratch
+        self._pools, self._retired = (), []
         self._service.timeout_ns = timeout_ns
-        self._service.python = <void*>self
+        _fill_strangers(&self._service.strangers, &self._service)
+        self.set_pools([] if engine is None else [(engine, (), "")])
+
+    def __dealloc__(self):
+        pk_free(self._service.served)
+
+    def set_pools(self, pools) -> None:
+        """Serve these from the next stream on: (engine, authorities, name) each; streams that are open go on.
+
+        One pool alone gets every stream. Of several, a stream says which it is for: see `pools.PoolNames`. One that is
+        for none of them is answered 503. An engine that is served no longer is let go of by the `sweep` behind its
+        last stream. ValueError, OverflowError and TypeError as there and for an engine that is there twice,
+        MemoryError; nothing has changed then.
+        """
+        cdef list given = list(pools)
+        cdef list known = [*self._pools, *self._retired]
+        cdef PoolNames names = PoolNames([(name, authorities) for _, authorities, name in given])
+        cdef tuple made = _serve(given, known)
+        cdef set kept = set(made)
+        cdef list retired = [served for served in known if served not in kept]
+        cdef served_t** table = _table(made)
+        pk_free(self._service.served)
+        self._service.served = table
+        self._service.only = table[0] if len(made) == 1 else NULL
+        self._service.names = names.table()
+        self._names, self._pools, self._retired = names, made, retired
+        self.sweep()
+
+    def sweep(self) -> int:
+        """Let go of engines that are served no longer and have no streams; how many have some left."""
+        cdef _Served served
+        if self._retired:
+            self._retired = [served for served in self._retired if served._served.open]
+        return len(self._retired)
 
     def methods(self) -> Methods:
         """Process."""
@@ -154,6 +325,30 @@ cdef class ExtProc:
         _fill(&made.table[0], &self._service)
         made.count = 1
         return made
+
+    def count_scheduling(self, double took_s) -> None:
+        """The picks made since this was last called took so long, in seconds: each an equal share of it."""
+        cdef _Served served
+        cdef double each_s
+        if self._service.picked == self._timed:
+            return
+        each_s = took_s / <double>(self._service.picked - self._timed)
+        self._timed = self._service.picked
+        for served in self._pools:
+            _share(served, each_s)
+        for served in self._retired:
+            _share(served, each_s)
+
+    @property
+    def open(self) -> int:
+        """Streams under way, with all there are on the engines."""
+        cdef _Served served
+        cdef int64_t open = self._service.strange
+        for served in self._pools:
+            open += served._engine._engine.sessions
+        for served in self._retired:
+            open += served._engine._engine.sessions
+        return open
 
     @property
     def opened(self) -> int:
@@ -165,6 +360,23 @@ cdef class ExtProc:
         """Requests answered with an endpoint so far."""
         return self._service.picked
 
+    @property
+    def unknown(self) -> int:
+        """Streams so far for a pool that was not known."""
+        return self._service.unknown
+
     def _check(self) -> None:
         """Assert the invariants."""
-        assert self._service.picked <= self._service.opened
+        cdef _Served served
+        cdef size_t i
+        assert max(self._service.picked, self._service.unknown) <= self._service.opened
+        for served in [*self._pools, *self._retired]:
+            served._check()
+        assert 0 <= self._service.strange <= <int64_t>self._service.unknown
+        assert len(self._names) == len(self._pools)
+        assert not set(self._pools) & set(self._retired)
+        assert self._timed <= self._service.picked
+        assert (self._service.only != NULL) == (len(self._pools) == 1)
+        for i in range(len(self._pools)):
+            assert self._service.served[i] == &(<_Served>self._pools[i])._served
+        self._names._check()

@@ -39,7 +39,7 @@ from picker._core.calls cimport (
 )
 from picker._core.codec cimport buffer_append, buffer_free, buffer_t, slice_t
 from picker._core.deadlines cimport deadlines_drop, deadlines_due, deadlines_free, deadlines_set
-from picker._core.heads cimport head_read
+from picker._core.heads cimport head_begin, head_read
 from picker._core.inbox cimport (
     PK_INBOX_COMPRESSED,
     PK_INBOX_MESSAGE,
@@ -159,6 +159,7 @@ cdef int _on_begin_headers(nghttp2_session* session, const nghttp2_frame* frame,
     cdef call_t* call
     if frame.hd.type != NGHTTP2_HEADERS or frame.headers.cat != NGHTTP2_HCAT_REQUEST:
         return 0
+    head_begin(<connection_t*>user)
     call = call_new(<connection_t*>user, frame.hd.stream_id)
     if call == NULL:
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE

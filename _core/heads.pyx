@@ -1,4 +1,4 @@
-"""What the headers of a request say of a gRPC call: its method, what it is sent as, how long its client waits.
+"""What the headers of a request say of a gRPC call: method, pool, what it is sent as, how long its client waits.
 
 Invariants: a header that is not known, or nonsense, says nothing; that a call is not gRPC at all shows in its flags.
 Cost: O(bytes).   Memory: none.   Threads: that of the connection.
@@ -8,7 +8,8 @@ from libc.stddef cimport size_t
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t
 from libc.string cimport memcmp, strlen
 
-from picker._core.calls cimport call_t
+from picker._core.calls cimport call_t, connection_t
+from picker._core.pools cimport said_set
 
 cdef enum:
     HEADER_COST = 32           # of a header, beyond its bytes
@@ -81,6 +82,16 @@ cdef void _take(call_t* call, const uint8_t* name, size_t name_size, const uint8
         timeout_ns = _timeout_ns(value, size)
         if timeout_ns >= 0:
             call.expires_ns = call.connection.now_ns + timeout_ns
+    elif _is(name, name_size, b":authority"):
+        said_set(&call.connection.asked.authority, value, size)
+    elif _is(name, name_size, b"x-gateway-inference-pool") and call.connection.asked.pool.size == 0:
+        said_set(&call.connection.asked.pool, value, size)
+
+
+cdef void head_begin(connection_t* connection) noexcept nogil:
+    """The headers of a request begin: nothing has been asked for yet."""
+    connection.asked.pool.size = 0
+    connection.asked.authority.size = 0
 
 
 cdef void head_read(

@@ -2,6 +2,7 @@
 from libc.stdint cimport uint8_t
 
 ctypedef struct health_t:
+    bint is_strict             # names are known or not
     bint is_ready
 
 

@@ -1,7 +1,8 @@
 """grpc.health.v1.Health as methods of gRPC connections: Check, List and Watch, driven by one flag.
 
 `liveness` always serves; every other name follows readiness, as gateways and manifests ask for several
-(`inference-extension`, the ext_proc service, `readiness`, the empty name).
+(`inference-extension`, the ext_proc service, `readiness`, the empty name). A strict service, as where a leader is
+elected, knows only the names of STRICT_NAMES.
 
 Invariants: a watcher is told of each change once.   Cost: O(1) each.   Memory: none.   Threads: that of the connection.
 Source: grpc.health.v1 health.proto; Gateway API Inference Extension, health of an endpoint picker.
@@ -15,6 +16,7 @@ from picker._core.alloc cimport PK_OK
 from picker._core.calls cimport (
     PK_GRPC_INTERNAL,
     PK_GRPC_INVALID_ARGUMENT,
+    PK_GRPC_NOT_FOUND,
     PK_GRPC_OK,
     PK_GRPC_RESOURCE_EXHAUSTED,
     Methods,
@@ -28,19 +30,27 @@ from picker._core.outbox cimport out_close, out_open, out_t
 cdef extern from *:
     """
     static const char *const PK_HEALTH_NAMES[] = {
-        "", "liveness", "readiness", "inference-extension", "envoy.service.ext_proc.v3.ExternalProcessor"};
+        "", "liveness", "readiness", "envoy.service.ext_proc.v3.ExternalProcessor", "inference-extension"};
     """
     const char* PK_HEALTH_NAMES[]
 
 cdef enum:
     LISTED = 5
+    STRICT = 4                 # of them are known to a strict service
     LONGEST_SHIFT = 35         # of a length: five bytes of seven bits
     SERVING = 1                # HealthCheckResponse.ServingStatus
     NOT_SERVING = 2
+    SERVICE_UNKNOWN = 3
+
+# What is asked about
+cdef enum:
+    READY = 0
+    LIVE = 1                   # never changes
+    UNKNOWN = 2                # nor does this
 
 ctypedef struct watch_t:
     bint is_asked
-    bint is_live               # `liveness`: never changes
+    int kind                   # READY, LIVE or UNKNOWN
     int told                   # the status
 
 # --- C kernel: messages ---
@@ -66,12 +76,24 @@ cdef bint _service_name(slice_t message, slice_t* name) noexcept nogil:
     return False
 
 
-cdef inline bint _always_serves(slice_t name) noexcept nogil:
-    return slice_is(name, b"liveness", 8)
+cdef inline const health_t* _service(const call_t* call) noexcept nogil:
+    return <const health_t*>call.method.service
 
 
-cdef int _status(const call_t* call, bint is_live) noexcept nogil:
-    return SERVING if is_live or (<health_t*>call.method.service).is_ready else NOT_SERVING
+cdef int _kind(const call_t* call, slice_t name) noexcept nogil:
+    cdef uint32_t i
+    if slice_is(name, b"liveness", 8):
+        return LIVE
+    for i in range(STRICT):
+        if slice_is(name, PK_HEALTH_NAMES[i], strlen(PK_HEALTH_NAMES[i])):
+            return READY
+    return UNKNOWN if _service(call).is_strict else READY
+
+
+cdef int _status(const call_t* call, int kind) noexcept nogil:
+    if kind == UNKNOWN:
+        return SERVICE_UNKNOWN
+    return SERVING if kind == LIVE or _service(call).is_ready else NOT_SERVING
 
 
 cdef int _write_status(out_t* out, int status) noexcept nogil:
@@ -95,11 +117,12 @@ cdef int _write_entry(buffer_t* out, const char* name, int status) noexcept nogi
 
 cdef int _write_list(call_t* call) noexcept nogil:
     cdef buffer_t* out = out_open(&call.out)
-    cdef int code = PK_OK
+    cdef int kind, code = PK_OK
     cdef uint32_t i
     for i in range(LISTED):
-        if code == PK_OK:
-            code = _write_entry(out, PK_HEALTH_NAMES[i], _status(call, _always_serves(slice_text(PK_HEALTH_NAMES[i]))))
+        kind = _kind(call, slice_text(PK_HEALTH_NAMES[i]))
+        if code == PK_OK and kind != UNKNOWN:
+            code = _write_entry(out, PK_HEALTH_NAMES[i], _status(call, kind))
     return out_close(&call.out, code)
 
 
@@ -108,7 +131,8 @@ cdef int _write_list(call_t* call) noexcept nogil:
 
 cdef void _open(call_t* call, int64_t now_ns) noexcept nogil:
     cdef watch_t* watch = <watch_t*>call.state
-    watch.is_asked = watch.is_live = False
+    watch.is_asked = False
+    watch.kind = READY
     watch.told = 0
 
 
@@ -122,10 +146,15 @@ cdef void _answered(call_t* call, int code) noexcept nogil:
 
 cdef int _check(call_t* call, slice_t message, int64_t now_ns) noexcept nogil:
     cdef slice_t name
-    if _service_name(message, &name):
-        _answered(call, _write_status(&call.out, _status(call, _always_serves(name))))
-    else:
+    cdef int kind
+    if not _service_name(message, &name):
         call_end(call, PK_GRPC_INVALID_ARGUMENT, b"not a HealthCheckRequest")
+        return PK_OK
+    kind = _kind(call, name)
+    if kind == UNKNOWN:
+        call_end(call, PK_GRPC_NOT_FOUND, b"unknown service")
+    else:
+        _answered(call, _write_status(&call.out, _status(call, kind)))
     return PK_OK
 
 
@@ -136,7 +165,7 @@ cdef int _list(call_t* call, slice_t message, int64_t now_ns) noexcept nogil:
 
 cdef void _tell(call_t* call) noexcept nogil:
     cdef watch_t* watch = <watch_t*>call.state
-    cdef int status = _status(call, watch.is_live)
+    cdef int status = _status(call, watch.kind)
     if watch.is_asked and watch.told != status:
         watch.told = status
         if _write_status(&call.out, status) != PK_OK:
@@ -150,7 +179,7 @@ cdef int _watch(call_t* call, slice_t message, int64_t now_ns) noexcept nogil:
         call_end(call, PK_GRPC_INVALID_ARGUMENT, b"not one HealthCheckRequest")
         return PK_OK
     watch.is_asked = True
-    watch.is_live = _always_serves(name)
+    watch.kind = _kind(call, name)
     _tell(call)
     return PK_OK
 
@@ -186,12 +215,20 @@ cdef void _fill(
 # --- Python face ---
 
 NAMES = tuple([PK_HEALTH_NAMES[i].decode() for i in range(LISTED)])
+STRICT_NAMES = NAMES[:STRICT]
 
 
 @cython.final
 @cython.auto_pickle(False)
 cdef class Health:
-    """The health service; not ready until told. Give its `methods()` to a server, `wake` its connections on change."""
+    """The health service; not ready until told. Give its `methods()` to a server, `wake` its connections on change.
+
+    A `strict` one knows no names but STRICT_NAMES: others are NOT_FOUND, or SERVICE_UNKNOWN where they are watched.
+    """
+
+    def __cinit__(self, *, bint strict=False):
+        self._service.is_ready = False
+        self._service.is_strict = strict
 
     @property
     def is_ready(self) -> bool:
@@ -213,4 +250,4 @@ cdef class Health:
 
     def _check(self) -> None:
         """Assert the invariants."""
-        assert len(NAMES) == LISTED
+        assert (len(NAMES), len(STRICT_NAMES)) == (LISTED, STRICT)

@@ -10,6 +10,9 @@ cdef enum:
     PK_DESTINATION_HEADER = 0  # the control header that is overwritten
     PK_REWRITE_HEADER = 1      # the model to go to, under its names
     PK_OLD_REWRITE_HEADER = 2
+    PK_OBJECTIVE_HEADER = 5
+    PK_OLD_OBJECTIVE_HEADER = 6
+    PK_SHOWN_BYTES = 160       # of what a client says
 
 ctypedef struct splice_t:
     # Other bytes in the place of some of a body's.
@@ -39,3 +42,4 @@ cdef int out_body(
 ) noexcept nogil
 cdef int out_trailers(out_t* out, int reply) noexcept nogil
 cdef int out_refusal(out_t* out, int failure, int problem, uint32_t offset) noexcept nogil
+cdef int out_no_pool(out_t* out, slice_t said, bint is_name, bint is_many) noexcept nogil

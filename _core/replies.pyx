@@ -82,6 +82,8 @@ cdef extern from *:
          "picker_headers_too_large"},
         {400, "invalid_request_error", "invalid_header", "the header that names another model is empty, too long or "
          "not a model's name", "picker_invalid_header"}};
+    static const pk_refusal_t PK_POOL_REFUSAL = {
+        503, "service_unavailable", "unknown_pool", "", "rejected-no-endpoints"};
     /* by PK_BODY_* */
     static const char *const PK_PROBLEMS[] = {
         "the request body cannot be read", "the request body is not valid JSON",
@@ -101,11 +103,15 @@ cdef extern from *:
         const char* message
         const char* reason
     const pk_refusal_t PK_INTERNAL
+    const pk_refusal_t PK_POOL_REFUSAL
     const pk_refusal_t PK_REFUSALS[]
     const char* PK_PROBLEMS[]
     const char* PK_ERROR_FORM
 
 cdef enum:
+    REFUSAL_BYTES = 512
+    MESSAGE_BYTES = 320
+    CUT_BYTES = 4              # three dots and an end
     PIECES = 3                 # of a body with something else in the place of some of it
     SPLICED = 1                # the piece that is not the body's
 
@@ -308,24 +314,10 @@ cdef void _explain(int problem, uint32_t offset, char* text, char* param, size_t
         snprintf(text, size, b"%s", PK_PROBLEMS[problem if PK_BODY_OK < problem < PK_BODY_LACKS else PK_BODY_OK])
 
 
-cdef int out_refusal(out_t* out, int failure, int problem, uint32_t offset) noexcept nogil:
-    """An ImmediateResponse with an OpenAI-shaped error. `problem` (PK_BODY_*) and `offset` say what a 400 is about.
-
-    What has no answer of its own is a 500.
-    """
-    cdef const pk_refusal_t* refusal = &PK_INTERNAL
-    cdef const char* message
-    cdef char body[512]
-    cdef char text[128]
-    cdef char param[128]
+cdef int _write_refusal(out_t* out, const pk_refusal_t* refusal, const char* message, const char* param) noexcept nogil:
+    cdef char body[REFUSAL_BYTES]
     cdef header_t headers[3]
     cdef uint32_t count = 1
-    if PK_FAIL_NONE < failure < PK_FAIL_KINDS and PK_REFUSALS[failure].status:
-        refusal = &PK_REFUSALS[failure]
-    _explain(problem if failure == PK_FAIL_BAD_REQUEST else PK_BODY_OK, offset, text, param, sizeof(text))
-    message = refusal.message
-    if failure == PK_FAIL_BAD_REQUEST:
-        message = text
     snprintf(body, sizeof(body), PK_ERROR_FORM, message, refusal.type, param, refusal.code)
     headers[0].key, headers[0].value = slice_text(b"content-type"), slice_text(b"application/json")
     if refusal.status == 503 or refusal.status == 429:
@@ -340,6 +332,47 @@ cdef int out_refusal(out_t* out, int failure, int problem, uint32_t offset) noex
     )
 
 
+cdef int out_refusal(out_t* out, int failure, int problem, uint32_t offset) noexcept nogil:
+    """An ImmediateResponse with an OpenAI-shaped error. `problem` (PK_BODY_*) and `offset` say what a 400 is about.
+
+    What has no answer of its own is a 500.
+    """
+    cdef const pk_refusal_t* refusal = &PK_INTERNAL
+    cdef const char* message
+    cdef char text[128]
+    cdef char param[128]
+    if PK_FAIL_NONE < failure < PK_FAIL_KINDS and PK_REFUSALS[failure].status:
+        refusal = &PK_REFUSALS[failure]
+    _explain(problem if failure == PK_FAIL_BAD_REQUEST else PK_BODY_OK, offset, text, param, sizeof(text))
+    message = refusal.message
+    if failure == PK_FAIL_BAD_REQUEST:
+        message = text
+    return _write_refusal(out, refusal, message, param)
+
+
+cdef void _show(slice_t said, char* shown) noexcept nogil:
+    """What a client says, as it can stand in JSON and on a terminal; not all of it if it is long."""
+    cdef size_t i, size = said.size if said.size < PK_SHOWN_BYTES else PK_SHOWN_BYTES
+    for i in range(size):
+        shown[i] = c"?"
+        if 0x20 <= said.data[i] <= 0x7E and said.data[i] != c'"' and said.data[i] != c"\\":
+            shown[i] = <char>said.data[i]
+    snprintf(shown + size, CUT_BYTES, b"%s", b"..." if size < said.size else b"")
+
+
+cdef int out_no_pool(out_t* out, slice_t said, bint is_name, bint is_many) noexcept nogil:
+    """The same of a request for a pool that is not known: by its name as it is said, or by an authority."""
+    cdef char message[MESSAGE_BYTES]
+    cdef char shown[PK_SHOWN_BYTES + CUT_BYTES]
+    _show(said, shown)
+    snprintf(
+        message, sizeof(message), b"the endpoint picker serves %s pool %s '%s'%s",
+        b"more than one" if is_many else b"no", b"named" if is_name else b"for the authority", shown,
+        b": name one in the gRPC metadata x-gateway-inference-pool" if is_many else b"",
+    )
+    return _write_refusal(out, &PK_POOL_REFUSAL, message, b"null")
+
+
 # --- Python face ---
 
 
@@ -352,6 +385,24 @@ def refusal(int failure, int problem=0, uint32_t offset=0) -> bytes:
     memset(&out, 0, sizeof(out_t))
     try:
         if out_refusal(&out, failure, problem, offset) != PK_OK:
+            raise MemoryError("no memory for a refusal")
+        return out_list(&out)[0]
+    finally:
+        out_free(&out)
+
+
+def no_pool(const unsigned char[::1] said not None, *, bint is_name=False, bint is_many=False) -> bytes:
+    """The ImmediateResponse for a pool that is not known by this authority, or this name; MemoryError only.
+
+    `is_many`: several are.
+    """
+    cdef out_t out
+    cdef slice_t text
+    text.data = &said[0] if said.shape[0] else <const uint8_t*>b""
+    text.size = said.shape[0]
+    memset(&out, 0, sizeof(out_t))
+    try:
+        if out_no_pool(&out, text, is_name, is_many) != PK_OK:
             raise MemoryError("no memory for a refusal")
         return out_list(&out)[0]
     finally:

@@ -34,7 +34,7 @@ from picker._core.codec cimport (
     slice_number,
     slice_t,
 )
-from picker._core.dispatch cimport PK_TRACK_OFF, engine_hold, engine_pick, engine_resume
+from picker._core.dispatch cimport PK_TRACK_OFF, engine_hold, engine_objective, engine_pick, engine_resume
 from picker._core.exchange cimport (
     PK_STATE_BODY,
     PK_STATE_ENDED,
@@ -50,6 +50,8 @@ from picker._core.outbox cimport out_t
 from picker._core.reading cimport reading_find, reading_find_cut, reading_hash, reading_name
 from picker._core.renaming cimport renaming_apply, renaming_ask, renaming_name, renaming_splice
 from picker._core.replies cimport (
+    PK_OBJECTIVE_HEADER,
+    PK_OLD_OBJECTIVE_HEADER,
     PK_OLD_REWRITE_HEADER,
     PK_REWRITE_HEADER,
     out_body,
@@ -79,6 +81,8 @@ cdef enum:
     LENGTH_DIGITS = 18         # of a content-length
     REWRITE = 1 << PK_REWRITE_HEADER
     OLD_REWRITE = 1 << PK_OLD_REWRITE_HEADER
+    OBJECTIVE = 1 << PK_OBJECTIVE_HEADER
+    OLD_OBJECTIVE = 1 << PK_OLD_OBJECTIVE_HEADER
 
 # --- C kernel: small things ---
 
@@ -118,14 +122,20 @@ cdef int request_refuse(session_t* session, int failure, out_t* out) noexcept no
 # --- C kernel: the request comes in ---
 
 
+cdef inline bint _counts(uint32_t control, uint32_t new, uint32_t old, uint32_t seen) noexcept nogil:
+    """Is it a header of that kind, and one that counts? The first does, and the new name before the old."""
+    return (control == new and not seen & new) or (control == old and not seen & (new | old))
+
+
 cdef int _read_control(session_t* session, uint32_t control, slice_t value) noexcept nogil:
-    """A control header: it goes no further. Of those that rename, the first counts, and the new name before the old."""
-    cdef uint32_t rewrites = REWRITE if control == REWRITE else REWRITE | OLD_REWRITE
+    """A control header: it goes no further."""
     cdef uint32_t seen = session.controls
     session.controls |= control
-    if not control & (REWRITE | OLD_REWRITE) or seen & rewrites:
-        return PK_OK
-    return renaming_ask(session, value)
+    if _counts(control, OBJECTIVE, OLD_OBJECTIVE, seen):
+        engine_objective(session.engine, value, &session.request.objective)
+    elif _counts(control, REWRITE, OLD_REWRITE, seen):
+        return renaming_ask(session, value)
+    return PK_OK
 
 
 cdef int _read_header(session_t* session, const header_t* header) noexcept nogil:

@@ -33,7 +33,7 @@ from picker.kube.lease import new_identity
 from picker.logs import configure_logging
 from picker.pools import Pools
 from picker.recipe import make_recipe, scraping
-from picker.resources.rules import of_pool, rewrite_rules
+from picker.resources.rules import objectives, of_pool, rewrite_rules
 from picker.scrape.fetch import tls_context
 from picker.standing import Standing
 
@@ -81,7 +81,10 @@ class App:
         self._identity = new_identity()
         self.health = Readiness()
         self.standing = Standing(self.health, must_lead=settings.election.enabled)
-        self.shell = make_shell(self._first_engine(), self.health, settings.listen, settings.limits)
+        self.shell = make_shell(
+            self.health, settings.listen, settings.limits, leader_election=settings.election.enabled
+        )
+        self.pools.subscribe(self.shell.set_pools)
         self.routing = _body_routing(settings)
         self._config_files = [
             ConfigFile(path, config, extra_types=InstalledTypes(), on_change=partial(self._reconfigure, pool))
@@ -90,13 +93,6 @@ class App:
         self.control: ControlProcess | None = None
         self.ports: dict[str, int] = {}
         """Where it listens once it does: `ext_proc`, `health`, `metrics`, and `bbr` if that is asked for."""
-
-    def _first_engine(self) -> Engine:
-        kubernetes = self._settings.kubernetes
-        if not self._file_pool:
-            name = kubernetes.pools[0] if kubernetes.pools else f"{kubernetes.pool_namespace}/{kubernetes.deployment}"
-            return self.pools.open(name).engine
-        return next(iter(self.pools)).engine
 
     async def run(self, stop: asyncio.Event | None = None) -> None:
         """Serve until `stop` is set or a signal comes, then drain. Raises OSError if it cannot listen."""
@@ -183,6 +179,7 @@ class App:
         return {
             "picker_config_reloads": sum(file.reloads for file in self._config_files),
             "picker_config_errors": sum(file.reload_errors for file in self._config_files),
+            "picker_unknown_pool": self.shell.unknown_pools,
         }
 
     def _reconfigure(self, pool: str, config: PickerConfig) -> None:
@@ -201,17 +198,14 @@ class App:
         self.standing.drain()
         if self.control is not None:
             self.control.send([Resign()])
-        _LOG.info("draining %d streams", self._sessions())
+        _LOG.info("draining %d streams", self.shell.open_streams)
         try:
             async with asyncio.timeout(limit_s):
                 await self.shell.wait_idle(QUIET_S)
                 if self.routing is not None:
                     await self.routing.router.wait_idle(QUIET_S)
         except TimeoutError:
-            _LOG.warning("cutting %d streams after %g s", self._sessions(), limit_s)
-
-    def _sessions(self) -> int:
-        return sum(served.engine.sessions for served in self.pools)
+            _LOG.warning("cutting %d streams after %g s", self.shell.open_streams, limit_s)
 
 
 def _config_files(settings: ServeSettings) -> Iterator[tuple[str, str, PickerConfig]]:
@@ -251,6 +245,7 @@ def _set_objects(path: str, pool: str, engine: Engine) -> None:
     objects = of_pool(ResourcesFile(path).load(), pool=pool)
     try:
         engine.set_rewrites(rewrite_rules(objects))
+        engine.set_objectives(objectives(objects))
     except OverflowError as problem:
         raise ResourcesError(str(problem), source=path, hint="leave some out") from None
 

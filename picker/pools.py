@@ -8,16 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from picker._core.engine import Engine
+from picker.extproc.shell import Route
 from picker.policy.compile import Policy
 from picker.pool import Pool
 
-__all__ = ["MOST_POOLS", "Pools", "Recipe", "Route", "ServedPool"]
+__all__ = ["MOST_POOLS", "Pools", "Recipe", "ServedPool"]
 
 MOST_POOLS = 256
 """Pools of one process."""
-
-Route = tuple[Engine, tuple[str, ...], str]
-"""An engine, the authorities that gateways call its pool's endpoint picker by, and the pool's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +101,7 @@ class Pools:
 
     @property
     def routes(self) -> tuple[Route, ...]:
-        """What a shell chooses from: see `picker._core.extproc.ExtProc.set_pools`."""
+        """What a shell chooses from: see `picker.extproc.shell.Shell.set_pools`."""
         return tuple((served.engine, served.authorities, served.name) for served in self._pools.values())
 
     def reconfigure(self, recipe: Recipe) -> None:

@@ -96,7 +96,10 @@ class Orders:
     def _prioritise(self, piece: Prioritising) -> None:
         if piece.is_first:
             self._objectives[piece.pool] = {}
-        self._objectives[piece.pool].update(piece.objectives)
+        objectives = self._objectives[piece.pool]
+        objectives.update(piece.objectives)
+        if piece.is_last and (served := self._pool(piece.pool)) is not None:
+            served.engine.set_objectives(objectives)
 
     def _name(self, piece: Naming) -> None:
         if piece.is_first:

@@ -5,6 +5,7 @@ Small and always there; the yardstick for faster shells.
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -14,7 +15,10 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from picker._core.codec import CodecError, Message
 from picker._core.engine import Engine
+from picker._core.pools import MANY, PoolNames
+from picker._core.replies import no_pool
 from picker._core.session import (
     FAIL_EXHAUSTED,
     FAIL_INTERNAL,
@@ -28,7 +32,7 @@ from picker.config.settings import LimitSettings, ListenSettings
 from picker.extproc.certificate import Certificate, Pem, certificate_of
 from picker.extproc.health import Health
 from picker.extproc.readiness import Readiness
-from picker.extproc.shell import SERVICE
+from picker.extproc.shell import POOL_METADATA, SERVICE, Route
 
 __all__ = ["METHOD", "ExtProc", "GrpcioShell", "server_credentials", "start_server"]
 
@@ -46,21 +50,38 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
 
 
 class ExtProc:
-    """The ExternalProcessor service over one engine.
+    """The ExternalProcessor service over engines, one for each pool; see `picker.extproc.shell.Shell.set_pools`.
 
-    `request_timeout_s`: how long a request body may take to arrive before the client is answered 408.
+    `engine`: that of the only pool; None: there are none until `set_pools`. `request_timeout_s`: how long a request
+    body may take to arrive before the client is answered 408.
     """
 
     def __init__(
-        self, engine: Engine, *, request_timeout_s: float = 300.0, clock_ns: Callable[[], int] = time.monotonic_ns
+        self,
+        engine: Engine | None = None,
+        *,
+        request_timeout_s: float = 300.0,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        self._engine = engine
+        self.unknown = 0
+        """Streams so far for a pool that was not known."""
+        self.set_pools([] if engine is None else [(engine, (), "")])
         self._request_timeout_s = request_timeout_s
         self._clock_ns = clock_ns
         self._open = 0
         self._idle_since = -math.inf  # of the loop's clock
         self._idle, self._busy = asyncio.Event(), asyncio.Event()
         self._idle.set()
+
+    @property
+    def open(self) -> int:
+        """Streams under way."""
+        return self._open
+
+    def set_pools(self, routes: Sequence[Route]) -> None:
+        """Serve these from the next stream on."""
+        names = PoolNames((name, authorities) for _, authorities, name in routes)
+        self._names, self._engines = names, [engine for engine, _, _ in routes]
 
     async def wait_idle(self, quiet_s: float = 0.0) -> None:
         """Until no stream has been open for `quiet_s` seconds on end."""
@@ -80,16 +101,51 @@ class ExtProc:
 
     async def process(self, _: Any, context: Any) -> None:
         """One stream, which is one HTTP request. Whatever ends it, the session is closed once."""
-        try:
-            session = Session(self._engine, self._clock_ns())
-        except OverflowError as full:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(full))
+        chosen = self._choose(context)
         self._count(1)
         try:
-            await self._serve(session, context)
+            if isinstance(chosen, bytes):
+                await self._turn_away(chosen, context)
+            else:
+                await self._process(chosen, context)
+        finally:
+            self._count(-1)
+
+    def _choose(self, context: Any) -> Engine | bytes:
+        """The engine of the pool a stream is for, or the refusal of one for a pool that is not known."""
+        if len(self._engines) == 1:
+            return self._engines[0]
+        asked = _asked(context)
+        found = self._names.find(asked, b"")
+        if found >= 0:
+            return self._engines[found]
+        self.unknown += 1
+        return no_pool(asked, is_name=bool(asked), is_many=found == MANY)
+
+    async def _process(self, engine: Engine, context: Any) -> None:
+        try:
+            session = Session(engine, self._clock_ns())
+        except OverflowError as full:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(full))
+        try:
+            await self._serve(session, engine, context)
         finally:
             session.close(self._clock_ns())
-            self._count(-1)
+
+    async def _turn_away(self, refusal: bytes, context: Any) -> None:
+        """As a pool that has no endpoints, when the request comes."""
+        message: Any = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._request_timeout_s):
+                message = await context.read()
+        if message is grpc.aio.EOF:
+            return
+        try:
+            is_observed = message is not None and Message(message).is_observed
+        except CodecError as problem:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(problem))
+        if not is_observed:
+            await context.write(refusal)
 
     def _count(self, change: int) -> None:
         self._open += change
@@ -101,14 +157,17 @@ class ExtProc:
             self._busy.clear()
             self._idle.set()
 
-    async def _serve(self, session: Session, context: Any) -> None:
+    async def _serve(self, session: Session, engine: Engine, context: Any) -> None:
         """Until the gateway has no more to say, or the client was answered in picker's own name."""
         deadline = asyncio.get_running_loop().time() + self._request_timeout_s
         while not session.is_over:
             message = await self._read(session, context, deadline)
             if message is grpc.aio.EOF:
                 return
-            replies = session.refuse(FAIL_TIMEOUT) if message is None else await self._feed(session, message, context)
+            if message is None:
+                replies: Sequence[bytes] = session.refuse(FAIL_TIMEOUT)
+            else:
+                replies = await self._feed(session, engine, message, context)
             for reply in replies:
                 await context.write(reply)
 
@@ -122,7 +181,7 @@ class ExtProc:
         except TimeoutError:
             return None
 
-    async def _feed(self, session: Session, message: bytes, context: Any) -> Sequence[bytes]:
+    async def _feed(self, session: Session, engine: Engine, message: bytes, context: Any) -> Sequence[bytes]:
         """What the core answers. A stream that cannot go on ends with an error, never as if all were well."""
         started_ns = self._clock_ns()
         was_answered = session.state >= STATE_PICKED
@@ -136,8 +195,16 @@ class ExtProc:
                 return session.refuse(FAIL_EXHAUSTED if isinstance(problem, MemoryError) else FAIL_INTERNAL)
             await context.abort(grpc.StatusCode.INTERNAL, "the endpoint picker failed")
         if not was_answered and session.state == STATE_PICKED:
-            self._engine.count_scheduling((self._clock_ns() - started_ns) * 1e-9)
+            engine.count_scheduling((self._clock_ns() - started_ns) * 1e-9)
         return replies
+
+
+def _asked(context: Any) -> bytes:
+    """The pool a stream names. Its authority would do as well, but grpcio shows that to nobody."""
+    for name, value in context.invocation_metadata() or ():
+        if name == POOL_METADATA:
+            return value.encode() if isinstance(value, str) else bytes(value)
+    return b""
 
 
 def server_credentials(
@@ -188,11 +255,24 @@ class GrpcioShell:
 
     name = "grpcio"
 
-    def __init__(self, engine: Engine, readiness: Readiness, listen: ListenSettings, limits: LimitSettings) -> None:
+    def __init__(
+        self, readiness: Readiness, listen: ListenSettings, limits: LimitSettings, *, leader_election: bool = False
+    ) -> None:
         self._listen = listen
-        self._extproc = ExtProc(engine, request_timeout_s=limits.request_timeout_s)
-        self._health = Health(readiness)
+        self._extproc = ExtProc(request_timeout_s=limits.request_timeout_s)
+        self._health = Health(readiness, strict=leader_election)
         self._servers: list[grpc.aio.Server] = []
+
+    @property
+    def open_streams(self) -> int:
+        return self._extproc.open
+
+    @property
+    def unknown_pools(self) -> int:
+        return self._extproc.unknown
+
+    def set_pools(self, routes: Sequence[Route]) -> None:
+        self._extproc.set_pools(routes)
 
     async def start_health(self) -> int:
         listen = self._listen

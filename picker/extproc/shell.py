@@ -1,14 +1,20 @@
 """What a shell is: the servers that gateways and probes call, over the core."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from picker._core.engine import Engine
 from picker.config.settings import LimitSettings, ListenSettings
 from picker.extproc.readiness import Readiness
 
-__all__ = ["SERVICE", "Shell", "make_shell"]
+__all__ = ["POOL_METADATA", "SERVICE", "Route", "Shell", "make_shell"]
 
 SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
+POOL_METADATA = "x-gateway-inference-pool"
+"""gRPC metadata of a stream: the pool it is for."""
+
+Route = tuple[Engine, Sequence[str], str]
+"""An engine, the authorities that gateways call its pool's endpoint picker by, and the pool's name."""
 
 
 class Shell(Protocol):
@@ -17,6 +23,22 @@ class Shell(Protocol):
     @property
     def name(self) -> str:
         """As `--shell` calls it."""
+
+    @property
+    def open_streams(self) -> int:
+        """ext_proc streams under way, of all pools."""
+
+    @property
+    def unknown_pools(self) -> int:
+        """Streams so far that were for a pool that is not known."""
+
+    def set_pools(self, routes: Sequence[Route]) -> None:
+        """Serve these pools from the next stream on; streams that are open go on. A shell starts with none.
+
+        One pool alone gets every stream. Of several, a stream says by its metadata `POOL_METADATA` or its authority
+        which it is for (see `picker._core.pools.PoolNames`); one that is for none of them is answered 503. Raises
+        ValueError or OverflowError for what cannot be; nothing has changed then.
+        """
 
     async def start_health(self) -> int:
         """Serve health checks in plaintext; the port. Raises OSError if it cannot listen."""
@@ -32,12 +54,17 @@ class Shell(Protocol):
         """Take no more; what has not ended after `grace_s` is cut. Harmless if nothing was started."""
 
 
-def make_shell(engine: Engine, readiness: Readiness, listen: ListenSettings, limits: LimitSettings) -> Shell:
-    """The shell that `listen.shell` asks for; `auto` is `wire`. Only that one's libraries are loaded."""
+def make_shell(
+    readiness: Readiness, listen: ListenSettings, limits: LimitSettings, *, leader_election: bool = False
+) -> Shell:
+    """The shell that `listen.shell` asks for; `auto` is `wire`. Only that one's libraries are loaded.
+
+    `leader_election`: health knows the names it has where a leader is elected, and no others.
+    """
     if listen.shell == "grpcio":
         from picker.extproc.grpcio import GrpcioShell
 
-        return GrpcioShell(engine, readiness, listen, limits)
+        return GrpcioShell(readiness, listen, limits, leader_election=leader_election)
     from picker.extproc.wire import WireShell
 
-    return WireShell(engine, readiness, listen, limits)
+    return WireShell(readiness, listen, limits, leader_election=leader_election)

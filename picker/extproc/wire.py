@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from picker._core.calls import Methods
-from picker._core.engine import Engine
 from picker._core.extproc import ExtProc
 from picker._core.h2 import Connection, Server
 from picker._core.health import Health
 from picker.config.settings import LimitSettings, ListenSettings
 from picker.extproc.certificate import Certificate, certificate_of
 from picker.extproc.readiness import Readiness
+from picker.extproc.shell import Route
 
 __all__ = ["WireServer", "WireShell"]
 
@@ -180,17 +180,29 @@ class WireShell:
 
     name = "wire"
 
-    def __init__(self, engine: Engine, readiness: Readiness, listen: ListenSettings, limits: LimitSettings) -> None:
+    def __init__(
+        self, readiness: Readiness, listen: ListenSettings, limits: LimitSettings, *, leader_election: bool = False
+    ) -> None:
         self._listen = listen
-        self._engine = engine
         streams = 2 * limits.max_streams + HEALTH_STREAMS  # as many again are told that they are too many
         self._rules = {"message_bytes": listen.grpc_max_recv_msg_bytes, "streams": streams}
-        self._extproc = ExtProc(engine, timeout_ns=int(limits.request_timeout_s * 1e9))
+        self._extproc = ExtProc(timeout_ns=int(limits.request_timeout_s * 1e9))
         self._picked = self._opened = 0
         self._quiet_since = -math.inf  # of the loop's clock
-        self._health = Health()
+        self._health = Health(strict=leader_election)
         self._servers: list[WireServer] = []
         readiness.subscribe(self._set_ready)
+
+    @property
+    def open_streams(self) -> int:
+        return self._extproc.open
+
+    @property
+    def unknown_pools(self) -> int:
+        return self._extproc.unknown
+
+    def set_pools(self, routes: Sequence[Route]) -> None:
+        self._extproc.set_pools(routes)
 
     async def start_health(self) -> int:
         return await self._start(WireServer([self._health.methods()]), self._listen.grpc_health_port)
@@ -215,7 +227,7 @@ class WireShell:
     async def wait_idle(self, quiet_s: float = 0.0) -> None:
         loop = asyncio.get_running_loop()
         self._look()
-        while self._engine.sessions or loop.time() - self._quiet_since < quiet_s:
+        while self._extproc.open or loop.time() - self._quiet_since < quiet_s:
             await asyncio.sleep(TICK_S / 10)
             self._look()
 
@@ -224,8 +236,12 @@ class WireShell:
         self._servers.clear()
 
     def _look(self) -> None:
-        """Has there been a stream since the last look? Asked all the time, so that a quiet while is known for one."""
-        if self._engine.sessions or self._extproc.opened != self._opened:
+        """Has there been a stream since the last look? Asked all the time, so that a quiet while is known for one.
+
+        Pools that were closed are let go of here, behind their last stream.
+        """
+        self._extproc.sweep()
+        if self._extproc.open or self._extproc.opened != self._opened:
             self._opened = self._extproc.opened
             self._quiet_since = asyncio.get_running_loop().time()
 
@@ -236,12 +252,10 @@ class WireShell:
 
     def _count_picks(self, started_ns: int) -> None:
         """Tell how long picks take: those of one read share its time."""
-        count = self._extproc.picked - self._picked
-        if count:
-            self._picked += count
-            took_s = (time.monotonic_ns() - started_ns) * 1e-9 / count
-            for _ in range(count):
-                self._engine.count_scheduling(took_s)
+        picked = self._extproc.picked
+        if picked != self._picked:
+            self._picked = picked
+            self._extproc.count_scheduling((time.monotonic_ns() - started_ns) * 1e-9)
 
 
 async def _wait_until(condition: Callable[[], bool], limit_s: float) -> None:

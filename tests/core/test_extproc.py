@@ -32,7 +32,7 @@ def test_arguments() -> None:
         with pytest.raises(ValueError, match=f"above 0, not {timeout_ns}"):
             ExtProc(engine_with(), timeout_ns=timeout_ns)
     with pytest.raises(TypeError):
-        ExtProc(None, timeout_ns=1)  # type: ignore[arg-type]
+        ExtProc("engine", timeout_ns=1)  # type: ignore[arg-type]
     assert ExtProc(engine_with(), timeout_ns=1).methods().paths == [PROCESS]
 
 

@@ -17,7 +17,7 @@ from picker.config.settings import LimitSettings, ListenSettings
 from picker.extproc.grpcio import GrpcioShell
 from picker.extproc.readiness import Readiness
 from picker.extproc.wire import WireShell
-from tests.support.streams import engine, within_deadline
+from tests.support.streams import within_deadline
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 EXT_PROC = "envoy.service.ext_proc.v3.ExternalProcessor"
@@ -42,7 +42,7 @@ async def stub(shell: str, readiness: Readiness) -> AsyncIterator[Any]:
         health_checking=where == "ext_proc",
         **sizes,
     )
-    running = SHELLS[name](engine(), readiness, listen, LimitSettings())
+    running = SHELLS[name](readiness, listen, LimitSettings())
     port = await (running.start_extproc() if where == "ext_proc" else running.start_health())
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

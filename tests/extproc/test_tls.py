@@ -44,7 +44,8 @@ async def serving(shell: str, directory: Path | str = "", **options: Any) -> Asy
     listen = ListenSettings(
         shell=shell, bind_address="127.0.0.1", grpc_port=0, cert_path=str(directory), **sizes, **options
     )
-    running = make_shell(engine(), Readiness(), listen, LimitSettings())
+    running = make_shell(Readiness(), listen, LimitSettings())
+    running.set_pools([(engine(), (), "")])
     try:
         yield await running.start_extproc()
         await running.wait_idle()

@@ -35,18 +35,18 @@ from tests.support.virtual_time import pass_time, virtual
 @on_each_loop
 async def test_a_peer_that_breaks_off() -> None:
     """Its stream is let go, whether it closes properly or not."""
-    async with running() as (shell, port):
+    async with running(made := engine()) as (shell, port):
         for abrupt in (False, True):
             client = await H2Client(port).__aenter__()
             await pick(WireStream(client, PROCESS))
-            assert shell._engine.in_flight == 1
+            assert made.in_flight == 1
             if abrupt:
                 raw = client.writer.get_extra_info("socket")
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 client.writer.transport.abort()
             else:
                 client.writer.write_eof()
-            await eventually(lambda: shell._engine.in_flight == 0)
+            await eventually(lambda: made.in_flight == 0)
             await eventually(lambda: not server_of(shell).peers)
             await client.__aexit__()
 
@@ -169,7 +169,7 @@ async def test_sessions_of_others_on_the_engine_count_too() -> None:
 
 @on_each_loop
 async def test_streams_under_way_end_in_their_own_time_while_it_stops() -> None:
-    async with running() as (shell, port), H2Client(port) as client:
+    async with running(made := engine()) as (shell, port), H2Client(port) as client:
         stream = WireStream(client, PROCESS)
         await pick(stream)
         stopped = asyncio.ensure_future(shell.stop(20))
@@ -182,17 +182,17 @@ async def test_streams_under_way_end_in_their_own_time_while_it_stops() -> None:
         assert await stream.finish() == "OK"
         await stopped
         await client.closed()
-        assert shell._engine.sessions == 0
+        assert made.sessions == 0
 
 
 @on_each_loop
 async def test_streams_are_cut_when_the_time_is_up() -> None:
-    async with running() as (shell, port), H2Client(port) as client:
+    async with running(made := engine()) as (shell, port), H2Client(port) as client:
         stream = WireStream(client, PROCESS)
         await pick(stream)
         await shell.stop(0)
         assert await stream.ended() == "UNAVAILABLE"
-        assert (shell._engine.sessions, shell._engine.in_flight) == (0, 0)
+        assert (made.sessions, made.in_flight) == (0, 0)
 
 
 @within_deadline
@@ -202,7 +202,7 @@ async def test_stopping_what_was_never_started_is_harmless() -> None:
     await server.start("127.0.0.1", 0)
     await server.stop(0)
     await server.stop(0)
-    shell = WireShell(engine(), Readiness(), ListenSettings(secure_serving=False), LimitSettings())
+    shell = WireShell(Readiness(), ListenSettings(secure_serving=False), LimitSettings())
     await shell.stop(0)
     await shell.wait_idle()
 

@@ -19,12 +19,12 @@ from tests.support.sockets import (
     running,
     server_of,
 )
-from tests.support.streams import WireStream
+from tests.support.streams import WireStream, engine
 
 
 @on_each_loop
 async def test_a_peer_that_never_reads_is_not_read_from() -> None:
-    async with running() as (shell, port):
+    async with running(made := engine()) as (shell, port):
         deaf = Deaf()
         await deaf.open(port)
         await eventually(lambda: len(server_of(shell).peers) == 1)
@@ -41,7 +41,7 @@ async def test_a_peer_that_never_reads_is_not_read_from() -> None:
             assert await stream.finish() == "OK"
         assert peer._is_full
         deaf.close()
-        await eventually(lambda: shell._engine.sessions == 0)
+        await eventually(lambda: made.sessions == 0)
         assert server_of(shell).core.open_calls == 0
 
 
@@ -68,7 +68,7 @@ async def test_a_peer_that_reads_again_gets_all_there_is() -> None:
 
 @on_each_loop
 async def test_stopping_does_not_wait_for_a_peer_that_never_reads() -> None:
-    async with running() as (shell, port):
+    async with running(made := engine()) as (shell, port):
         deaf = Deaf()
         await deaf.open(port)
         server = server_of(shell)
@@ -77,5 +77,5 @@ async def test_stopping_does_not_wait_for_a_peer_that_never_reads() -> None:
         await deaf.send_until_stuck(flood(), lambda: peer._is_full)
         await shell.stop(0)
         await eventually(lambda: not server.peers)
-        assert shell._engine.sessions == 0
+        assert made.sessions == 0
         deaf.close()

@@ -21,7 +21,7 @@ from tests.support.sockets import (
     running,
     server_of,
 )
-from tests.support.streams import WireStream
+from tests.support.streams import WireStream, engine
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ async def test_who_does_not_speak_tls_or_http2_is_not_served(certificate: Path) 
 
 @on_each_loop
 async def test_a_peer_that_never_reads_is_not_read_from_over_tls_either(certificate: Path) -> None:
-    async with running(secure_serving=True, cert_path=str(certificate)) as (shell, port):
+    async with running(made := engine(), secure_serving=True, cert_path=str(certificate)) as (shell, port):
         tls = client_context(certificate, "h2")
         _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls, server_hostname="localhost", limit=1024)
         writer.write(OPENING + flood() * 2)  # the second half is out of order, and never looked at
@@ -80,4 +80,4 @@ async def test_a_peer_that_never_reads_is_not_read_from_over_tls_either(certific
         assert peer._is_full
         writer.transport.abort()
         await eventually(lambda: not server_of(shell).peers)
-        assert (shell._engine.sessions, shell._engine.in_flight) == (0, 0)
+        assert (made.sessions, made.in_flight) == (0, 0)

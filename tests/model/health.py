@@ -1,7 +1,7 @@
 """Slow model of `picker._core.health`: what each watcher has been told, and what it must be told next."""
 
 SERVING, NOT_SERVING = 1, 2
-NAMES = ("", "liveness", "readiness", "inference-extension", "envoy.service.ext_proc.v3.ExternalProcessor")
+NAMES = ("", "liveness", "readiness", "envoy.service.ext_proc.v3.ExternalProcessor", "inference-extension")
 
 
 class Health:

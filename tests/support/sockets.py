@@ -56,7 +56,8 @@ async def running(made: Engine | None = None, **options: Any) -> AsyncIterator[t
     """A shell that serves ext_proc on a port of its own."""
     given = {"bind_address": "127.0.0.1", "grpc_port": 0, "secure_serving": False, "grpc_max_recv_msg_bytes": 4 << 20}
     listen = ListenSettings(**given | options)
-    shell = WireShell(made or engine(), Readiness(), listen, LimitSettings())
+    shell = WireShell(Readiness(), listen, LimitSettings())
+    shell.set_pools([(made or engine(), (), "")])
     try:
         yield shell, await shell.start_extproc()
     finally:

@@ -240,7 +240,8 @@ class WireShellUnderTest(Shell):
         listen = ListenSettings(
             bind_address="127.0.0.1", grpc_port=0, secure_serving=False, grpc_max_recv_msg_bytes=LARGEST
         )
-        self.wire = WireShell(engine, Readiness(), listen, LimitSettings(**limits))
+        self.wire = WireShell(Readiness(), listen, LimitSettings(**limits))
+        self.wire.set_pools([(engine, (), "")])
 
     async def __aenter__(self) -> "WireShellUnderTest":
         self.port = await self.wire.start_extproc()
