@@ -17,7 +17,7 @@ from picker.app import App
 from picker.config.settings import ElectionSettings, KubernetesSettings, ListenSettings, ScrapeSettings, ServeSettings
 from tests.support import messages as m
 from tests.support.cluster import Cluster
-from tests.support.running import Running, running, until
+from tests.support.running import COMPLETION, Running, running, until
 from tests.support.streams import within_deadline
 
 MIB = 1 << 20
@@ -58,6 +58,15 @@ def rewrite(name: str, of: str) -> dict[str, Any]:
             "poolRef": {"name": of},
             "rules": [{"matches": [{"model": {"value": "m"}}], "targets": [{"modelRewrite": "m-v2"}]}],
         },
+    }
+
+
+def objective(name: str, of: str, priority: int) -> dict[str, Any]:
+    return {
+        "apiVersion": "llm-d.ai/v1alpha2",
+        "kind": "InferenceObjective",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"poolRef": {"name": of}, "priority": priority},
     }
 
 
@@ -106,17 +115,30 @@ async def test_a_pool_is_served_as_the_cluster_says(cluster: Cluster, tmp_path: 
         cluster.pod("a", "10.0.0.1", labels={"app": "chat"}, ready=False)
         await until(lambda: has(picker, "10.0.0.2:8000"))
         cluster.apply(rewrite("next", "chat"))
+        cluster.apply(objective("urgent", "chat", 10))
         await until(lambda: rewritten(picker))
+        await until(lambda: prioritised(picker, "urgent", 10))
         page = (await picker.get("/metrics"))[1]
         assert 'picker_watch_events_total{kind="pods"} 2.0' in page
         assert 'inference_pool_ready_pods{name="chat"} 1.0' in page
 
 
 async def rewritten(picker: Running) -> bool:
+    """Whether the next request is."""
     stream, _ = await picker.pick()
     await stream.finish()
+    return 'target_model="m-v2"' in (await picker.get("/metrics"))[1]
+
+
+async def prioritised(picker: Running, objective: str, priority: int) -> bool:
+    """Whether a request that names the objective has that priority."""
+    stream = picker.stream()
+    headers = {"x-gateway-inference-objective": objective}
+    await stream.send(m.request_headers("/v1/completions", headers=headers), m.request_body(COMPLETION))
+    await stream.receive(2)
+    await stream.finish()
     (decision,) = json.loads((await picker.get("/debug/decisions?limit=1"))[1])
-    return bool(decision["model"] == "m-v2")
+    return (decision["objective"], decision["priority"]) == (objective, priority)
 
 
 @within_deadline

@@ -100,7 +100,7 @@ def _where(parser: FlagParser) -> None:
     parser.flag("namespace", default="", help="of the object and of pools (default: that of the kubeconfig or pod)")
     parser.flag("kubeconfig", default="", help="file (default: in-cluster, else KUBECONFIG, else ~/.kube/config)")
     parser.flag("context", default="", help="of the kubeconfig")
-    parser.texts(
+    parser.several(
         "metrics",
         help="metrics page to read instead of those of picker's pods: URL, or old=URL and new=URL; repeatable",
     )

@@ -14,7 +14,7 @@ from picker.extproc.readiness import Readiness
 from tests.support import messages as m
 from tests.support.streams import GrpcStream
 
-__all__ = ["Running", "running", "until"]
+__all__ = ["COMPLETION", "Running", "running", "until"]
 
 COMPLETION = b'{"model": "m", "prompt": "hi"}'
 
