@@ -7,12 +7,12 @@ llm-d has given the same figures since, so that existing dashboards read either;
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from picker.admin.exposition import Counters, Family, Gauges, Histogram, Histograms
+from picker.admin.exposition import AnyFamily, Counters, Gauges, Histogram, Histograms
 from picker.admin.routing import routing_families
 
-__all__ = ["Counter", "Snapshot", "families", "page"]
+__all__ = ["Counter", "PoolSnapshot", "Snapshot", "families", "page"]
 
 _MODEL = ("model_name", "target_model_name")
 _PREFIX_PLUGIN = ("prefix-cache", "radix")  # plugin_name, plugin_type
@@ -86,20 +86,14 @@ Counter = tuple[str, Sequence[str], Sequence[tuple[Sequence[str], float]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
-    """What the page is made of, taken at once. `stats` and `endpoints` are `Engine.stats()` and `Engine.endpoints()`.
+class PoolSnapshot:
+    """Those of one pool. `stats` and `endpoints` are `Engine.stats()` and `Engine.endpoints()`.
 
     `endpoints_age_s`: how long ago the endpoints were last known to be those there are. `rewrites`: name of the object,
-    model asked for, target, decisions. `plugins` are `PluginRecord.view()`; `routing` are the figures of the body-based
-    router, if there is one; `counters` maps a name to its help, label names and rows of (label values, value). Times in
-    ns of one monotonic clock.
+    model asked for, target, decisions. `plugins` are `PluginRecord.view()`.
     """
 
-    version: str
-    shell: str
-    pool: str
-    now_ns: int
-    stale_after_s: float
+    name: str
     stats: Mapping[str, Any]
     endpoints: Sequence[Mapping[str, Any]]
     sessions: int
@@ -109,21 +103,53 @@ class Snapshot:
     endpoints_age_s: float = 0.0
     rewrites: Sequence[tuple[str, str, str, int]] = ()
     plugins: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What the page is made of, taken at once.
+
+    `routing` are the figures of the body-based router, if there is one; `counters` maps a name to its help, label names
+    and rows of (label values, value). Times in ns of one monotonic clock.
+    """
+
+    version: str
+    shell: str
+    now_ns: int
+    stale_after_s: float
+    pools: Sequence[PoolSnapshot]
     routing: Mapping[str, Any] | None = None
     counters: Mapping[str, Counter] = field(default_factory=dict)
 
 
-def families(snapshot: Snapshot) -> Iterator[Family]:
-    """Everything there is to show."""
-    yield from _requests(snapshot.stats["series"])
-    yield from _pool(snapshot)
-    yield from _scheduler(snapshot)
-    yield from _endpoints(snapshot)
-    yield from _rewrites(snapshot.rewrites)
-    yield from _plugins(snapshot.plugins)
+def families(snapshot: Snapshot) -> Iterator[AnyFamily]:
+    """Everything there is to show: of each pool, and of the process."""
+    if len(snapshot.pools) == 1:
+        yield from _of_pool(snapshot, snapshot.pools[0])
+    elif snapshot.pools:
+        yield from _of_pools(snapshot)
+    else:
+        yield from (*_info(snapshot), _shell(snapshot))
     if snapshot.routing is not None:
         yield from routing_families(snapshot.routing)
     yield from _counters(snapshot.counters)
+
+
+def _of_pool(snapshot: Snapshot, pool: PoolSnapshot) -> Iterator[AnyFamily]:
+    yield from _requests(pool.stats["series"])
+    yield from _pool(pool)
+    yield from _scheduler(snapshot, pool)
+    yield from _endpoints(snapshot, pool)
+    yield from _rewrites(pool.rewrites)
+    yield from _plugins(pool.plugins)
+
+
+def _of_pools(snapshot: Snapshot) -> Iterator[AnyFamily]:
+    """The families of one pool, with the rows of all: which pool they are of is said where no label says it."""
+    names = [pool.name for pool in snapshot.pools]
+    for first, *others in zip(*(_of_pool(snapshot, pool) for pool in snapshot.pools), strict=True):
+        same = list(zip(names, (first, *others), strict=True))
+        yield first if first.is_shared else first.joined(same, "pool")
 
 
 def page(snapshot: Snapshot, *, openmetrics: bool = False) -> Iterator[bytes]:
@@ -145,7 +171,7 @@ def _models(one: Mapping[str, Any]) -> tuple[str, str]:
     return one["model"], one["target"]
 
 
-def _requests(series: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
+def _requests(series: Sequence[Mapping[str, Any]]) -> Iterator[AnyFamily]:
     ended, failed = "Requests that have ended, well or badly.", "Requests that ended badly, by cause."
     total = Counters("inference_objective_request", ended, (*_MODEL, "priority"))
     errors = Counters("inference_objective_request_error", failed, (*_MODEL, "error_code"))
@@ -172,7 +198,7 @@ def _requests(series: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
     yield from _request_histograms(series)
 
 
-def _request_histograms(series: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
+def _request_histograms(series: Sequence[Mapping[str, Any]]) -> Iterator[AnyFamily]:
     for old, new, about, key in _REQUEST_HISTOGRAMS:
         for name, labels, flow in ((old, _MODEL, ()), (new, _SERIES, _NO_FLOW)):
             histograms = Histograms(name, about, labels)
@@ -193,7 +219,10 @@ def _difference(all_of_it: Histogram, part: Histogram) -> Histogram:
     return [(bound, count - of_part) for (bound, count), (_, of_part) in zip(rows, fewer, strict=True)], total - less
 
 
-def _one(family: Family, value: float) -> Family:
+F = TypeVar("F", Gauges, Counters)
+
+
+def _one(family: F, value: float) -> F:
     """A family of a single sample without labels."""
     family.add((), value)
     return family
@@ -204,34 +233,47 @@ def _mean(endpoints: Sequence[Mapping[str, Any]], key: str) -> float:
     return sum(known) / len(known) if known else 0.0
 
 
-def _pool(snapshot: Snapshot) -> Iterator[Family]:
+def _pool(pool: PoolSnapshot) -> Iterator[AnyFamily]:
     rows = (
-        ("ready_pods", "ready_endpoints", "Endpoints of the pool, ejected ones too.", float(len(snapshot.endpoints))),
-        ("average_queue_size", "", "Mean waiting requests.", _mean(snapshot.endpoints, "waiting")),
-        ("average_running_requests", "", "Mean running requests.", _mean(snapshot.endpoints, "running")),
-        ("average_kv_cache_utilization", "", "Mean KV usage, 0-1.", _mean(snapshot.endpoints, "kv_usage")),
+        ("ready_pods", "ready_endpoints", "Endpoints of the pool, ejected ones too.", float(len(pool.endpoints))),
+        ("average_queue_size", "", "Mean waiting requests.", _mean(pool.endpoints, "waiting")),
+        ("average_running_requests", "", "Mean running requests.", _mean(pool.endpoints, "running")),
+        ("average_kv_cache_utilization", "", "Mean KV usage, 0-1.", _mean(pool.endpoints, "kv_usage")),
     )
     for old, new, about, value in rows:
         for name in (f"inference_pool_{old}", f"llm_d_epp_{new or old}"):
             family = Gauges(name, about, ("name",))
-            family.add((snapshot.pool,), value)
+            family.add((pool.name,), value)
             yield family
     about = "Time since the endpoints were last known to be those there are."
-    yield _one(Gauges("picker_endpoints_age_seconds", about), snapshot.endpoints_age_s)
+    yield _one(Gauges("picker_endpoints_age_seconds", about), pool.endpoints_age_s)
     for name, label in (
         ("inference_pool_per_pod_queue_size", "model_server_pod"),
         ("llm_d_epp_per_endpoint_queue_size", "model_server_endpoint"),
     ):
         queue = Gauges(name, "Waiting requests.", ("name", label))
-        for endpoint in snapshot.endpoints:
-            queue.add((snapshot.pool, endpoint["target"]), max(endpoint["waiting"], 0))
+        for endpoint in pool.endpoints:
+            queue.add((pool.name, endpoint["target"]), max(endpoint["waiting"], 0))
         yield queue
 
 
-def _scheduler(snapshot: Snapshot) -> Iterator[Family]:
-    stats = snapshot.stats
-    labels = ("plugin_name", "plugin_type")
+def _info(snapshot: Snapshot) -> Iterator[Gauges]:
     for prefix in ("inference_extension", "llm_d_epp"):
+        info = Gauges(f"{prefix}_info", "The build.", ("commit", "build_ref"), is_shared=True)
+        info.add(("", snapshot.version), 1)
+        yield info
+
+
+def _shell(snapshot: Snapshot) -> Gauges:
+    shell = Gauges("picker_shell_info", "Which server moves the bytes.", ("shell",), is_shared=True)
+    shell.add((snapshot.shell,), 1)
+    return shell
+
+
+def _scheduler(snapshot: Snapshot, pool: PoolSnapshot) -> Iterator[AnyFamily]:
+    stats = pool.stats
+    labels = ("plugin_name", "plugin_type")
+    for prefix, info in zip(("inference_extension", "llm_d_epp"), _info(snapshot), strict=True):
         about = "Time of a pick: from the last byte of the request to the reply."
         took = Histograms(f"{prefix}_scheduler_e2e_duration_seconds", about)
         took.observe((), stats["scheduling_s"])
@@ -241,7 +283,7 @@ def _scheduler(snapshot: Snapshot) -> Iterator[Family]:
         attempts.add(("failure",), stats["not_picked"])
         yield attempts
         size = Gauges(f"{prefix}_prefix_indexer_size", "(block, endpoint) pairs held.", labels)
-        size.add(_PREFIX_PLUGIN, snapshot.index_blocks)
+        size.add(_PREFIX_PLUGIN, pool.index_blocks)
         yield size
         about = "Share of the prompt that the picked endpoint is thought to hold."
         ratio = Histograms(f"{prefix}_prefix_indexer_hit_ratio", about, labels)
@@ -251,34 +293,30 @@ def _scheduler(snapshot: Snapshot) -> Iterator[Family]:
         held = Histograms(f"{prefix}_prefix_indexer_hit_bytes", about, labels)
         held.observe(_PREFIX_PLUGIN, stats["hit_bytes"])
         yield held
-        info = Gauges(f"{prefix}_info", "The build.", ("commit", "build_ref"))
-        info.add(("", snapshot.version), 1)
         yield info
-    shell = Gauges("picker_shell_info", "Which server moves the bytes.", ("shell",))
-    shell.add((snapshot.shell,), 1)
-    yield shell
-    yield _one(Gauges("picker_prefix_index_bytes", "Memory of the prefix index."), snapshot.index_bytes)
-    yield _one(Gauges("picker_open_streams", "Open ext_proc streams."), snapshot.sessions)
+    yield _shell(snapshot)
+    yield _one(Gauges("picker_prefix_index_bytes", "Memory of the prefix index."), pool.index_bytes)
+    yield _one(Gauges("picker_open_streams", "Open ext_proc streams."), pool.sessions)
     about = "Request bodies that wait to be complete, in bytes."
-    yield _one(Gauges("picker_buffered_body_bytes", about), snapshot.buffered_bytes)
+    yield _one(Gauges("picker_buffered_body_bytes", about), pool.buffered_bytes)
     yield _one(Counters("picker_endpoint_ejections", "Endpoints ejected."), stats["ejected"])
     for kind in ("predicted", "reported"):
         about = f"Prompt tokens {kind} as cached, of requests whose model server reported them."
         yield _one(Counters(f"picker_prompt_tokens_cached_{kind}", about), stats[f"{kind}_tokens"])
 
 
-def _endpoints(snapshot: Snapshot) -> Iterator[Family]:
+def _endpoints(snapshot: Snapshot, pool: PoolSnapshot) -> Iterator[AnyFamily]:
     labels = ("endpoint",)
     for name, about, key in _ENDPOINT_GAUGES:
         family = Gauges(name, about, labels)
-        for endpoint in snapshot.endpoints:
+        for endpoint in pool.endpoints:
             family.add((endpoint["target"],), endpoint[key])
         yield family
     age = Gauges("picker_endpoint_metrics_age_seconds", "Age of the scraped load; -1 = never.", labels)
     stale = Gauges("picker_endpoint_metrics_stale", "1 when that age is too high.", labels)
     ejected = Gauges("picker_endpoint_ejected", "1 while the circuit breaker is open.", labels)
     picks = Counters("picker_endpoint_picks", "Requests sent to the endpoint.", labels)
-    for endpoint in snapshot.endpoints:
+    for endpoint in pool.endpoints:
         seen = endpoint["scraped_ns"]
         seconds = (snapshot.now_ns - seen) * 1e-9 if seen else -1.0
         age.add((endpoint["target"],), seconds)
@@ -288,7 +326,7 @@ def _endpoints(snapshot: Snapshot) -> Iterator[Family]:
     yield from (age, stale, ejected, picks)
 
 
-def _rewrites(rewrites: Sequence[tuple[str, str, str, int]]) -> Iterator[Family]:
+def _rewrites(rewrites: Sequence[tuple[str, str, str, int]]) -> Iterator[AnyFamily]:
     """Rules may count one thing in two places, but only once it is shown."""
     counts: dict[tuple[str, str, str], int] = {}
     for name, model, target, count in rewrites:
@@ -302,7 +340,7 @@ def _rewrites(rewrites: Sequence[tuple[str, str, str, int]]) -> Iterator[Family]
         yield family
 
 
-def _plugins(plugins: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
+def _plugins(plugins: Sequence[Mapping[str, Any]]) -> Iterator[AnyFamily]:
     labels = ("extension_point", "plugin_type", "plugin_name")
     calls = Counters("picker_plugin_calls", "Calls of Python plugins.", labels)
     seconds = Counters("picker_plugin_seconds", "Time spent in Python plugins.", labels)
@@ -318,7 +356,7 @@ def _plugins(plugins: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
     yield from (calls, seconds, failures)
 
 
-def _counters(counters: Mapping[str, Counter]) -> Iterator[Family]:
+def _counters(counters: Mapping[str, Counter]) -> Iterator[AnyFamily]:
     for name, (about, labels, rows) in counters.items():
         family = Counters(name, about, labels)
         for values, value in rows:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from picker.admin.exposition import Counters, Family, Gauges, Histograms
+from picker.admin.exposition import AnyFamily, Counters, Gauges, Histograms
 
 __all__ = ["routing_families"]
 
@@ -18,7 +18,7 @@ _REFUSALS = (
 _FAILURES = (("error", "errors"), ("overrun", "overruns"), ("resting", "skipped"), ("unseen", "unseen"))
 
 
-def routing_families(figures: Mapping[str, Any]) -> Iterator[Family]:
+def routing_families(figures: Mapping[str, Any]) -> Iterator[AnyFamily]:
     """The families of `BodyRouter.figures()`."""
     info = Gauges("bbr_info", "The body-based router's build.", ("commit", "build_ref"))
     info.add(("", figures["version"]), 1)
@@ -50,7 +50,7 @@ def _one(name: str, about: str, value: float) -> Counters:
     return family
 
 
-def _fields(fields: Mapping[str, Mapping[str, int]]) -> Iterator[Family]:
+def _fields(fields: Mapping[str, Mapping[str, int]]) -> Iterator[AnyFamily]:
     missing = Counters("bbr_body_field_not_found", "Bodies without the field.", ("field",))
     empty = Counters("bbr_body_field_empty", "Bodies in which the field is empty.", ("field",))
     for name, counts in fields.items():
@@ -62,7 +62,7 @@ def _fields(fields: Mapping[str, Mapping[str, int]]) -> Iterator[Family]:
     yield _one("bbr_model_not_parsed", "Bodies whose model is neither text nor number.", model["unusable"])
 
 
-def _plugins(plugins: list[Mapping[str, Any]]) -> Iterator[Family]:
+def _plugins(plugins: list[Mapping[str, Any]]) -> Iterator[AnyFamily]:
     durations = Histograms("bbr_plugin_duration_seconds", "Time a plugin takes; of built-in ones, its share.", _STEP)
     failures = Counters("bbr_plugin_errors", "Messages a plugin did not have its say in, by cause.", (*_STEP, "cause"))
     for plugin in plugins:

@@ -58,12 +58,14 @@ class _Admin:
         return _json(await self._decisions(max(0, min(limit, MOST_DECISIONS))))
 
     async def endpoints(self, _: web.Request) -> web.Response:
-        """What picker knows of each endpoint."""
-        return _json((await self._take()).endpoints)
+        """What picker knows of each endpoint, and which pool it is in."""
+        pools = (await self._take()).pools
+        return _json([{"pool": pool.name, **endpoint} for pool in pools for endpoint in pool.endpoints])
 
     async def plugins(self, _: web.Request) -> web.Response:
-        """How the Python plugins do."""
-        return _json((await self._take()).plugins)
+        """How the Python plugins do, those of each pool."""
+        pools = (await self._take()).pools
+        return _json([{"pool": pool.name, **plugin} for pool in pools for plugin in pool.plugins])
 
 
 def _json(rows: Sequence[Mapping[str, Any]]) -> web.Response:

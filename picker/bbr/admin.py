@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
-from picker.admin.exposition import Family
+from picker.admin.exposition import AnyFamily
 
 __all__ = ["page", "start_admin"]
 
 
-def page(families: Iterable[Family], *, openmetrics: bool = False) -> bytes:
+def page(families: Iterable[AnyFamily], *, openmetrics: bool = False) -> bytes:
     """The page as text (version 0.0.4) or OpenMetrics (1.0.0)."""
     lines: list[str] = []
     for family in families:
@@ -22,7 +22,7 @@ def page(families: Iterable[Family], *, openmetrics: bool = False) -> bytes:
 
 
 async def start_admin(
-    families: Callable[[], Iterable[Family]], is_ready: Callable[[], bool], sockets: Sequence[socket.socket]
+    families: Callable[[], Iterable[AnyFamily]], is_ready: Callable[[], bool], sockets: Sequence[socket.socket]
 ) -> web.AppRunner:
     """A started server on what `picker.admin.ports.listen` gave; stop it with `cleanup`."""
 

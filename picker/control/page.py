@@ -1,10 +1,11 @@
 """The data plane's figures, put together to what the metrics page is made of."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from picker import __version__
 from picker._core.copies import read_endpoints, read_series, read_totals
-from picker.admin.metrics import Counter, Snapshot
+from picker.admin.metrics import Counter, PoolSnapshot, Snapshot
 from picker.control.messages import (
     EndpointFigures,
     FromData,
@@ -15,35 +16,46 @@ from picker.control.messages import (
     Vitals,
 )
 
-__all__ = ["snapshots"]
+__all__ = ["make_snapshot"]
 
 
-def snapshots(
+def make_snapshot(
     messages: Sequence[FromData], start: Start, *, age_s: float, counters: Mapping[str, Counter]
-) -> Iterator[Snapshot]:
-    """One for each pool. `age_s`: since the endpoints were last known to be those there are."""
+) -> Snapshot:
+    """Of all pools. `age_s`: since the endpoints were last known to be those there are.
+
+    Where there is one pool it goes by its name alone, as with other pickers; else its namespace is said, too.
+    """
     (vitals,) = (message for message in messages if isinstance(message, Vitals))
-    for figures, parts in _by_pool(messages):
-        series = [row for part in parts if isinstance(part, SeriesFigures) for row in read_series(part.copies)]
-        copies = [part.copies for part in parts if isinstance(part, EndpointFigures)]
-        yield Snapshot(
-            version=__version__,
-            shell=start.shell,
-            pool=figures.pool.rpartition("/")[2],
-            now_ns=vitals.now_ns,
-            stale_after_s=start.scrape.staleness_threshold_s,
-            stats={"series": series, **read_totals(figures.totals)},
-            endpoints=[row for copy in copies for row in read_endpoints(copy, vitals.now_ns)],
-            sessions=figures.sessions,
-            buffered_bytes=figures.buffered_bytes,
-            index_blocks=figures.index_blocks,
-            index_bytes=figures.index_bytes,
-            rewrites=[row for part in parts if isinstance(part, RewriteFigures) for row in part.rows],
-            endpoints_age_s=age_s,
-            plugins=figures.plugins,
-            routing=vitals.routing,
-            counters={**counters, **_own(vitals.figures)},
-        )
+    pools = [_pool(figures, parts, vitals.now_ns, age_s) for figures, parts in _by_pool(messages)]
+    if len(pools) == 1:
+        pools = [replace(pools[0], name=pools[0].name.rpartition("/")[2])]
+    return Snapshot(
+        version=__version__,
+        shell=start.shell,
+        now_ns=vitals.now_ns,
+        stale_after_s=start.scrape.staleness_threshold_s,
+        pools=pools,
+        routing=vitals.routing,
+        counters={**counters, **_own(vitals.figures)},
+    )
+
+
+def _pool(figures: PoolFigures, parts: Sequence[FromData], now_ns: int, age_s: float) -> PoolSnapshot:
+    series = [row for part in parts if isinstance(part, SeriesFigures) for row in read_series(part.copies)]
+    copies = [part.copies for part in parts if isinstance(part, EndpointFigures)]
+    return PoolSnapshot(
+        name=figures.pool,
+        stats={"series": series, **read_totals(figures.totals)},
+        endpoints=[row for copy in copies for row in read_endpoints(copy, now_ns)],
+        sessions=figures.sessions,
+        buffered_bytes=figures.buffered_bytes,
+        index_blocks=figures.index_blocks,
+        index_bytes=figures.index_bytes,
+        rewrites=[row for part in parts if isinstance(part, RewriteFigures) for row in part.rows],
+        endpoints_age_s=age_s,
+        plugins=figures.plugins,
+    )
 
 
 def _by_pool(messages: Iterable[FromData]) -> Iterator[tuple[PoolFigures, list[FromData]]]:

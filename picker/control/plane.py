@@ -18,7 +18,7 @@ from picker.admin.metrics import Counter, Snapshot
 from picker.admin.server import Unavailable, start_admin
 from picker.control.files import Files
 from picker.control.messages import Observed, Resign, Rows, Scraping, Start
-from picker.control.page import snapshots
+from picker.control.page import make_snapshot
 from picker.control.questions import Questions
 from picker.control.reports import Reports, pieces
 from picker.errors import PickerError
@@ -179,10 +179,7 @@ class ControlPlane:
         """Everything the metrics page shows, now. Raises Unavailable."""
         async with self._snapshots:  # one at a time: each makes the data plane work
             messages = await self._questions.ask("snapshot")
-        made = snapshots(messages, self._start, age_s=self._source.age_s(), counters=self._counters())
-        for snapshot in made:
-            return snapshot
-        raise Unavailable("no pool is served yet")
+        return make_snapshot(messages, self._start, age_s=self._source.age_s(), counters=self._counters())
 
     def _counters(self) -> dict[str, Counter]:
         scraper = self._scraper

@@ -10,7 +10,7 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from picker.admin.metrics import SLICE, Snapshot, page
+from picker.admin.metrics import SLICE, PoolSnapshot, Snapshot, page
 from tests.support import messages
 from tests.support.config_samples import HEAD
 from tests.support.rig import SECOND, Rig, chat, endpoint, target
@@ -18,13 +18,9 @@ from tests.support.rig import SECOND, Rig, chat, endpoint, target
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
-def snapshot(rig: Rig, **more: Any) -> Snapshot:
-    return Snapshot(
-        version="1.2.3",
-        shell="wire",
-        pool="pool-a",
-        now_ns=rig.now_ns,
-        stale_after_s=5.0,
+def figures(rig: Rig, name: str = "pool-a", **more: Any) -> PoolSnapshot:
+    return PoolSnapshot(
+        name=name,
         stats=rig.engine.stats(),
         endpoints=rig.engine.endpoints(rig.now_ns),
         sessions=rig.engine.sessions,
@@ -33,6 +29,16 @@ def snapshot(rig: Rig, **more: Any) -> Snapshot:
         index_bytes=rig.engine.index_bytes,
         **more,
     )
+
+
+def snapshot_of(pools: Sequence[PoolSnapshot], now_ns: int = SECOND, **more: Any) -> Snapshot:
+    return Snapshot(version="1.2.3", shell="wire", now_ns=now_ns, stale_after_s=5.0, pools=pools, **more)
+
+
+def snapshot(rig: Rig, **more: Any) -> Snapshot:
+    """Of the only pool there is."""
+    of_all = {name: more.pop(name) for name in ("counters", "routing") if name in more}
+    return snapshot_of([figures(rig, **more)], rig.now_ns, **of_all)
 
 
 def text(shown: Snapshot, accept: str = "") -> str:

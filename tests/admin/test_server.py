@@ -148,7 +148,9 @@ async def test_endpoints_and_plugins(admin: Admin) -> None:
     admin.rig.load(2, waiting=4)
     rows = await admin.json("/debug/endpoints")
     assert [(row["target"], row["waiting"]) for row in rows] == [(target(1), -1.0), (target(2), 4.0)]
-    assert [row["last_error"] for row in await admin.json("/debug/plugins")] == ["boom"]
+    (plugin,) = await admin.json("/debug/plugins")
+    assert plugin["last_error"] == "boom"
+    assert {row["pool"] for row in (*rows, plugin)} == {"pool-a"}
 
 
 def test_a_port_that_is_taken_is_an_error_and_leaves_nothing_behind() -> None:
