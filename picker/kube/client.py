@@ -196,7 +196,7 @@ class KubeClient:
 
 async def _configuration(kubeconfig: str, context: str) -> tuple[Any, str]:
     configuration = client.Configuration()
-    configuration.retries = 0  # whoever asks knows better when to ask again
+    configuration.retries = None  # whoever asks knows better when to ask again; 0 would be for ever
     configuration.connection_pool_maxsize = 0  # each watch holds a connection; as many as there are
     if kubeconfig or context:
         namespace = await _from_kubeconfig(configuration, kubeconfig, context)

@@ -211,7 +211,7 @@ FAULTY: tuple[tuple[Callable[[Cluster, random.Random], None], int], ...] = (
 
 @pytest.fixture
 def cluster() -> Any:
-    with Cluster(bookmark_s=0.03) as made:
+    with Cluster(bookmark_s=0.03, tls=False) as made:
         made.apply(pool(8000))
         yield made
 
