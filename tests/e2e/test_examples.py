@@ -1,0 +1,115 @@
+"""The examples do what they say: their own files, applied with kubectl, behind a real Envoy and a real picker."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests.support.example import EXAMPLES, Example, running
+
+pytestmark = pytest.mark.e2e
+OBJECTIVE = "x-gateway-inference-objective"
+REQUESTS = 500
+FEWEST, MOST = 17, 87  # of a canary: 50 expected, 5 standard deviations
+
+
+def manifests() -> list[Path]:
+    return sorted(EXAMPLES.glob("*/manifests/*.yaml"))
+
+
+@pytest.mark.parametrize("file", manifests(), ids=lambda file: f"{file.parts[-3]}/{file.name}")
+def test_manifests_of_kubernetes_itself_are_valid(file: Path) -> None:
+    for document in yaml.safe_load_all(file.read_text()):
+        if ".networking." not in document["apiVersion"]:  # those are held to their schemas when they are applied
+            kubernetes_validate.validate(document, "1.34", strict=True)
+
+
+@pytest.fixture(scope="module")
+def two_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
+    with running("chatbot-recommender", tmp_path_factory.mktemp("two-models")) as example:
+        yield example
+
+
+@pytest.mark.parametrize("model", ["chatbot", "recommender"])
+def test_each_model_is_served_by_its_own_pools_90_to_10(two_models: Example, model: str) -> None:
+    before = two_models.served()
+    with closing(two_models.connect()) as connection:
+        assert Counter(two_models.ask(connection, model)[0] for _ in range(REQUESTS)) == {200: REQUESTS}
+    served = {name: count - before[name] for name, count in two_models.served().items() if count > before[name]}
+    assert served.keys() == {model, f"{model}-canary"}
+    assert sum(served.values()) == REQUESTS
+    assert FEWEST <= served[f"{model}-canary"] <= MOST
+
+
+def test_a_model_that_nobody_serves_has_no_route(two_models: Example) -> None:
+    before = two_models.served()
+    with closing(two_models.connect()) as connection:
+        assert two_models.ask(connection, "nobody")[0] == 404
+    assert two_models.served() == before
+
+
+@pytest.mark.parametrize(("named", "pools"), [("chatbot", "chatbot"), ("chatbot-canary", "chatbot-canary")])
+def test_requests_that_name_an_objective_have_its_priority(two_models: Example, named: str, pools: str) -> None:
+    """In the pool the objective is for; to others it is unknown, which is priority 0."""
+    with closing(two_models.connect()) as connection:
+        for _ in range(100):
+            assert two_models.ask(connection, "chatbot", **{OBJECTIVE: named})[0] == 200
+    of_pool = {address: name.rpartition("-")[0] for name, address in two_models.addresses.items()}
+    found = [each for each in two_models.decisions() if each["objective"] == named]
+    seen = {(of_pool[each["endpoint"]], each["priority"]) for each in found}
+    others = {"chatbot", "chatbot-canary"} - {pools}
+    assert len(found) == 100
+    assert seen == {(pools, 10), *((other, 0) for other in others)}
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
+    with running("lora-adapters", tmp_path_factory.mktemp("adapters"), speedup=1.0) as example:
+        yield example
+
+
+def talk(example: Example, model: str) -> Any:
+    """A request that is answered for as long as the connection is open."""
+    connection = example.connect()
+    body = {"model": model, "prompt": f"a long story, {model}", "max_tokens": 100_000, "stream": True}
+    connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
+    response = connection.getresponse()
+    assert response.status == 200
+    response.readline()
+    return connection
+
+
+def running_adapters(example: Example) -> dict[str, str]:
+    """By endpoint, as picker knows them."""
+    found = json.loads(example.admin("/debug/endpoints"))
+    return {each["target"]: ",".join(each["running_adapters"]) for each in found}
+
+
+def test_requests_go_where_their_adapter_runs(adapters: Example) -> None:
+    with closing(talk(adapters, "english-bot")):
+        wait_until(adapters, lambda: "english-bot" in running_adapters(adapters).values())
+        with closing(talk(adapters, "spanish-bot")):
+            wait_until(adapters, lambda: {*running_adapters(adapters).values()} == {"english-bot", "spanish-bot"})
+            where = {adapter: target for target, adapter in running_adapters(adapters).items()}
+            with closing(adapters.connect()) as connection:
+                for model in ("english-bot", "spanish-bot") * 10:
+                    status, answer = adapters.ask(connection, model)
+                    assert (status, answer["model"]) == (200, model)
+                    assert adapters.decisions()[0]["endpoint"] == where[model]
+
+
+def test_the_base_model_is_served_too(adapters: Example) -> None:
+    with closing(adapters.connect()) as connection:
+        assert adapters.ask(connection, "qwen")[0] == 200
+        assert adapters.ask(connection, "french-bot")[0] == 404
+
+
+def wait_until(example: Example, condition: Any) -> None:
+    assert example.picker is not None
+    example.picker.wait_until(condition, 20.0)
