@@ -11,6 +11,7 @@ __all__ = [
     "EndpointsFileError",
     "KubernetesError",
     "KubernetesRefusal",
+    "LoraConfigError",
     "PickerError",
     "ResourcesError",
     "UsageError",
@@ -65,6 +66,10 @@ class ResourcesError(ConfigError):
 
 class BaseModelsError(ConfigError):
     """The base models cannot be used: not YAML, or a ConfigMap that is wrong."""
+
+
+class LoraConfigError(ConfigError):
+    """The adapters of a side-car cannot be used: not YAML, or an entry that is wrong."""
 
 
 class KubernetesError(PickerError):

@@ -1,0 +1,1 @@
+"""Keeps the LoRA adapters of one model server as a file says: the side-car of the Inference Extension."""
