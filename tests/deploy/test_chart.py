@@ -45,7 +45,7 @@ EXTRAS: dict[str, Json] = {
     "configured": {"config": {"plugins": [{"type": "max-score-picker"}]}},
 }
 ELSEWHERE: dict[str, Json] = {
-    "several pools": {"pools": ["chat", "other/code"]},
+    "several pools": {"pools": ["chat", "code", "other/math"]},
     "pools by labels": {"pools": [], "poolSelector": "team=chat"},
     "a pool made": {"pools": [], "inferencePool": {"create": True, "matchLabels": {"app": "chat"}}},
     "body-based router": {
@@ -145,7 +145,8 @@ def test_probes_ask_for_what_they_mean(objects: list[Json]) -> None:
 
 def test_ports_lead_somewhere(objects: list[Json]) -> None:
     declared = {port["name"]: port["containerPort"] for each in containers(objects) for port in each.get("ports", [])}
-    service = {port["port"]: declared[port["targetPort"]] for port in only(objects, "Service")["spec"]["ports"]}
+    ports = [port for each in objects if each["kind"] == "Service" for port in each["spec"]["ports"]]
+    service = {port["port"]: declared[port["targetPort"]] for port in ports}
     assert {9003, 9090} <= set(service)
     policy = [each for each in objects if each["kind"] == "NetworkPolicy"]
     for each in policy:
@@ -256,6 +257,21 @@ def test_pools_of_other_namespaces_are_read_there() -> None:
     to = only(objects, "NetworkPolicy")["spec"]["egress"][-1]["to"]
     others = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "other"}}}
     assert to == [{"podSelector": {}}, others]
+
+
+def test_gateways_tell_several_pools_by_their_services() -> None:
+    objects = render({"pools": ["chat", "code", "other/math"], "gateway": "istio"})
+    names = {each["metadata"]["name"]: each["spec"] for each in objects if each["kind"] == "Service"}
+    assert set(names) == {"picker", "picker-chat", "picker-code"}
+    assert len({str(each["selector"]) for each in names.values()}) == 1
+    hosts = {each["spec"]["host"].partition(".")[0] for each in objects if each["kind"] == "DestinationRule"}
+    assert hosts == set(names), "each is called over TLS"
+
+
+def test_services_that_pools_name_already_can_be_kept() -> None:
+    objects = render({"pools": ["chat", "code"], "service": {"names": ["chat-epp", "code-epp"]}})
+    names = {each["metadata"]["name"] for each in objects if each["kind"] == "Service"}
+    assert names == {"picker", "chat-epp", "code-epp"}
 
 
 def test_one_replica_is_replaced_by_one_that_is_ready() -> None:

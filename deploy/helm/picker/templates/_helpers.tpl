@@ -69,6 +69,17 @@ labels:
 {{- if .Values.inferencePool.create -}}{{ list (include "picker.poolName" .) | toJson }}{{ else }}{{ .Values.pools | toJson }}{{ end -}}
 {{- end -}}
 
+{{/* More Services, a JSON list of names: gateways tell one of several pools by the Service they call. */}}
+{{- define "picker.poolServices" -}}
+{{- $names := .Values.service.names -}}
+{{- if and (not $names) (gt (len .Values.pools) 1) -}}
+{{- range .Values.pools -}}
+{{- if not (contains "/" .) }}{{ $names = append $names (printf "%s-%s" (include "picker.fullname" $) . | trunc 63 | trimSuffix "-") }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- $names | toJson -}}
+{{- end -}}
+
 {{/* The namespaces pods and pools are read in, a JSON list without repeats. */}}
 {{- define "picker.namespaces" -}}
 {{- $namespaces := list -}}
