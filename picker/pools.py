@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from picker._core.engine import Engine
-from picker.extproc.shell import Route
+from picker.extproc.route import Route
 from picker.policy.compile import Policy
 from picker.pool import Pool
 

@@ -12,7 +12,7 @@ from picker._core.score import PICK_MAX, SCORE_QUEUE
 from picker._core.session import Session
 from picker.config import load_config
 from picker.errors import ConfigError
-from picker.extproc.shell import Route
+from picker.extproc.route import Route
 from picker.policy.compile import ROLE_LABEL, Policy, compile_policy
 from picker.pools import Pools, Recipe
 from tests.support import messages

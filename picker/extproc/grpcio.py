@@ -32,7 +32,8 @@ from picker.config.settings import LimitSettings, ListenSettings
 from picker.extproc.certificate import Certificate, Pem, certificate_of
 from picker.extproc.health import Health
 from picker.extproc.readiness import Readiness
-from picker.extproc.shell import POOL_METADATA, SERVICE, Route
+from picker.extproc.route import Route
+from picker.extproc.shell import POOL_METADATA, SERVICE
 
 __all__ = ["METHOD", "ExtProc", "GrpcioShell", "server_credentials", "start_server"]
 

@@ -3,19 +3,15 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from picker._core.engine import Engine
 from picker.config.settings import LimitSettings, ListenSettings
 from picker.extproc.readiness import Readiness
+from picker.extproc.route import Route
 
-__all__ = ["POOL_METADATA", "SERVICE", "Route", "Shell", "make_shell"]
+__all__ = ["POOL_METADATA", "SERVICE", "Shell", "make_shell"]
 
 SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 POOL_METADATA = "x-gateway-inference-pool"
 """gRPC metadata of a stream: the pool it is for."""
-
-Route = tuple[Engine, Sequence[str], str]
-"""An engine, the authorities that gateways call its pool's endpoint picker by, and the pool's name."""
-
 
 class Shell(Protocol):
     """Moves bytes between sockets and the core. Which one it is changes speed, never answers."""

@@ -19,7 +19,7 @@ from picker._core.health import Health
 from picker.config.settings import LimitSettings, ListenSettings
 from picker.extproc.certificate import Certificate, certificate_of
 from picker.extproc.readiness import Readiness
-from picker.extproc.shell import Route
+from picker.extproc.route import Route
 
 __all__ = ["WireServer", "WireShell"]
 

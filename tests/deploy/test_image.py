@@ -1,4 +1,4 @@
-"""The Dockerfile, as far as it can be read without Docker: what it copies, how it is built, how it starts, as whom."""
+"""The Dockerfile, as far as it can be read without Docker: what it copies is there and enough, how it runs, as who."""
 
 import json
 import re

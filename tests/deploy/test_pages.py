@@ -111,7 +111,13 @@ def test_values_it_names_are_values() -> None:
             thing = thing[name]
 
 
-ELSEWHERE = {"llm-d.ai", "inferenceExtension.enabled", "endpointPickerRef.name", "standard-install.yaml", "manifests.yaml"}
+ELSEWHERE = {
+    "llm-d.ai",
+    "inferenceExtension.enabled",
+    "endpointPickerRef.name",
+    "standard-install.yaml",
+    "manifests.yaml",
+}
 
 
 def test_links_lead_somewhere() -> None:
