@@ -245,7 +245,10 @@ cdef int _share(_Served served, double each_s) except -1:
 
 cdef tuple _serve(list pools, list known):
     """A `_Served` for each; those of engines that are known already."""
-    cdef dict found = {id(served._engine): served for served in known}
+    cdef _Served served  # typed: C attributes are not seen from a comprehension
+    cdef dict found = {}
+    for served in known:
+        found[id(served._engine)] = served
     cdef list made = []
     cdef set seen = set()
     for engine, _, name in pools:
