@@ -1,7 +1,6 @@
 """Which pools are served, and where an API server has what they are made of. Pure."""
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from picker.config.settings import KubernetesSettings
 from picker.kube.objects import PoolSpec, checked_ports, read_old_pool, read_pool
@@ -23,9 +22,6 @@ OLD_GROUP = "inference.networking.x-k8s.io"
 LLM_D = "llm-d.ai"
 _VERSIONS = {"inference.networking.k8s.io": "v1", OLD_GROUP: "v1alpha2"}
 
-_POD_NAME = re.compile(r"(.+)-[a-z0-9]+-[a-z0-9]+")
-"""As a Deployment calls its pods: its own name, and those of the ReplicaSet and the pod."""
-
 
 def named_pools(settings: KubernetesSettings) -> tuple[tuple[str, str], ...]:
     """Namespace and name of each pool that the settings name, each once. Raises ValueError for what is no name."""
@@ -39,13 +35,12 @@ def named_pools(settings: KubernetesSettings) -> tuple[tuple[str, str], ...]:
     return tuple(dict.fromkeys(found))
 
 
-def standalone_pool(settings: KubernetesSettings, environ: Mapping[str, str]) -> PoolSpec:
+def standalone_pool(settings: KubernetesSettings) -> PoolSpec:
     """The pool that pods are where there is no InferencePool: called as the Deployment picker runs in, or `picker`.
 
     Raises ValueError for ports that are none.
     """
-    deployed = _POD_NAME.fullmatch(environ.get("POD_NAME", ""))
-    name = deployed[1] if deployed else "picker"
+    name = settings.deployment or "picker"
     return PoolSpec(namespace=settings.pool_namespace, name=name, ports=checked_ports(settings.target_ports))
 
 

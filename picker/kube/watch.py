@@ -6,7 +6,6 @@ What is told is always the difference to what was told before, be it after an ev
 
 import asyncio
 import logging
-import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -183,7 +182,6 @@ class KubernetesWatch:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
         timing: Timing | None = None,
-        environ: Mapping[str, str] = os.environ,
     ) -> None:
         self.kept_out = 0
         """Changes that were too much for the sink."""
@@ -191,7 +189,7 @@ class KubernetesWatch:
         self._settings, self._client, self._sink = settings, client, sink
         self._around = Surroundings(clock, sleep, jitter, timing or Timing())
         self._named = named_pools(settings)
-        self._standalone = standalone_pool(settings, environ) if settings.endpoint_selector else None
+        self._standalone = standalone_pool(settings) if settings.endpoint_selector else None
         self._known = {pool: tuple(endpoints) for pool, endpoints in (known or {}).items()}
         self._pools: dict[str, _Pods] = {}
         self._beside: dict[str, NamespaceObjects] = {}

@@ -65,9 +65,7 @@ async def watching(
     client = await KubeClient.connect(kubeconfig=str(cluster.kubeconfig(directory)))
     settings = KubernetesSettings(pools=("pool",), pool_namespace="default")
     sink = Sink()
-    watch = KubernetesWatch(
-        settings, client, sink, sleep=lambda _: asyncio.sleep(0), jitter=rng.random, timing=FAST, environ={}
-    )
+    watch = KubernetesWatch(settings, client, sink, sleep=lambda _: asyncio.sleep(0), jitter=rng.random, timing=FAST)
     running = asyncio.create_task(watch.run())
     try:
         yield watch, sink
@@ -87,9 +85,7 @@ def expected(cluster: Cluster) -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[tuple[str, str], str, str]] = {}
     for pod in cluster.list("Pod", "default"):
         metadata, status = pod["metadata"], pod["status"]
-        ready = {"type": "Ready", "status": "True"}.items() <= {
-            k: v for c in status["conditions"] if c["type"] == "Ready" for k, v in c.items()
-        }.items()
+        ready = any((each["type"], each["status"]) == ("Ready", "True") for each in status["conditions"])
         if metadata["labels"].get("app") != spec["selector"]["matchLabels"]["app"] or not ready:
             continue
         if "deletionTimestamp" in metadata:
@@ -220,6 +216,9 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(test())  # type: ignore[arg-type]
 
 
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # the server's, of a socket it took as it went
 def test_the_pool_is_the_servers_after_each_fault(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
