@@ -273,7 +273,7 @@ class Reflector(Generic[T]):
             return self._missing(cause, problem)
         pause_s = self._backoff.failed(problem.retry_after_s if isinstance(problem, KubernetesRefusal) else 0.0)
         self._doubts += cause in DOUBTFUL
-        if cause in ("expired", "backwards") or self._doubts >= TRIES:
+        if cause in ("expired", "backwards", "bug") or self._doubts >= TRIES:
             self.store.forget()
             self._doubts = 0
         self.is_settled = self.is_settled or self._backoff.faults >= TRIES

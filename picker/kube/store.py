@@ -230,7 +230,7 @@ class Store(Generic[T]):
         value: T | None = None
         try:
             value = self._decode(raw)
-        except _WRONG as problem:
+        except Exception as problem:  # a bug in it, too, costs this object and no other
             self._leave_out(key, metadata.resourceVersion, problem)
         return _Held(metadata.resourceVersion, metadata.uid, value)
 
@@ -239,8 +239,9 @@ class Store(Generic[T]):
             return
         self._left_out[key] = version
         self.unusable += 1
-        name = printable("/".join(filter(None, key)))
-        _LOG.error("%s %s is left out: %s; resource version %s", self._kind, name, printable(str(problem)), version)
+        name, said = printable("/".join(filter(None, key))), printable(str(problem))
+        bug = None if isinstance(problem, _WRONG) else problem
+        _LOG.error("%s %s is left out: %s; resource version %s", self._kind, name, said, version, exc_info=bug)
 
 
 def _identify(raw: bytes) -> tuple[Key, _Metadata]:
