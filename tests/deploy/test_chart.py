@@ -1,12 +1,14 @@
 """The chart under every gateway and the values that change most: what it renders is what Kubernetes and picker take."""
 
 import itertools
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from picker.cli.flags import FlagParser
-from picker.cli.serve import configure
+from picker.cli.serve import configure, settings_from
 from tests.support.manifests import (
     NAMESPACE,
     Json,
@@ -25,8 +27,7 @@ pytestmark = needs_helm
 VERSIONS = ("1.30", "1.34", "1.37")
 GATEWAYS = ("none", "istio", "envoy-gateway", "gke", "kgateway", "agentgateway", "standalone")
 
-SAME = ("kgateway", "agentgateway")
-"""What these need beside picker is nothing, so that they are tried in what touches gateways alone."""
+CONFIG = "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\nplugins: [{type: max-score-picker}]\n"
 
 POOL: Json = {"pools": ["chat"]}
 PODS: Json = {"endpointSelector": "app=chat"}
@@ -44,6 +45,7 @@ EXTRAS: dict[str, Json] = {
     },
     "configured": {"config": {"plugins": [{"type": "max-score-picker"}]}},
 }
+FEW = {name: EXTRAS[name] for name in ("plain", "three replicas")}
 ELSEWHERE: dict[str, Json] = {
     "several pools": {"pools": ["chat", "code", "other/math"]},
     "pools by labels": {"pools": [], "poolSelector": "team=chat"},
@@ -84,7 +86,7 @@ def cases() -> dict[str, Json]:
     found: dict[str, Json] = {}
     for gateway in GATEWAYS:
         alone = gateway == "standalone"
-        extras = EXTRAS if alone else ELSEWHERE if gateway in SAME else {**EXTRAS, **ELSEWHERE}
+        extras = EXTRAS if alone else {**EXTRAS, **ELSEWHERE} if gateway == "none" else {**FEW, **ELSEWHERE}
         source = PODS if alone else POOL
         found |= {f"{gateway}, {name}": {"gateway": gateway, **source, **extra} for name, extra in extras.items()}
     return found | {"placed": {**POOL, **PLACED}}
@@ -111,10 +113,15 @@ def test_names_are_unique_and_namespaced(objects: list[Json]) -> None:
         assert kind not in cluster_wide or NAMESPACE in name, "two releases would share it"
 
 
-def test_picker_serve_knows_every_flag(objects: list[Json]) -> None:
+def test_picker_serve_takes_every_flag(objects: list[Json], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("tls.crt", "tls.key", "ca.crt"):
+        (tmp_path / name).touch()
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    monkeypatch.setenv("NAMESPACE", NAMESPACE)
     parser = FlagParser(prog="picker serve")
     configure(parser)
-    parser.parse(picker_args(objects))  # raises UsageError
+    words = [re.sub(r"=/etc/picker/[a-z-]+", f"={tmp_path}", word) for word in picker_args(objects)]
+    settings_from(parser.parse(words))  # raises UsageError
 
 
 def test_containers_can_do_nothing_they_need_not(objects: list[Json]) -> None:

@@ -2,14 +2,16 @@
 
 import json
 import re
+import shlex
 import subprocess
 import tomllib
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 from picker import __version__
 from picker.cli.main import COMMANDS, main
+from picker.demo.processes import Child, picker_command
 from tests.support.shared import ROOT
 
 Step = tuple[str, str]
@@ -109,3 +111,29 @@ def test_versions_are_of_one_piece() -> None:
     assert f"newTag: {__version__}" in base
     python = re.search(r"^ARG PYTHON=(\d+\.\d+)", (ROOT / "Dockerfile").read_text(), re.M)
     assert python and f">={python[1]}" == PROJECT["project"]["requires-python"], "the version the tests run on"
+
+
+# What a security context takes away: a root that can be written to, every capability, every right to more.
+CONFINED = "mount --make-rprivate / && mount -o remount,bind,ro / && exec setpriv --no-new-privs --bounding-set=-all"
+
+
+def may_be_confined() -> bool:
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", f"{CONFINED} true"]
+    return not subprocess.run(command, capture_output=True, timeout=10, check=False).returncode
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(not may_be_confined(), reason="namespaces of one's own are not allowed here")
+def test_it_serves_where_nothing_can_be_written(tmp_path: Path) -> None:
+    endpoints = tmp_path / "endpoints.yaml"
+    endpoints.write_text("endpoints:\n- {name: a, address: 127.0.0.1, port: 1}\n")
+    flags = ["--grpc-port=0", "--grpc-health-port=0", "--metrics-port=0", f"--endpoints-file={endpoints}"]
+    serve = shlex.join(picker_command("serve", *flags))
+    log = tmp_path / "picker.log"
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", f"{CONFINED} {serve}"]
+    picker = Child("picker", command, log)
+    try:
+        picker.wait_until(lambda: "serving ext_proc on port" in picker.log_text(), 30.0)
+    finally:
+        picker.stop()
+    assert "Read-only" not in picker.log_text() and "Errno" not in picker.log_text()
