@@ -5,7 +5,6 @@ import copy
 import json
 import os
 import signal
-import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import yaml
 from picker.demo.envoy import DESTINATION, EnvoyProcess, envoy_binary, validate
 from tests.e2e.stack import OLD_ENVOYS, Stack, old_envoy, running
 from tests.support.manifests import KUSTOMIZE, needs_helm, only, render
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.e2e
 CHAT = json.dumps({"model": "sim", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}).encode()
@@ -31,13 +31,6 @@ def shipped() -> dict[str, Any]:
 def named(config: dict[str, Any], part: str, name: str) -> dict[str, Any]:
     (found,) = (each for each in config["static_resources"][part] if each["name"] == name)
     return dict(found)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def moved(config: dict[str, Any], picker_port: int) -> dict[str, Any]:
