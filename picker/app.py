@@ -19,6 +19,7 @@ from picker.config.extras import InstalledTypes
 from picker.config.file import ConfigFile
 from picker.config.model import PickerConfig
 from picker.config.settings import ServeSettings
+from picker.control.admin import admin_certificate
 from picker.control.answers import Answers
 from picker.control.messages import Resign, Start
 from picker.control.orders import Orders
@@ -127,6 +128,7 @@ class App:
         self.ports["metrics"] = listeners[0].getsockname()[1]
         _LOG.info("health on port %d, metrics on port %d", self.ports["health"], self.ports["metrics"])
         tls_context(self._settings.scrape)  # a certificate that cannot be read is told here, at the start
+        admin_certificate(self._settings.admin)
         router = self.routing.router if self.routing is not None else None
         orders = Orders(self.pools, self.standing, name_models=router.set_base_models if router else None)
         answers = Answers(
@@ -164,6 +166,7 @@ class App:
             discovery=settings.discovery,
             kubernetes=settings.kubernetes,
             election=settings.election,
+            admin=settings.admin,
             log=settings.log,
             extractor=self._scraping.extractor,
             identity=self._identity,

@@ -1,8 +1,12 @@
-"""HTTP on the metrics port: `/metrics`, `/healthz`, `/readyz`, and why requests went where they did."""
+"""HTTP on the metrics port: `/metrics`, `/healthz`, `/readyz`, and why requests went where they did.
+
+Probes are open to all; the rest may want to know who asks.
+"""
 
 import asyncio
 import json
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +15,16 @@ from prometheus_client.exposition import choose_encoder
 
 from picker.admin.metrics import Snapshot, page
 
-__all__ = ["MOST_DECISIONS", "Unavailable", "start_admin"]
+__all__ = ["MOST_DECISIONS", "TOKEN_HEADERS", "Judge", "Unavailable", "start_admin"]
+
+Judge = Callable[[str, str], Awaitable[tuple[int, str]]]
+"""Asked with what the Authorization header says and the path: a status and a text; 200 lets the request pass."""
+
+TOKEN_HEADERS = ("Authorization", "X-Picker-Authorization")
+"""Where a token may stand. The second is for the API server's proxy to pods, which keeps the first for itself."""
+
+_OPEN = frozenset(["/healthz", "/readyz"])
+_UNAUTHORIZED = 401
 
 Decisions = Callable[[int], Awaitable[Sequence[Mapping[str, Any]]]]
 MOST_DECISIONS = 1024
@@ -82,19 +95,41 @@ async def _says_when_unavailable(
         return web.Response(text=f"{problem}\n", status=503)
 
 
+def _asks_who(judge: Judge) -> Any:
+    """What is not there is 404 for all, so that nobody is reviewed for it."""
+
+    @web.middleware
+    async def ask(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        if request.path in _OPEN or request.match_info.http_exception is not None:
+            return await handler(request)
+        said = next((request.headers[name] for name in TOKEN_HEADERS if name in request.headers), "")
+        status, text = await judge(said, request.path)
+        if status == 200:
+            return await handler(request)
+        challenge = {"WWW-Authenticate": "Bearer"} if status == _UNAUTHORIZED else None
+        return web.Response(text=text, status=status, headers=challenge)
+
+    return ask
+
+
 async def start_admin(
     *,
     take: Callable[[], Awaitable[Snapshot]],
     decisions: Decisions,
     is_ready: Callable[[], Awaitable[bool]],
     sockets: Sequence[socket.socket],
+    judge: Judge | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> web.AppRunner:
     """A started server on what `ports.listen` gave; stop it with `cleanup`.
 
-    `decisions` gives the latest ones, at most as many as asked for. All three may raise Unavailable.
+    `decisions` gives the latest ones, at most as many as asked for. All three may raise Unavailable. Without `judge`
+    everyone may see everything; without `tls` it speaks plain HTTP.
     """
     admin = _Admin(take, decisions, is_ready)
-    application = web.Application(middlewares=[_says_when_unavailable])
+    application = web.Application(middlewares=[*([_asks_who(judge)] if judge else []), _says_when_unavailable])
     application.router.add_get("/metrics", admin.metrics)
     application.router.add_get("/healthz", admin.healthz)
     application.router.add_get("/readyz", admin.readyz)
@@ -104,5 +139,5 @@ async def start_admin(
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     for sock in sockets:
-        await web.SockSite(runner, sock).start()
+        await web.SockSite(runner, sock, ssl_context=tls).start()
     return runner

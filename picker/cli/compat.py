@@ -28,9 +28,6 @@ IGNORED = (
     _Flag("allow-experimental-plugins", None, None, ""),
     _Flag("enable-pprof", None, False, "there is no profiling endpoint"),
     _Flag("tracing", None, False, f"nothing is traced: {_LATER}"),
-    _Flag(
-        "metrics-endpoint-auth", None, False, "/metrics is served without authentication; restrict it by network policy"
-    ),
     _Flag("enable-grpc-stream-metrics", None, False, f"there are no such metrics: {_LATER}"),
     _Flag("refresh-prometheus-metrics-interval", flags.duration, None, "pool metrics are computed when they are read"),
     _Flag("emit-endpoint-scores", None, False, "scores of the latest picks stand on /debug/decisions"),
@@ -39,10 +36,12 @@ IGNORED = (
     _Flag("zap-stacktrace-level", flags.text, None, "errors always carry their traceback"),
     _Flag("zap-time-encoding", flags.text, None, "times are seconds since the epoch"),
 )
+_OPEN = "/metrics is served without authentication; restrict it by network policy"
+ELSEWHERE = (_Flag("metrics-endpoint-auth", None, False, _OPEN),)
+"""Without effect in commands other than `picker serve`."""
+
 _ENGINE_CONFIGS = "name the series in the configuration: core-metrics-extractor, parameters.engineConfigs"
 REFUSED = (
-    _Flag("metrics-cert-dir", flags.text, "", f"/metrics over TLS: {_LATER}"),
-    _Flag("metrics-client-ca-file", flags.text, "", f"client certificates for /metrics: {_LATER}"),
     _Flag("total-queued-requests-metric", flags.text, "", _ENGINE_CONFIGS),
     _Flag("total-running-requests-metric", flags.text, "", _ENGINE_CONFIGS),
     _Flag("kv-cache-usage-percentage-metric", flags.text, "", _ENGINE_CONFIGS),
@@ -67,12 +66,12 @@ def _add(parser: FlagParser, table: tuple[_Flag, ...]) -> None:
 
 def add_ignored_flags(parser: FlagParser, names: Sequence[str]) -> None:
     """Adds those of the flags without effect that another command takes too."""
-    _add(parser, tuple(flag for flag in IGNORED if flag.name in names))
+    _add(parser, tuple(flag for flag in (*IGNORED, *ELSEWHERE) if flag.name in names))
 
 
 def ignored_warnings(args: argparse.Namespace, names: Sequence[str]) -> tuple[str, ...]:
     """What to warn of if they are given."""
-    given = _given(args, tuple(flag for flag in IGNORED if flag.name in names))
+    given = _given(args, tuple(flag for flag in (*IGNORED, *ELSEWHERE) if flag.name in names))
     return tuple(f"--{flag.name} has no effect: {flag.answer}" for flag, _ in given if flag.answer)
 
 

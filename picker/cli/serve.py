@@ -12,6 +12,7 @@ from picker.cli.compat import add_compatibility_flags, compatibility_warnings
 from picker.cli.core import require_core
 from picker.cli.flags import FlagParser
 from picker.cli.groups import add_group, largest_message, read_group
+from picker.cli.standby import admin_settings, election_settings
 from picker.config.document import read_text
 from picker.config.extras import InstalledTypes
 from picker.config.load import load_config
@@ -33,6 +34,7 @@ def configure(parser: FlagParser) -> None:
     parser.flag("config-text", default="", help="the EndpointPickerConfig itself")
     for group in GROUPS.values():
         add_group(parser, group)
+    parser.set_defaults(metrics_endpoint_auth=None)  # true, but it makes a difference whether somebody said so
     add_compatibility_flags(parser)
 
 
@@ -63,11 +65,19 @@ def settings_from(args: argparse.Namespace) -> ServeSettings:
         grpc_max_send_msg_bytes=listen.grpc_max_send_msg_bytes or largest,
     )
     groups["discovery"] = discovery
+    in_cluster = not discovery.endpoints_file
+    groups["election"], of_election = election_settings(groups["election"], in_cluster=in_cluster)
+    groups["admin"], of_admin = admin_settings(
+        dataclasses.replace(groups["admin"], endpoint_auth=args.metrics_endpoint_auth is not False),
+        in_cluster=in_cluster,
+        is_auth_asked=args.metrics_endpoint_auth is not None,
+        cert_reload=listen.enable_cert_reload,
+    )
     return ServeSettings(
         config=config,
         config_file=args.config_file,
         pool_configs=_pool_configs(groups["kubernetes"]),
-        warnings=(*warnings, *more),
+        warnings=(*warnings, *more, *of_election, *of_admin),
         **groups,
     )
 

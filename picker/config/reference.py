@@ -17,6 +17,7 @@ __all__ = ["GROUPS", "field_docs", "options", "plugins_table", "settings_table",
 
 GROUPS: dict[str, type[Any]] = {
     "listen": settings.ListenSettings,
+    "admin": settings.AdminSettings,
     "limits": settings.LimitSettings,
     "scrape": settings.ScrapeSettings,
     "routing": settings.RoutingSettings,

@@ -11,6 +11,7 @@ from typing import Any
 from picker.config.model import DEFAULT_CONFIG, PickerConfig
 
 __all__ = [
+    "AdminSettings",
     "BodyRoutingSettings",
     "DiscoverySettings",
     "ElectionSettings",
@@ -55,7 +56,7 @@ class ListenSettings:
     """Directory that holds `tls.crt` and `tls.key`. Empty: a certificate made at the start, signed by itself."""
 
     enable_cert_reload: bool = option(False, "enable-cert-reload", "boolean")
-    """Whether certificates that change on disk (`--cert-path`, `--client-ca-file`) are taken for new connections."""
+    """Whether certificates that change on disk are taken for new connections, those of the metrics port too."""
 
     client_ca_file: str = option("", "client-ca-file", "text")
     """PEM file of authorities. A client must show a certificate of one of them. Empty: any client is served."""
@@ -77,6 +78,25 @@ class ListenSettings:
 
     grpc_max_send_msg_bytes: int = option(0, "grpc-max-send-msg-size", "bytes")
     """Largest gRPC message sent, by the grpcio shell. 0: twice the body cap, at least 16 MiB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminSettings:
+    """Who may read the metrics port, and how."""
+
+    endpoint_auth: bool = option(True, "metrics-endpoint-auth", "boolean")
+    """Whether `/metrics` and `/debug/*` want a bearer token that the API server knows and grants them to.
+
+    Where pools come from a cluster; with an endpoints file there is nobody to ask. Probes are open."""
+
+    cert_dir: str = option("", "metrics-cert-dir", "text")
+    """Directory that holds `tls.crt` and `tls.key` of the metrics port. Empty: it speaks plain HTTP."""
+
+    client_ca_file: str = option("", "metrics-client-ca-file", "text")
+    """PEM file of authorities. A client of the metrics port, a probe too, must show a certificate of one of them."""
+
+    cert_reload: bool = False
+    """Whether these files are followed; as those of the ext_proc port."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,6 +305,7 @@ class ServeSettings:
     """Configurations of pools that have their own, each from the file that is its `source`, by `namespace/name`."""
 
     listen: ListenSettings = field(default_factory=ListenSettings)
+    admin: AdminSettings = field(default_factory=AdminSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     scrape: ScrapeSettings = field(default_factory=ScrapeSettings)
     routing: RoutingSettings = field(default_factory=RoutingSettings)

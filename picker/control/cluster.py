@@ -6,10 +6,12 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from picker.admin.metrics import Counter
+from picker.admin.server import Judge
 from picker.control.messages import Leading, Start
 from picker.control.reports import Reports
 from picker.kube.client import KubeClient
 from picker.kube.election import Election, lease_name
+from picker.kube.reviews import Reviewer
 from picker.kube.watch import KindFigures, KubernetesWatch
 from picker.types import Endpoint
 
@@ -34,6 +36,7 @@ class Cluster:
         self._known = known
         self._watch: KubernetesWatch | None = None
         self._election: Election | None = None
+        self._reviewer: Reviewer | None = None
 
     async def start(self, stack: AsyncExitStack) -> None:
         """Makes ready. Raises UsageError if there is no way to an API server."""
@@ -41,6 +44,8 @@ class Cluster:
         client = await KubeClient.connect(kubeconfig=kubernetes.kubeconfig)
         stack.push_async_callback(client.close)
         self._watch = KubernetesWatch(kubernetes, client, self._reports, known=self._known)
+        if self._start.admin.endpoint_auth:
+            self._reviewer = Reviewer(client)
         if self._start.election.enabled:
             self._election = self._candidate(client, lambda until_ns: self._reports.send([Leading(until_ns)]))
 
@@ -65,6 +70,11 @@ class Cluster:
             identity=self._start.identity,
         )
 
+    @property
+    def judge(self) -> Judge | None:
+        """Who says whether a request may see metrics; None: all may."""
+        return self._reviewer.judge if self._reviewer is not None else None
+
     async def resign(self) -> None:
         """Lead no more: another picker may at once."""
         if self._election is not None:
@@ -86,7 +96,7 @@ class Cluster:
         }
         found["picker_watch_faults"] = ("Lists and watches that failed, by cause.", ("kind", "cause"), faults)
         found["picker_watch_kept_out"] = ("Changes that were too much to be taken over.", (), [((), float(kept_out))])
-        return found
+        return {**found, **(self._election.counters() if self._election is not None else {})}
 
     def _figures(self) -> tuple[KindFigures, ...]:
         return self._watch.figures() if self._watch is not None else ()

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from picker.admin.metrics import Counter
+from picker.admin.server import Judge
 from picker.control.messages import Start
 from picker.control.reports import Reports
 from picker.discovery.file import EndpointsFile
@@ -48,6 +49,11 @@ class Files:
     def work(self) -> Iterator[Coroutine[Any, Any, None]]:
         """Nothing: files are followed by themselves."""
         return iter(())
+
+    @property
+    def judge(self) -> Judge | None:
+        """Nobody: without a cluster there is nobody to ask who a token is of."""
+        return None
 
     async def resign(self) -> None:
         """Nobody else serves in this picker's place."""

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from picker.config.settings import (
+    AdminSettings,
     DiscoverySettings,
     ElectionSettings,
     KubernetesSettings,
@@ -153,6 +154,7 @@ class Start(_Message, frozen=True):
     discovery: DiscoverySettings
     kubernetes: KubernetesSettings
     election: ElectionSettings
+    admin: AdminSettings
     log: LogSettings
     extractor: CoreMetricsExtractor | None
     identity: str

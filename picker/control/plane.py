@@ -16,6 +16,7 @@ import uvloop
 
 from picker.admin.metrics import Counter, Snapshot
 from picker.admin.server import Unavailable, start_admin
+from picker.control.admin import admin_certificate, keep_renewed
 from picker.control.files import Files
 from picker.control.messages import Observed, Resign, Rows, Scraping, Start
 from picker.control.page import make_snapshot
@@ -103,8 +104,14 @@ class ControlPlane:
         """Works until cancelled. Raises UsageError if there is no way to a cluster that is to be watched."""
         async with contextlib.AsyncExitStack() as stack:
             await self._source.start(stack)
+            certificate = admin_certificate(self._start.admin)
             admin = await start_admin(
-                take=self.snapshot, decisions=self.decisions, is_ready=self.is_ready, sockets=listeners
+                take=self.snapshot,
+                decisions=self.decisions,
+                is_ready=self.is_ready,
+                sockets=listeners,
+                judge=self._source.judge,
+                tls=certificate.context if certificate is not None else None,
             )
             stack.push_async_callback(admin.cleanup)
             stack.push_async_callback(self._scraper.stop)
@@ -113,6 +120,8 @@ class ControlPlane:
             async with asyncio.TaskGroup() as group:  # a bug in one of them ends the process, which is started again
                 for work in (self._pulse(), *self._source.work()):
                     group.create_task(work)
+                if certificate is not None:
+                    group.create_task(keep_renewed(certificate))
 
     async def _pulse(self) -> None:
         """Says that it lives, and learns which endpoints are busy: often enough for the scraper."""

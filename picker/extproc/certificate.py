@@ -4,6 +4,7 @@ import datetime
 import logging
 import os
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +41,7 @@ class _Renewable(ssl.SSLContext):
 
 
 class Certificate:
-    """TLS for HTTP/2 only. Raises OSError, saying what to do, if what it is given cannot be used.
+    """TLS for HTTP/2 only, or for other `protocols`. Raises OSError, saying what to do, if what it is given is no good.
 
     `directory` holds `tls.crt` and `tls.key`; empty: a certificate made on the spot, signed by itself. `client_ca` is
     a file of authorities: a client must then show a certificate of one of them. `min_version`, `ciphers`: as
@@ -56,7 +57,9 @@ class Certificate:
         reload: bool = False,
         min_version: str = "",
         ciphers: str = "",
+        protocols: Sequence[str] = ("h2",),
     ) -> None:
+        self._protocols = list(protocols)
         names = ("tls.crt", "tls.key") if directory else ()
         self._pair = tuple(Path(directory, name) for name in names)
         self._client_ca = Path(client_ca) if client_ca else None
@@ -97,7 +100,7 @@ class Certificate:
     def _context(self, pem: Pem) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = self._lowest
-        context.set_alpn_protocols(["h2"])
+        context.set_alpn_protocols(self._protocols)
         if self._ciphers:
             context.set_ciphers(self._ciphers)
         try:
@@ -145,7 +148,10 @@ def _read(file: Path | None) -> bytes:
     try:
         return file.read_bytes()
     except OSError as problem:
-        hint = "check --cert-path (it must hold tls.crt and tls.key), --client-ca-file, and the files' permissions"
+        hint = (
+            "check --cert-path or --metrics-cert-dir (it must hold tls.crt and tls.key), "
+            "--client-ca-file or --metrics-client-ca-file, and the files' permissions"
+        )
         raise OSError(f"cannot read {file}: {problem.strerror}; {hint}") from problem
 
 

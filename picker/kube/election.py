@@ -11,7 +11,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -96,6 +96,14 @@ class Election:
     def leader(self) -> str:
         """Who holds the Lease, as last seen; "" if nobody does."""
         return self._candidate.lease.holder if self._candidate.lease else ""
+
+    def counters(self) -> dict[str, tuple[str, Sequence[str], Sequence[tuple[Sequence[str], float]]]]:
+        """For the metrics page: by name what it counts, its labels, and its series."""
+        faults = [((cause,), float(count)) for cause, count in sorted(self.faults.items())]
+        return {
+            "picker_election_terms": ("Times this picker became leader.", (), [((), float(self.terms_led))]),
+            "picker_election_faults": ("Requests for the Lease that came to nothing, by cause.", ("cause",), faults),
+        }
 
     async def run(self) -> None:
         """Stands for election until released (then it returns) or cancelled (then the lease has to run out)."""

@@ -3,18 +3,24 @@
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+import uvloop
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from picker.admin.metrics import Snapshot
 from picker.admin.ports import listen
-from picker.admin.server import MOST_DECISIONS, Unavailable, start_admin
+from picker.admin.server import MOST_DECISIONS, Judge, Unavailable, start_admin
+from picker.config.settings import AdminSettings
+from picker.control.admin import admin_certificate
 from tests.admin.test_metrics import snapshot
+from tests.support.certificates import Authority, client_context, self_signed
 from tests.support.config_samples import HEAD
 from tests.support.rig import Rig, chat, endpoint, target
 
@@ -25,8 +31,10 @@ TWO_SCORERS = HEAD + "plugins: [{type: queue-scorer}, {type: kv-cache-utilizatio
 class Admin:
     """A server on a free loopback port, and a client of it."""
 
-    def __init__(self, rig: Rig) -> None:
+    def __init__(self, rig: Rig, judge: Judge | None = None, tls: ssl.SSLContext | None = None) -> None:
         self.rig = rig
+        self._judge, self._tls = judge, tls
+        self.trusts: ssl.SSLContext | None = None
         self.is_ready: bool | None = True
         self.port = 0
         self.asked: list[int] = []
@@ -50,7 +58,14 @@ class Admin:
     async def running(self) -> AsyncIterator["Admin"]:
         sockets = listen("127.0.0.1", 0)
         self.port = sockets[0].getsockname()[1]
-        runner = await start_admin(take=self.take, decisions=self.decisions, is_ready=self.ready, sockets=sockets)
+        runner = await start_admin(
+            take=self.take,
+            decisions=self.decisions,
+            is_ready=self.ready,
+            sockets=sockets,
+            judge=self._judge,
+            tls=self._tls,
+        )
         try:
             async with aiohttp.ClientSession() as self._client:
                 yield self
@@ -59,7 +74,8 @@ class Admin:
 
     async def get(self, path: str, **headers: str) -> tuple[int, str, str]:
         """Status, content type, body."""
-        async with self._client.get(f"http://127.0.0.1:{self.port}{path}", headers=headers) as response:
+        url = f"http{'s' if self._tls else ''}://127.0.0.1:{self.port}{path}"
+        async with self._client.get(url, headers=headers, ssl=self.trusts or True) as response:
             return response.status, response.headers["Content-Type"], await response.text()
 
     async def json(self, path: str) -> Any:
@@ -151,6 +167,88 @@ async def test_endpoints_and_plugins(admin: Admin) -> None:
     (plugin,) = await admin.json("/debug/plugins")
     assert plugin["last_error"] == "boom"
     assert {row["pool"] for row in (*rows, plugin)} == {"pool-a"}
+
+
+class Doorkeeper:
+    """Lets in whoever says so, and notes who came."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+
+    async def judge(self, said: str, path: str) -> tuple[int, str]:
+        self.asked.append((said, path))
+        return {"Bearer in": (200, ""), "": (401, "who?\n")}.get(said, (403, "no\n"))
+
+
+def test_who_asks_for_what_is_shown() -> None:
+    async def body() -> None:
+        keeper = Doorkeeper()
+        async with Admin(Rig(TWO_SCORERS, [endpoint(1)]), keeper.judge).running() as admin:
+            for path in ("/metrics", "/debug/decisions", "/debug/endpoints", "/debug/plugins"):
+                assert await admin.get(path) == (401, TEXT, "who?\n")
+                assert await admin.get(path, Authorization="Bearer out") == (403, TEXT, "no\n")
+                assert (await admin.get(f"{path}?limit=1", Authorization="Bearer in"))[0] == 200
+                assert keeper.asked[-3:] == [("", path), ("Bearer out", path), ("Bearer in", path)]
+            del keeper.asked[:]
+            assert (await admin.get("/healthz"))[0] == (await admin.get("/readyz"))[0] == 200
+            assert (await admin.get("/nothing"))[0] == 404
+            assert keeper.asked == []
+            # behind the API server's proxy, which keeps the usual header for itself
+            assert (await admin.get("/metrics", **{"X-Picker-Authorization": "Bearer in"}))[0] == 200
+            both = {"Authorization": "Bearer out", "X-Picker-Authorization": "Bearer in"}
+            assert (await admin.get("/metrics", **both))[0] == 403
+
+    asyncio.run(asyncio.wait_for(body(), 30))
+
+
+def test_who_is_unknown_is_told_how_to_say_who_he_is() -> None:
+    async def body() -> None:
+        async with Admin(Rig(TWO_SCORERS, [endpoint(1)]), Doorkeeper().judge).running() as admin:
+            async with admin._client.get(f"http://127.0.0.1:{admin.port}/metrics") as response:
+                assert (response.status, response.headers["WWW-Authenticate"]) == (401, "Bearer")
+
+    asyncio.run(asyncio.wait_for(body(), 30))
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_metrics_over_tls_and_for_known_clients_alone(tmp_path: Path, loop: Callable[[], Any]) -> None:
+    directories = [tmp_path / name for name in ("server", "client", "stranger", "new")]
+    server, client, stranger, new = directories
+    for directory in directories:
+        directory.mkdir()
+    clients = Authority.named("clients")
+    (server / "ca.crt").write_bytes(clients.pem)
+    self_signed(server, "IP:127.0.0.1")
+    clients.issue(client)
+    self_signed(stranger)
+
+    async def body() -> None:
+        made = AdminSettings(cert_dir=str(server), client_ca_file=str(server / "ca.crt"), cert_reload=True)
+        certificate = admin_certificate(made)
+        assert certificate is not None
+        async with Admin(Rig(TWO_SCORERS, [endpoint(1)]), None, certificate.context).running() as admin:
+            admin.trusts = client_context(server, shows=client)
+            assert (await admin.get("/metrics"))[0] == 200
+            for shows in (None, stranger):
+                admin.trusts = client_context(server, shows=shows)
+                with pytest.raises(aiohttp.ClientError):
+                    await admin.get("/healthz")
+            self_signed(new, "IP:127.0.0.1")
+            for file in ("tls.crt", "tls.key"):
+                (new / file).replace(server / file)
+            assert certificate.renew(10**18)
+            async with aiohttp.ClientSession() as admin._client:  # a connection of its own
+                admin.trusts = client_context(server, shows=client)
+                assert (await admin.get("/healthz"))[0] == 200
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(asyncio.wait_for(body(), 30))
+
+
+def test_without_a_certificate_it_speaks_plain_http() -> None:
+    assert admin_certificate(AdminSettings()) is None
+    with pytest.raises(OSError, match="--metrics-cert-dir"):
+        admin_certificate(AdminSettings(cert_dir="/nowhere"))
 
 
 def test_a_port_that_is_taken_is_an_error_and_leaves_nothing_behind() -> None:

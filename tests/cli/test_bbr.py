@@ -47,8 +47,8 @@ def test_what_has_no_effect_is_warned_of() -> None:
     assert [warning.split()[0] for warning in warnings] == [
         "--enable-pprof",
         "--tracing",
-        "--metrics-endpoint-auth",
         "--zap-devel",
+        "--metrics-endpoint-auth",
     ]
     assert settings("--tracing=false", "--metrics-endpoint-auth=false", "--streaming=false").warnings == ()
 

@@ -39,6 +39,7 @@ def test_defaults_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> 
         "grpc_max_recv_msg_bytes",
         "grpc_max_send_msg_bytes",
         "pool_namespace",
+        "endpoint_auth",
     }
     for name in GROUPS:
         for field in options(GROUPS[name]):
@@ -99,51 +100,6 @@ def test_the_manifest_of_a_chart_starts() -> None:
     )
     assert found.warnings == ("--pool-name labels metrics and chooses objects: endpoints come from the endpoints file",)
     assert found.kubernetes.pools == ("default/vllm-qwen",)
-
-
-@pytest.mark.parametrize(
-    ("words", "warning"),
-    [
-        (("--tracing",), "--tracing has no effect: nothing is traced"),
-        (("--enable-pprof=true",), "--enable-pprof has no effect"),
-        (
-            ("--metrics-endpoint-auth",),
-            "--metrics-endpoint-auth has no effect: /metrics is served without authentication",
-        ),
-        (("--refresh-prometheus-metrics-interval", "5s"), "--refresh-prometheus-metrics-interval has no effect"),
-        (
-            ("--endpoint-selector", "app=vllm"),
-            "--endpoint-selector has no effect: endpoints come from the endpoints file",
-        ),
-        (("--endpoint-target-ports", "8000"), "--endpoint-target-ports has no effect"),
-        (("--zap-log-level", "debug"), "--zap-log-level has no effect: use --v"),
-        (("--zap-devel",), "--zap-devel has no effect"),
-        (("--zap-stacktrace-level=error",), "--zap-stacktrace-level has no effect"),
-        (("--zap-time-encoding=iso8601",), "--zap-time-encoding has no effect"),
-        (("--enable-grpc-stream-metrics",), "--enable-grpc-stream-metrics has no effect"),
-    ],
-)
-def test_accepted_with_a_warning(words: tuple[str, ...], warning: str) -> None:
-    found = settings(*words).warnings
-    assert len(found) == 1
-    assert found[0].startswith(warning)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "total-queued-requests-metric",
-        "total-running-requests-metric",
-        "kv-cache-usage-percentage-metric",
-        "lora-info-metric",
-        "cache-info-metric",
-        "metrics-cert-dir",
-        "metrics-client-ca-file",
-    ],
-)
-def test_refused(name: str) -> None:
-    assert refusal(f"--{name}", "x").startswith(f"picker serve: --{name} cannot be honoured: ")
-    assert settings(f"--{name}=").warnings == ()
 
 
 TLS = ("--endpoints-file=e.yaml",)

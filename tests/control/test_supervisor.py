@@ -14,6 +14,7 @@ import pytest
 
 from picker.admin.ports import listen
 from picker.config.settings import (
+    AdminSettings,
     DiscoverySettings,
     ElectionSettings,
     KubernetesSettings,
@@ -62,6 +63,7 @@ class Data:
             ),
             kubernetes=KubernetesSettings(pools=(POOL,)),
             election=ElectionSettings(),
+            admin=AdminSettings(),
             log=LogSettings(),
             extractor=None,
             identity="me",
