@@ -14,7 +14,14 @@ from grpc_health.v1 import health_pb2
 
 from picker import app
 from picker.app import App
-from picker.config.settings import ElectionSettings, KubernetesSettings, ListenSettings, ScrapeSettings, ServeSettings
+from picker.config.settings import (
+    AdminSettings,
+    ElectionSettings,
+    KubernetesSettings,
+    ListenSettings,
+    ScrapeSettings,
+    ServeSettings,
+)
 from tests.support import messages as m
 from tests.support.cluster import Cluster
 from tests.support.running import COMPLETION, Running, running, until
@@ -81,7 +88,12 @@ def settings(kubeconfig: Path, **kubernetes: Any) -> ServeSettings:
         grpc_max_send_msg_bytes=16 * MIB,
     )
     given: dict[str, Any] = {"pool_namespace": "default", "kubeconfig": str(kubeconfig), **kubernetes}
-    return ServeSettings(listen=listen, scrape=ScrapeSettings(enabled=False), kubernetes=KubernetesSettings(**given))
+    return ServeSettings(
+        admin=AdminSettings(endpoint_auth=False),
+        listen=listen,
+        scrape=ScrapeSettings(enabled=False),
+        kubernetes=KubernetesSettings(**given),
+    )
 
 
 def serving(given: ServeSettings, *, wait: bool = True) -> contextlib.AbstractAsyncContextManager[Running]:
