@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,34 +74,34 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
         yield example
 
 
-def talk(example: Example, model: str) -> Any:
-    """A request that is answered for as long as the connection is open."""
-    connection = example.connect()
-    body = {"model": model, "prompt": f"a long story, {model}", "max_tokens": 100_000, "stream": True}
-    connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
-    response = connection.getresponse()
-    assert response.status == 200
-    response.readline()
-    return connection
+@contextmanager
+def talk(example: Example, model: str) -> Iterator[str]:
+    """A request that is answered for as long as this lasts. The endpoint, once picker has seen it at work there."""
+    with closing(example.connect()) as connection:
+        body = {"model": model, "prompt": f"a long story, {model}", "max_tokens": 100_000, "stream": True}
+        connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
+        response = connection.getresponse()
+        assert response.status == 200
+        response.readline()
+        where = str(example.decisions()[0]["endpoint"])
+        wait_until(example, lambda: running_requests(example)[where] == 1)
+        yield where
 
 
-def running_adapters(example: Example) -> dict[str, str]:
-    """By endpoint, as picker knows them."""
-    found = json.loads(example.admin("/debug/endpoints"))
-    return {each["target"]: ",".join(each["running_adapters"]) for each in found}
+def running_requests(example: Example) -> dict[str, float]:
+    """By endpoint, as the model servers said when they were last asked."""
+    return {each["target"]: each["running"] for each in json.loads(example.admin("/debug/endpoints"))}
 
 
 def test_requests_go_where_their_adapter_runs(adapters: Example) -> None:
-    with closing(talk(adapters, "english-bot")):
-        wait_until(adapters, lambda: "english-bot" in running_adapters(adapters).values())
-        with closing(talk(adapters, "spanish-bot")):
-            wait_until(adapters, lambda: {*running_adapters(adapters).values()} == {"english-bot", "spanish-bot"})
-            where = {adapter: target for target, adapter in running_adapters(adapters).items()}
-            with closing(adapters.connect()) as connection:
-                for model in ("english-bot", "spanish-bot") * 10:
-                    status, answer = adapters.ask(connection, model)
-                    assert (status, answer["model"]) == (200, model)
-                    assert adapters.decisions()[0]["endpoint"] == where[model]
+    with talk(adapters, "english-bot") as english, talk(adapters, "spanish-bot") as spanish:
+        where = {"english-bot": english, "spanish-bot": spanish}
+        assert english != spanish  # there is room for one
+        with closing(adapters.connect()) as connection:
+            for model in [*where] * 10:
+                status, answer = adapters.ask(connection, model)
+                assert (status, answer["model"]) == (200, model)
+                assert adapters.decisions()[0]["endpoint"] == where[model]
 
 
 def test_the_base_model_is_served_too(adapters: Example) -> None:

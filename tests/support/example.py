@@ -27,6 +27,7 @@ from tests.support.inference_gateway import InferenceGateway
 from tests.support.ports import EXT_PROC, METRICS, ports_in
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+KINDS = ["Gateway", "HTTPRoute", "InferencePool", "InferenceObjective"]  # the CRDs the examples say to install
 READY_S = 60.0
 LISTENING = "listening on "
 _SUBNET = f"127.{64 + os.getpid() % 64}.{os.getpid() // 64 % 256}"  # every pod has port 8000, and an address of its own
@@ -150,7 +151,7 @@ def _vllm_flags(arguments: list[str]) -> list[str]:
 def running(name: str, directory: Path, *, speedup: float = 1000.0) -> Iterator[Example]:
     """The example of that name, ready, and gone afterwards."""
     values = yaml.safe_load((EXAMPLES / name / "picker-values.yaml").read_text())
-    with Cluster() as cluster:
+    with Cluster(extensions=KINDS) as cluster:
         example = Example(cluster, directory, values)
         kubeconfig = cluster.kubeconfig(directory)
         try:
