@@ -267,7 +267,7 @@ def _complaint(raw: bytes) -> ValueError:
     except _WRONG as problem:
         return Garbage(f"not a status: {problem}")
     if said.code == 410 or said.reason in ("Expired", "Gone"):
-        return Expired(said.message or said.reason)
+        return Expired(f"{said.code} {said.reason}: {said.message}")
     return ServerTrouble(f"{said.code} {said.reason}: {said.message}")
 
 

@@ -1,7 +1,6 @@
 """One kind of objects followed through whatever an API server answers, in virtual time."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -507,7 +506,3 @@ async def test_a_fault_is_loud_the_second_time_and_now_and_then(caplog: pytest.L
         it.api.stream.say(bookmark(11))
         await pass_time(1)
         assert "things: watched again after" in caplog.text
-
-
-def test_pages_of_items_are_json() -> None:
-    assert json.loads(page(item("a", 1)))["items"][0]["metadata"]["name"] == "a"
