@@ -1,15 +1,18 @@
 """The chart under every gateway and the values that change most: what it renders is what Kubernetes and picker take."""
 
 import itertools
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from picker.cli.flags import FlagParser
 from picker.cli.serve import configure, settings_from
 from tests.support.manifests import (
+    CHART,
     NAMESPACE,
     Json,
     RenderError,
@@ -49,6 +52,10 @@ FEW = {name: EXTRAS[name] for name in ("plain", "three replicas")}
 ELSEWHERE: dict[str, Json] = {
     "several pools": {"pools": ["chat", "code", "other/math"]},
     "pools by labels": {"pools": [], "poolSelector": "team=chat"},
+    "pools of different minds": {
+        "pools": ["chat", "other/code"],
+        "poolConfigs": {name: {"plugins": [{"type": "max-score-picker"}]} for name in ("chat", "other/code")},
+    },
     "a pool made": {"pools": [], "inferencePool": {"create": True, "matchLabels": {"app": "chat"}}},
     "body-based router": {
         "bodyBasedRouter": {"enabled": True, "plugins": ["body-field-to-header:model"]},
@@ -116,7 +123,8 @@ def test_names_are_unique_and_namespaced(objects: list[Json]) -> None:
 def test_picker_serve_takes_every_flag(objects: list[Json], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("tls.crt", "tls.key", "ca.crt"):
         (tmp_path / name).touch()
-    (tmp_path / "config.yaml").write_text(CONFIG)
+    for name in ("config.yaml", "pool.chat.yaml", "pool.other.code.yaml"):
+        (tmp_path / name).write_text(CONFIG)
     monkeypatch.setenv("NAMESPACE", NAMESPACE)
     parser = FlagParser(prog="picker serve")
     configure(parser)
@@ -373,7 +381,29 @@ def test_standalone_opens_no_port_of_pickers_own() -> None:
     assert {"--secure-serving=false", "--endpoint-selector=app=chat"} <= set(picker_args(objects))
 
 
+def test_pools_can_have_configurations_of_their_own() -> None:
+    objects = render({"pools": ["chat", "other/code"], "poolConfigs": {"other/code": {"plugins": []}}})
+    held = yaml.safe_load(only(objects, "ConfigMap")["data"]["pool.other.code.yaml"])
+    assert held == {"apiVersion": "llm-d.ai/v1alpha1", "kind": "EndpointPickerConfig", "plugins": []}
+    named = [word for word in picker_args(objects) if "config" in word]
+    assert named == ["--pool-config-file=other/code=/etc/picker/config/pool.other.code.yaml"]
+
+
 # --- values that cannot be ---
+
+
+def test_each_value_has_its_rule() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+
+    def compare(path: str, value: Any, rule: Json) -> None:
+        rule = schema["definitions"][rule["$ref"].rpartition("/")[2]] if "$ref" in rule else rule
+        if isinstance(value, dict) and "properties" in rule and rule.get("additionalProperties") is False:
+            assert set(value) | {"global", "claims"} >= set(rule["properties"]) >= set(value), path
+            for name in value:
+                compare(f"{path}.{name}", value[name], rule["properties"][name])
+
+    compare("values", values, schema)
 
 
 @pytest.mark.parametrize(
@@ -392,6 +422,7 @@ def test_standalone_opens_no_port_of_pickers_own() -> None:
         ({"inferencePool": {"create": True}}, "inferencePool.matchLabels"),
         ({**POOL, "config": {"kind": "Deployment"}}, "EndpointPickerConfig"),
         ({**POOL, "config": {"plugins": []}, "existingConfigMap": "c"}, "exclude each other"),
+        ({**POOL, "poolConfigs": {"code": {"plugins": []}}}, "none of pools: chat"),
         ({**POOL, "tls": {"enabled": False, "secretName": "s"}}, "need tls.enabled"),
         ({**POOL, "metrics": {"auth": False, "readers": [{"name": "p", "namespace": "m"}]}}, "metrics.auth"),
         ({**POOL, "metrics": {"readers": [{"name": "p"}]}}, "namespace is required"),

@@ -15,9 +15,20 @@ import pytest
 import yaml
 
 from picker.demo.envoy import DESTINATION, EnvoyProcess, envoy_binary, validate
+from picker.demo.processes import Child, picker_command, stop_all
 from tests.e2e.stack import OLD_ENVOYS, Stack, old_envoy, running
-from tests.support.manifests import KUSTOMIZE, needs_helm, only, render
-from tests.support.ports import free_port
+from tests.support.cluster import Cluster
+from tests.support.manifests import (
+    KUSTOMIZE,
+    NAMESPACE,
+    build,
+    needs_helm,
+    needs_kubectl,
+    only,
+    picker_args,
+    render,
+)
+from tests.support.ports import EXT_PROC, free_port, ports_in
 
 pytestmark = pytest.mark.e2e
 CHAT = json.dumps({"model": "sim", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}).encode()
@@ -159,3 +170,37 @@ def test_a_picker_that_ends_refuses_at_once(stack: Stack) -> None:
     assert ask(stack)[0] in (500, 503)
     stack.start_picker()
     stack.wait_until(lambda: ask(stack)[0] == 200)
+
+
+@needs_kubectl
+def test_from_pods_with_a_label_to_an_answer(tmp_path: Path) -> None:
+    """The overlay's own args and Envoy, an API server, and model servers where its pods are."""
+    args = picker_args(build(KUSTOMIZE / "overlays" / "standalone"))
+    port = free_port()
+    with Cluster() as cluster, contextlib.ExitStack() as ending:
+        children: list[Child] = []
+        ending.callback(stop_all, children)
+        for number in (2, 3):
+            children.append(model_server(f"127.0.0.{number}", port, tmp_path))
+            cluster.pod(f"chat-{number}", f"127.0.0.{number}", labels={"app": "chat"}, namespace=NAMESPACE)
+        own = [f"--endpoint-target-ports={port}", f"--kubeconfig={cluster.kubeconfig(tmp_path, namespace=NAMESPACE)}"]
+        own += ["--grpc-port=0", "--grpc-health-port=0", "--metrics-port=0"]
+        environment = {"NAMESPACE": NAMESPACE, "POD_NAME": "picker-5d8f7c9b6d-x2x7k"}
+        fixed = [word for word in args if not word.startswith(("--endpoint-target-ports", "--grpc", "--metrics-port"))]
+        children.append(Child("picker", picker_command("serve", *fixed, *own), tmp_path / "picker.log", environment))
+        stack = Stack(tmp_path, "wire", picker=children[-1])
+        children[-1].wait_until(lambda: EXT_PROC in ports_in(children[-1].log_text()), 30.0)
+        stack.envoy = EnvoyProcess(moved(shipped(), ports_in(children[-1].log_text())[EXT_PROC]), tmp_path)
+        ending.callback(stack.envoy.stop)
+        stack.envoy.wait_ready()
+        stack.wait_until(lambda: ask(stack)[0] == 200)
+        cluster.delete("Pod", "chat-2", NAMESPACE)
+        cluster.delete("Pod", "chat-3", NAMESPACE)
+        stack.wait_until(lambda: ask(stack)[0] == 503)
+
+
+def model_server(host: str, port: int, directory: Path) -> Child:
+    command = picker_command("model-server", "--host", host, "--port", str(port), "--speedup", "1000")
+    child = Child(f"model server {host}", command, directory / f"{host}.log")
+    child.wait_until(lambda: "listening on" in child.log_text(), 30.0)
+    return child

@@ -29,8 +29,11 @@
 {{- if include "picker.standalone" . }}
 - --health-checking=true
 {{- end }}
-{{- if include "picker.configMap" . }}
+{{- if or .Values.config .Values.existingConfigMap }}
 - --config-file=/etc/picker/config/config.yaml
+{{- end }}
+{{- range $pool, $_ := .Values.poolConfigs }}
+- {{ printf "--pool-config-file=%s=/etc/picker/config/pool.%s.yaml" $pool ($pool | replace "/" ".") | quote }}
 {{- end }}
 - --drain-timeout={{ .Values.drainTimeoutSeconds }}s
 {{- if include "picker.leads" . }}

@@ -57,7 +57,7 @@ labels:
 
 {{- define "picker.configMap" -}}
 {{- if .Values.existingConfigMap -}}{{ .Values.existingConfigMap }}
-{{- else if .Values.config -}}{{ include "picker.fullname" . }}-config
+{{- else if or .Values.config .Values.poolConfigs -}}{{ include "picker.fullname" . }}-config
 {{- end -}}
 {{- end -}}
 

@@ -33,8 +33,13 @@
 {{- if and (eq $values.gateway "gke") $values.bodyBasedRouter.enabled (not $values.gke.gatewayName) -}}
 {{- fail "picker: bodyBasedRouter with gateway gke needs gke.gatewayName, the Gateway it extends" -}}
 {{- end -}}
-{{- if and $values.config $values.existingConfigMap -}}
-{{- fail "picker: config and existingConfigMap exclude each other; give one" -}}
+{{- if and (or $values.config $values.poolConfigs) $values.existingConfigMap -}}
+{{- fail "picker: config, poolConfigs and existingConfigMap exclude each other; give one" -}}
+{{- end -}}
+{{- range $pool, $_ := $values.poolConfigs -}}
+{{- if and $values.pools (not (has $pool $values.pools)) -}}
+{{- fail (printf "picker: poolConfigs is of %s, which is none of pools: %s" $pool (join ", " $values.pools)) -}}
+{{- end -}}
 {{- end -}}
 {{- if and (not $values.tls.enabled) (or $values.tls.secretName $values.tls.clientCaConfigMap) -}}
 {{- fail "picker: tls.secretName and tls.clientCaConfigMap need tls.enabled" -}}
