@@ -89,8 +89,8 @@ def settings(kubeconfig: Path, **kubernetes: Any) -> ServeSettings:
     )
     given: dict[str, Any] = {"pool_namespace": "default", "kubeconfig": str(kubeconfig), **kubernetes}
     return ServeSettings(
-        admin=AdminSettings(endpoint_auth=False),
         listen=listen,
+        admin=AdminSettings(endpoint_auth=False),
         scrape=ScrapeSettings(enabled=False),
         kubernetes=KubernetesSettings(**given),
     )
@@ -216,3 +216,18 @@ async def test_of_two_that_stand_for_election_one_asks_for_traffic(cluster: Clus
             await leader.task
             await follower.readiness.wait_ready()
             assert await picked(follower) == "10.0.0.1:8000"
+
+
+@within_deadline
+async def test_metrics_are_for_those_whom_the_cluster_grants_them(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.apply(pool("chat"))
+    cluster.reviews.tokens |= {"prom": ("prometheus", ()), "other": ("jane", ())}
+    cluster.reviews.allowed.add(("prometheus", "get", "/metrics"))
+    given = settings(cluster.kubeconfig(tmp_path), pools=("default/chat",))
+    async with serving(dataclasses.replace(given, admin=AdminSettings())) as picker:
+        assert (await picker.get("/metrics"))[0] == 401
+        status, said = await picker.get("/metrics", Authorization="Bearer other")
+        assert (status, said.partition(" needs")[0]) == (403, "forbidden: jane")
+        assert (await picker.get("/metrics", Authorization="Bearer prom"))[0] == 200
+        assert (await picker.get("/debug/endpoints", Authorization="Bearer prom"))[0] == 403
+        assert await picker.get("/readyz") == (200, "ready\n")

@@ -72,6 +72,7 @@ class Example:
             f"--pool-name={','.join(self.values['pools'])}",
             f"--kubeconfig={kubeconfig}",
             "--secure-serving=false",
+            "--metrics-endpoint-auth=false",  # the tests have no token
         ]
         flags += ["--grpc-port=0", "--grpc-health-port=0", "--metrics-port=0"]
         if self.values["bodyBasedRouter"]["enabled"]:

@@ -1,6 +1,6 @@
 """Two pickers of one pool as they would run in a cluster, of which one leads, behind a real Envoy under steady load.
 
-A fake API server, simulated model servers as pods, `picker serve` twice with leader election, and an Envoy whose cluster
+A fake API server, simulated model servers as pods, `picker serve` twice with leader election, and an Envoy: its cluster
 of endpoint pickers has both and asks each for its health on the ext_proc port, as the standalone chart does.
 """
 
