@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tests.support.example import EXAMPLES, Example, running
+from tests.support.manifests import needs_helm, picker_args, render
 
 pytestmark = pytest.mark.e2e
 OBJECTIVE = "x-gateway-inference-objective"
@@ -28,6 +29,20 @@ def test_manifests_of_kubernetes_itself_are_valid(file: Path) -> None:
     for document in yaml.safe_load_all(file.read_text()):
         if ".networking." not in document["apiVersion"]:  # those are held to their schemas when they are applied
             kubernetes_validate.validate(document, "1.34", strict=True)
+
+
+@needs_helm
+@pytest.mark.parametrize("name", ["chatbot-recommender", "lora-adapters"])
+def test_the_chart_makes_what_the_pools_name(name: str) -> None:
+    """A Service for each endpoint picker, and a picker that serves just the pools there are."""
+    values = yaml.safe_load((EXAMPLES / name / "picker-values.yaml").read_text())
+    objects = render(values)
+    services = {each["metadata"]["name"] for each in objects if each["kind"] == "Service"}
+    here = [each for file in manifests() if name in file.parts for each in yaml.safe_load_all(file.read_text())]
+    pools = {each["metadata"]["name"]: each["spec"] for each in here if each["kind"] == "InferencePool"}
+    assert {spec["endpointPickerRef"]["name"] for spec in pools.values()} <= services
+    served = [flag.partition("=")[2] for flag in picker_args(objects) if flag.startswith("--pool-name=")]
+    assert set(served) == pools.keys()
 
 
 @pytest.fixture(scope="module")

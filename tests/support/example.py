@@ -22,7 +22,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from picker.demo.processes import Child, free_port, picker_command, stop_all
-from tests.support.cluster import Cluster
+from tests.support.cluster import TOKEN, Cluster
 from tests.support.inference_gateway import InferenceGateway
 from tests.support.ports import EXT_PROC, METRICS, ports_in
 
@@ -96,7 +96,10 @@ class Example:
             return False
 
     def admin(self, path: str) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}{path}", timeout=10) as response:
+        """What picker's metrics port says to an administrator of the cluster."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.admin_port}{path}")
+        request.add_header("authorization", f"Bearer {TOKEN}")
+        with urllib.request.urlopen(request, timeout=10) as response:
             return str(response.read().decode())
 
     def decisions(self) -> list[dict[str, Any]]:

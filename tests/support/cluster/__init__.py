@@ -7,6 +7,6 @@ garbage collection by owner, no scheduler, no kubelet (a deleted pod is gone at 
 Bodies are JSON or YAML: what speaks only protobuf (`kubectl create`, `kubectl auth`) is answered 415.
 """
 
-from tests.support.cluster.cluster import Cluster
+from tests.support.cluster.cluster import TOKEN, Cluster
 
-__all__ = ["Cluster"]
+__all__ = ["TOKEN", "Cluster"]

@@ -20,7 +20,7 @@ from tests.support.cluster.kinds import CORE, EXTENSIONS, Kind, Kinds
 from tests.support.cluster.objects import Objects, now
 from tests.support.cluster.patches import merge
 from tests.support.cluster.refusals import Refusal
-from tests.support.cluster.reviews import Reviews
+from tests.support.cluster.reviews import MASTERS, Reviews
 from tests.support.cluster.server import Server
 from tests.support.cluster.store import HISTORY, Store
 
@@ -55,7 +55,7 @@ class Cluster:
             self.kinds.add(kind)
         self.store = Store(self._changed, history)
         self.objects = Objects(self.kinds, self.store)
-        self.reviews = Reviews(tokens={TOKEN: ("admin", ("system:masters",))})
+        self.reviews = Reviews(tokens={TOKEN: ("admin", (MASTERS,))})
         self.proxied: dict[tuple[str, str, int], str] = {}
         self._server = Server(self.objects, self.reviews, self.proxied)
         self._server.bookmark_s, self._server.watch_list = bookmark_s, watch_list
