@@ -192,6 +192,7 @@ class KubernetesWatch:
         self._standalone = standalone_pool(settings) if settings.endpoint_selector else None
         self._known = {pool: tuple(endpoints) for pool, endpoints in (known or {}).items()}
         self._pools: dict[str, _Pods] = {}
+        self._opened: dict[str, tuple[str, ...]] = {}  # with their authorities; a deleted one stays, but empty
         self._beside: dict[str, NamespaceObjects] = {}
         self._counts: dict[str, Counts] = {}
         self._running: dict[Reflector[Any], tuple[str, asyncio.Task[None]]] = {}
@@ -267,8 +268,9 @@ class KubernetesWatch:
     def put_pool(self, spec: PoolSpec, selector: str) -> None:
         """There is this pool, new or other than before."""
         pool = self._pools.get(spec.id)
-        if pool is None or pool.spec.authorities != spec.authorities:
+        if self._opened.get(spec.id) != spec.authorities:
             self._tell(self._sink.open_pool, spec.id, spec.authorities)
+            self._opened[spec.id] = spec.authorities
         if pool is None:
             _LOG.info("pool %s: ports %s of the pods with %s", spec.id, ", ".join(map(str, spec.ports)), selector)
             told = self._known.pop(spec.id, ())
@@ -292,6 +294,7 @@ class KubernetesWatch:
         """A pool that labels had chosen is gone."""
         gone = self._pools.pop(pool, None)
         self._known.pop(pool, None)
+        self._opened.pop(pool, None)
         if gone is not None:
             self.unfollow(gone.reflector)
         _LOG.info("pool %s is gone", pool)
