@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,7 +24,7 @@ from picker.resources.objects import (
     RewriteSpec,
     TargetModel,
 )
-from picker.resources.rules import rewrite_rules
+from picker.resources.rules import objectives, of_pool, rewrite_rules
 
 ANY = Match()
 
@@ -139,3 +140,61 @@ def test_equals_the_model(objects: list[Any], model: str) -> None:
     wanted = expected(objects, model)
     assert found == (wanted[1].encode() if wanted else None)
     assert rewrites.counts() == ([(wanted[0], model, wanted[1], 1)] if wanted else [])
+
+
+# --- objectives ---
+
+
+def objective(name: str, priority: int = 0, day: int | None = None, *, pool: str = "p", **more: str) -> Resource:
+    ref = PoolRef(
+        name=pool, group=more.pop("group", "inference.networking.k8s.io"), kind=more.pop("kind", "InferencePool")
+    )
+    metadata = Metadata(name=name, creationTimestamp=created(day), **more)
+    return InferenceObjective(metadata=metadata, spec=ObjectiveSpec(poolRef=ref, priority=priority))
+
+
+def criticality(name: str, level: Any) -> Resource:
+    spec = ModelSpec(modelName=f"of-{name}", poolRef=PoolRef(name="p"), criticality=level)
+    return InferenceModel(metadata=Metadata(name=name), spec=spec)
+
+
+def test_an_objective_is_its_priority() -> None:
+    assert objectives([objective("high", 5), objective("low", -1), objective("plain")]) == {
+        "high": 5,
+        "low": -1,
+        "plain": 0,
+    }
+    assert objectives([rewrite("o", ([], "t"))]) == {}
+
+
+def test_a_criticality_is_a_priority() -> None:
+    models = [criticality(str(level), level) for level in ("Critical", "Standard", "Sheddable", None)]
+    assert objectives(models) == {"Critical": 1, "Standard": 0, "Sheddable": -1, "None": 0}
+
+
+def test_an_objective_goes_before_a_model_of_its_name_and_the_oldest_before_others() -> None:
+    assert objectives([criticality("o", "Critical"), objective("o", 7)]) == {"o": 7}
+    assert objectives([objective("o", 1, 2), objective("o", 2, 1, namespace="z")]) == {"o": 2}
+
+
+def test_only_the_objects_of_the_pool_count() -> None:
+    ours = objective("ours", namespace="n")
+    others = [
+        objective("pool", pool="q", namespace="n"),
+        objective("namespace", namespace="m"),
+        objective("group", group="inference.networking.x-k8s.io", namespace="n"),
+        objective("kind", kind="Service", namespace="n"),
+    ]
+    of = {"pool": "p", "namespace": "n", "group": "inference.networking.k8s.io"}
+    assert of_pool([ours, *others, filed := objective("filed")], **of) == (
+        ours,
+        filed,
+    )  # one of a file has no namespace
+    assert list(objectives([ours, *others], **of)) == ["ours"]
+    assert len(of_pool([ours, *others])) == 5
+
+
+def test_rules_are_of_the_pool_too() -> None:
+    mine, theirs = rewrite("a", ([], "mine")), rewrite("b", ([], "theirs"))
+    theirs = msgspec.structs.replace(theirs, metadata=Metadata(name="a0", namespace="m"))
+    assert sent([theirs, mine], "x", pool="p", namespace="n") == "mine"
