@@ -99,6 +99,7 @@ ctypedef struct call_t:
     size_t counted             # bytes of `out` in the connection's account
     uint64_t taken             # as of the connection
     uint32_t header_bytes
+    uint32_t heads             # bits of what the headers were so far: see `heads`
     int64_t expires_ns         # as the client wishes: grpc-timeout
     int64_t waits_ns           # as the method wishes
     int status                 # PK_GRPC_*, once it has ended

@@ -317,9 +317,8 @@ cdef class ExtProc:
 
     def sweep(self) -> int:
         """Let go of engines that are served no longer and have no streams; how many have some left."""
-        cdef _Served served
         if self._retired:
-            self._retired = [served for served in self._retired if served._served.open]
+            self._retired = [served for served in self._retired if (<_Served>served)._served.open]
         return len(self._retired)
 
     def methods(self) -> Methods:

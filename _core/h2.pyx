@@ -39,7 +39,7 @@ from picker._core.calls cimport (
 )
 from picker._core.codec cimport buffer_append, buffer_free, buffer_t, slice_t
 from picker._core.deadlines cimport deadlines_drop, deadlines_due, deadlines_free, deadlines_set
-from picker._core.heads cimport head_begin, head_read
+from picker._core.heads cimport head_begin, head_is_malformed, head_read
 from picker._core.inbox cimport (
     PK_INBOX_COMPRESSED,
     PK_INBOX_MESSAGE,
@@ -79,6 +79,7 @@ from picker._core.nghttp2 cimport (
     nghttp2_option_new,
     nghttp2_option_set_no_auto_window_update,
     nghttp2_option_set_no_closed_streams,
+    nghttp2_option_set_no_http_messaging,
     nghttp2_option_set_stream_reset_rate_limit,
     nghttp2_session,
     nghttp2_session_callbacks,
@@ -135,7 +136,9 @@ cdef void _refuse_http(call_t* call, const char* status) noexcept nogil:
 cdef void _begin_call(call_t* call) noexcept nogil:
     """The request headers are whole."""
     call.connection.tally.refused += 1
-    if not call.is_post:
+    if head_is_malformed(call):
+        nghttp2_submit_rst_stream(call.connection.session, NGHTTP2_FLAG_NONE, call.id, NGHTTP2_PROTOCOL_ERROR)
+    elif not call.is_post:
         _refuse_http(call, b"405")
     elif not call.is_grpc:
         _refuse_http(call, b"415")
@@ -348,6 +351,7 @@ cdef int _new_session(connection_t* connection) noexcept nogil:
         _set_callbacks(callbacks)
         nghttp2_option_set_no_auto_window_update(option, 1)
         nghttp2_option_set_no_closed_streams(option, 1)
+        nghttp2_option_set_no_http_messaging(option, 1)      # see `heads`
         nghttp2_option_set_stream_reset_rate_limit(option, RESETS, RESETS)
         code = nghttp2_session_server_new3(&connection.session, callbacks, connection, option, &memory)
     nghttp2_option_del(option)

@@ -124,6 +124,7 @@ cdef extern from "nghttp2/nghttp2.h" nogil:
     void nghttp2_option_del(nghttp2_option*)
     void nghttp2_option_set_no_auto_window_update(nghttp2_option*, int)
     void nghttp2_option_set_no_closed_streams(nghttp2_option*, int)
+    void nghttp2_option_set_no_http_messaging(nghttp2_option*, int)
     void nghttp2_option_set_stream_reset_rate_limit(nghttp2_option*, uint64_t, uint64_t)
 
     int nghttp2_session_server_new3(

@@ -378,6 +378,54 @@ def test_requests_without_what_http_demands_are_reset(name: str) -> None:
     service.assert_idle()
 
 
+MALFORMED: dict[str, list[tuple[str, str]]] = {
+    "an unknown pseudo-header": [(":what", "x"), *POST.items()],
+    "a pseudo-header of responses": [(":status", "200"), *POST.items()],
+    "a pseudo-header twice": [*list(POST.items())[:4], (":path", "/x"), ("content-type", "application/grpc")],
+    "a pseudo-header behind others": [("te", "trailers"), *POST.items()],
+    "a name in upper case": [*POST.items(), ("X-a", "1")],
+    "a name with a blank": [*POST.items(), ("x a", "1")],
+    "a name with a colon": [*POST.items(), ("x:a", "1")],
+    "no name": [*POST.items(), ("", "1")],
+    "a value of two lines": [*POST.items(), ("x", "1\n2")],
+    "a value with a zero byte": [*POST.items(), ("x", "1\0")],
+    "te": [*POST.items(), ("te", "gzip")],
+    **{name: [*POST.items(), (name, "x")] for name in ("connection", "transfer-encoding", "upgrade", "keep-alive")},
+}
+
+
+@pytest.mark.parametrize("what", MALFORMED)
+def test_malformed_requests_are_reset(what: str) -> None:
+    """RFC 9113, 8.1.1."""
+    service = Service()
+    client = RawClient(service.server)
+    client.begin()
+    block = b"".join(plain_headers({name: value}) for name, value in MALFORMED[what])
+    assert client.feed(frame(HEADERS, END_HEADERS, 1, block)) == [(RST_STREAM, 0, 1, b"\0\0\0\1")]
+    assert client.feed(frame(HEADERS, END_HEADERS, 3, plain_headers(POST))) == []  # others go on
+    client.connection.close(START_NS)
+    service.assert_idle()
+
+
+@pytest.mark.parametrize("authority", ["outbound|9002||picker.ml.svc.cluster.local", "{x}", "a b", "", "x" * 4000])
+def test_gateways_call_picker_what_they_like(authority: str) -> None:
+    """Envoy says the name of its cluster, and Istio's have what no authority may have."""
+    client = Service().client()
+    call = client.open(PROCESS, authority=authority)
+    call.send(REQUEST)
+    assert len(call.messages) == 2
+
+
+def test_a_host_will_do_for_an_authority() -> None:
+    service = Service()
+    client = RawClient(service.server)
+    client.begin()
+    pairs = {**{key: value for key, value in POST.items() if key != ":authority"}, "host": "picker"}
+    assert client.feed(frame(HEADERS, END_HEADERS, 1, plain_headers(pairs))) == []
+    client.connection.close(START_NS)
+    service.assert_idle()
+
+
 def test_a_ping_is_answered() -> None:
     client = Service().client()
     client.protocol.ping(b"12345678")

@@ -86,12 +86,13 @@ class Peer(Generic[AnyCall]):
         *extra: Header,
         method: str = "POST",
         kind: str = "application/grpc",
+        authority: str = "test",
         end_stream: bool = False,
     ) -> AnyCall:
         """A stream whose headers are sent with the next bytes."""
         call = self.make_call(self.protocol.get_next_available_stream_id())
         self.calls[call.id] = call
-        headers = [(":method", method), (":scheme", "http"), (":path", path), (":authority", "test")]
+        headers = [(":method", method), (":scheme", "http"), (":path", path), (":authority", authority)]
         headers += [("content-type", kind), ("te", "trailers"), *extra]
         self.protocol.send_headers(call.id, headers, end_stream=end_stream)
         return call
