@@ -104,9 +104,16 @@ def _where(parser: FlagParser) -> None:
         "metrics",
         help="metrics page to read instead of those of picker's pods: URL, or old=URL and new=URL; repeatable",
     )
-    parser.flag("metrics-token-file", default="", help="bearer token for those pages")
-    parser.flag("metrics-ca-file", default="", help="certificate authorities of those pages")
-    parser.switch("metrics-insecure-skip-verify", help="do not verify the certificates of those pages")
+    parser.flag(
+        "metrics-via",
+        default="auto",
+        kind=choice("auto", "api", "pods"),
+        help="how picker's pods are read: api is through the API server, pods straight, with a token; "
+        "auto (the default) is pods inside a cluster, else api",
+    )
+    parser.flag("metrics-token-file", default="", help="bearer token for metrics (default: the pod's own, if any)")
+    parser.flag("metrics-ca-file", default="", help="certificate authorities of metrics pages")
+    parser.switch("metrics-insecure-skip-verify", help="do not verify the certificates of metrics pages")
     parser.flag(
         "metrics-port", default=0, kind=port, help="of picker's pods (default: the port named metrics, else 9090)"
     )

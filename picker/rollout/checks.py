@@ -70,8 +70,8 @@ async def _check(what: str, look: Callable[[], Awaitable[str]]) -> Check:
 async def _weights(plan: Plan, found: Json) -> str:
     original = original_of(found, plan)
     if not original:
-        where = f"a rule for {plan.model} with" if plan.model else "a rule with"
-        raise _Failed(f"there is no {where} {plan.old} in it that gets traffic; check --from")
+        rule = f"no rule for {plan.model}" if plan.model else "no rule"
+        raise _Failed(f"{rule} sends traffic to {plan.old}; check --from")
     now = current(found, plan, original)
     if any(weights.get(plan.new) for weights in now.values()):
         raise _Failed(f"{plan.new} has traffic already ({in_words(now)}); take it out, or set its weight to 0")

@@ -10,6 +10,7 @@ import socket
 import ssl
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -24,7 +25,7 @@ from picker.rollout.checks import Check, check_all
 from picker.rollout.controller import Controller, Ended
 from picker.rollout.judge import Thresholds
 from picker.rollout.machine import ObjectKind, Phase, Plan
-from picker.rollout.metrics import Metrics, Pages, PodPages, UrlPages
+from picker.rollout.metrics import Direct, Metrics, Pages, PodPages, UrlPages
 from picker.rollout.pages import Side
 from picker.rollout.pods import PoolObject, find_pool
 from picker.rollout.record import Record, read_record
@@ -35,6 +36,7 @@ from picker.rollout.weights import Json, current, expected, original_of
 __all__ = ["run"]
 
 FAILED, ROLLED_BACK, HELD, STOPPED = 1, 3, 4, 143
+IN_CLUSTER_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105 - a path
 DEFAULT_STEPS, DEFAULT_EVERY_S = (10, 25, 50, 100), 600.0
 _PLAN_FLAGS = {
     "steps": "steps",
@@ -226,15 +228,24 @@ class _Command:
 
     async def _pages(self, old: PoolObject, new: PoolObject, stack: AsyncExitStack) -> tuple[Pages, Pages]:
         args = self._args
-        if not args.metrics:
-            first = PodPages(self._client, old, port=args.metrics_port, scheme=_scheme(args))
-            second = PodPages(self._client, new, port=args.metrics_port, scheme=_scheme(args))
-            return first, first if first.place == second.place else second
+        if args.metrics:
+            urls = [_urls(args.metrics, side) for side in ("old", "new")]
+            direct = await self._direct(args.metrics_token_file, stack)
+            pages = [UrlPages(direct, each) for each in urls]
+            return pages[0], pages[0] if urls[0] == urls[1] else pages[1]
+        own_token = _own_token()
+        is_inside = bool(own_token) and not (args.kubeconfig or args.context)
+        goes_straight = args.metrics_via == "pods" or (args.metrics_via == "auto" and is_inside)
+        direct_or_none = await self._direct(args.metrics_token_file or own_token, stack) if goes_straight else None
+        first, second = (
+            PodPages(self._client, pool, port=args.metrics_port, scheme=args.metrics_scheme, direct=direct_or_none)
+            for pool in (old, new)
+        )
+        return first, first if first.place == second.place else second
+
+    async def _direct(self, token_file: str, stack: AsyncExitStack) -> Direct:
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        tls = _tls(args)
-        urls = [_urls(args.metrics, side) for side in ("old", "new")]
-        pages = [UrlPages(session, each, token_file=args.metrics_token_file, tls=tls) for each in urls]
-        return pages[0], pages[0] if urls[0] == urls[1] else pages[1]
+        return Direct(session, token_file=token_file, tls=_tls(self._args))
 
     async def _show(self, record: Record) -> None:
         now = current(await self._store.read(), record.plan, record.original)
@@ -271,8 +282,9 @@ def _without_none(given: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _scheme(args: argparse.Namespace) -> str:
-    return "https" if args.metrics_scheme == "https" else ""
+def _own_token() -> str:
+    """The file with the token of the pod this runs in, if it does."""
+    return IN_CLUSTER_TOKEN if Path(IN_CLUSTER_TOKEN).exists() else ""
 
 
 def _tls(args: argparse.Namespace) -> ssl.SSLContext | None:

@@ -8,19 +8,20 @@ from typing import NamedTuple, Protocol
 
 import aiohttp
 
-from picker.errors import KubernetesError, UsageError, printable
+from picker.errors import KubernetesError, KubernetesRefusal, UsageError, printable
 from picker.kube.client import KubeClient
 from picker.rollout.counting import Counting, Source
 from picker.rollout.figures import Figures
 from picker.rollout.machine import Sight
 from picker.rollout.pages import PageError, Side, knows_pools, read_page
-from picker.rollout.pods import PoolObject, metrics_port, pods_of, read_pod, service_of
+from picker.rollout.pods import Pod, PoolObject, metrics_port, pods_of, read_pod, service_of
 
-__all__ = ["Metrics", "Pages", "PodPages", "UrlPages"]
+__all__ = ["Direct", "Metrics", "Pages", "PodPages", "UrlPages"]
 
 READ_S = 5.0
 """Longest that one page may take."""
 MOST_PAGE_BYTES = 64 << 20
+UNAUTHORIZED = 401
 
 
 class Pages(Protocol):
@@ -31,56 +32,16 @@ class Pages(Protocol):
         ...
 
 
-class PodPages:
-    """The ready pods of a pool's endpoint picker. `port`: 0 finds it out; `scheme`: "https" for pages over TLS."""
-
-    def __init__(self, client: KubeClient, pool: PoolObject, *, port: int = 0, scheme: str = "") -> None:
-        self._client, self._pool, self._port, self._scheme = client, pool, port, scheme
-
-    @property
-    def place(self) -> tuple[str, str]:
-        """Where these pods are found; two pools of one picker have them in common."""
-        return self._pool.namespace, self._pool.picker
-
-    async def read(self) -> dict[Source, str]:
-        """The page of each."""
-        service = await service_of(self._client, self._pool)
-        pods = [pod for pod in await pods_of(self._client, service.namespace, service.labels) if pod.is_ready]
-        if not pods:
-            raise PageError(f"no pod of Service {service.namespace}/{service.name} is ready")
-        ports = [metrics_port(pod, service, self._port) for pod in pods]
-        reads = [
-            read_pod(self._client, pod, port, "/metrics", scheme=self._scheme, timeout_s=READ_S)
-            for pod, port in zip(pods, ports, strict=True)
-        ]
-        texts = await asyncio.gather(*reads)
-        return {pod.source: text.decode(errors="replace") for pod, text in zip(pods, texts, strict=True)}
-
-
-class UrlPages:
-    """Pages read directly. The token file is read each time: what writes it renews it."""
+class Direct:
+    """Pages read over HTTP. The token file is read each time: what writes it renews it."""
 
     def __init__(
-        self,
-        session: aiohttp.ClientSession,
-        urls: Sequence[str],
-        *,
-        token_file: str = "",
-        tls: ssl.SSLContext | None = None,
+        self, session: aiohttp.ClientSession, *, token_file: str = "", tls: ssl.SSLContext | None = None
     ) -> None:
-        self._session, self._urls, self._token_file, self._tls = session, tuple(urls), token_file, tls
+        self._session, self._token_file, self._tls = session, token_file, tls
 
-    @property
-    def place(self) -> tuple[str, ...]:
-        """The addresses."""
-        return self._urls
-
-    async def read(self) -> dict[Source, str]:
-        """The page at each address."""
-        texts = await asyncio.gather(*(self._read(url) for url in self._urls))
-        return {Source(url): text for url, text in zip(self._urls, texts, strict=True)}
-
-    async def _read(self, url: str) -> str:
+    async def fetch(self, url: str) -> str:
+        """The page. Raises PageError."""
         timeout = aiohttp.ClientTimeout(total=READ_S)
         try:
             headers = {"Authorization": f"Bearer {self._token()}"} if self._token_file else {}
@@ -97,7 +58,58 @@ class UrlPages:
 
 
 def _hint(status: int) -> str:
-    return "; give a token with --metrics-token-file" if status in (401, 403) else ""
+    return "; give a token that may read it with --metrics-token-file" if status in (401, 403) else ""
+
+
+class PodPages:
+    """The ready pods of a pool's endpoint picker: by way of the API server, or `direct`, where pods can be reached.
+
+    `port`: 0 finds it out; `scheme`: http or https.
+    """
+
+    def __init__(
+        self, client: KubeClient, pool: PoolObject, *, port: int = 0, scheme: str = "http", direct: Direct | None = None
+    ) -> None:
+        self._client, self._pool, self._port, self._scheme, self._direct = client, pool, port, scheme, direct
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Where these pods are found; two pools of one picker have them in common."""
+        return self._pool.namespace, self._pool.picker
+
+    async def read(self) -> dict[Source, str]:
+        """The page of each."""
+        service = await service_of(self._client, self._pool)
+        pods = [pod for pod in await pods_of(self._client, service.namespace, service.labels) if pod.is_ready]
+        if not pods:
+            raise PageError(f"no pod of Service {service.namespace}/{service.name} is ready")
+        texts = await asyncio.gather(*(self._page(pod, metrics_port(pod, service, self._port)) for pod in pods))
+        return {pod.source: text for pod, text in zip(pods, texts, strict=True)}
+
+    async def _page(self, pod: Pod, port: int) -> str:
+        if self._direct is not None:
+            return await self._direct.fetch(f"{self._scheme}://{pod.host}:{port}/metrics")
+        scheme = "https" if self._scheme == "https" else ""
+        try:
+            page = await read_pod(self._client, pod, port, "/metrics", scheme=scheme, timeout_s=READ_S)
+        except KubernetesRefusal as refusal:
+            if refusal.status != UNAUTHORIZED:
+                raise
+            what = f"pod {pod.namespace}/{pod.name} wants a token for its metrics, which an API server does not pass on"
+            raise PageError(f"{what}; run this in the cluster, or give the pages with --metrics") from None
+        return page.decode(errors="replace")
+
+
+class UrlPages:
+    """Pages at addresses given."""
+
+    def __init__(self, direct: Direct, urls: Sequence[str]) -> None:
+        self._direct, self._urls = direct, tuple(urls)
+
+    async def read(self) -> dict[Source, str]:
+        """The page at each address."""
+        texts = await asyncio.gather(*(self._direct.fetch(url) for url in self._urls))
+        return {Source(url): text for url, text in zip(self._urls, texts, strict=True)}
 
 
 class _Half(NamedTuple):

@@ -41,7 +41,13 @@ class Pod:
     name: str
     incarnation: str
     is_ready: bool
+    address: str
     ports: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def host(self) -> str:
+        """Its address as it stands in a URL."""
+        return f"[{self.address}]" if ":" in self.address else self.address
 
     @property
     def source(self) -> Source:
@@ -119,7 +125,8 @@ def _pod(pod: Json, namespace: str) -> Pod:
     conditions = status.get("conditions") or []
     is_ready = any(each.get("type") == "Ready" and each.get("status") == "True" for each in conditions)
     ports = dict(_named_ports(pod.get("spec") or {}))
-    return Pod(namespace, str(metadata.get("name")), f"{metadata.get('uid', '')}/{restarts}", is_ready, ports)
+    incarnation = f"{metadata.get('uid', '')}/{restarts}"
+    return Pod(namespace, str(metadata.get("name")), incarnation, is_ready, str(status.get("podIP")), ports)
 
 
 def _named_ports(spec: Json) -> Iterator[tuple[str, int]]:

@@ -18,9 +18,9 @@ CONFLICT, NOT_FOUND = 409, 404
 
 _PLACES: Mapping[ObjectKind, tuple[str, ...]] = {
     "HTTPRoute": ("gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"),
-    "InferenceModelRewrite": ("inference.networking.x-k8s.io/v1alpha2", "llm-d.ai/v1alpha2"),
+    "InferenceModelRewrite": ("llm-d.ai/v1alpha2", "inference.networking.x-k8s.io/v1alpha2"),
 }
-"""API versions an object may be found under, the likelier first."""
+"""API versions an object may be found under, the one that picker obeys first where there are both."""
 _PLURALS: Mapping[str, str] = {"HTTPRoute": "httproutes", "InferenceModelRewrite": "inferencemodelrewrites"}
 
 

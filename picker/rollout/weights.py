@@ -64,9 +64,16 @@ def current(found: Json, plan: Plan, original: Mapping[int, list[Json]]) -> dict
 
 
 def expected(found: Json, plan: Plan, original: Mapping[int, list[Json]], share: int) -> dict[int, Weights]:
-    """What they are to be when the new side has `share` per cent; 0 is as it was."""
+    """What they are to be when the new side has `share` per cent; 0 is as it was.
+
+    But for a backend that was added: it stays, with a weight of 0. A gateway that is told to forget it would cut off
+    the requests that it still answers.
+    """
     rows = {rule: _weights(Row(rule, entries), found, plan) for rule, entries in original.items()}
-    return {rule: _shared(weights, plan, share) if share else weights for rule, weights in rows.items()}
+    if share:
+        return {rule: _shared(weights, plan, share) for rule, weights in rows.items()}
+    stays = [plan.new] if plan.kind == "HTTPRoute" else []
+    return {rule: weights | {name: 0 for name in stays if name not in weights} for rule, weights in rows.items()}
 
 
 def _shared(weights: Weights, plan: Plan, share: int) -> Weights:
@@ -113,7 +120,7 @@ def _weighted(
     before = {_name(entry, found, plan): entry for entry in original}
     for name, weight in weights.items():
         entry = dict(now.get(name) or before.get(name) or _like(before[plan.old], plan))
-        if share or "weight" in before.get(name, {}):
+        if share or name not in before or "weight" in before[name]:
             entry["weight"] = weight
         else:
             entry.pop("weight", None)

@@ -32,16 +32,21 @@ def test_the_new_pool_is_added_to_every_rule_of_the_old_one() -> None:
     assert rules[0]["matches"] == found["spec"]["rules"][0]["matches"]
 
 
-def test_a_rollback_leaves_no_trace() -> None:
-    for found in (
-        route([pool_ref("old")], [pool_ref("other")]),
-        route([pool_ref("old", weight=7), pool_ref("new", weight=0), pool_ref("third", weight=3)]),
+def test_a_rollback_restores_all_but_a_backend_without_weight() -> None:
+    """Which stays, so that gateways do not cut off what it still answers."""
+    for found, left in (
+        (route([pool_ref("old")], [pool_ref("other")]), [pool_ref("new", weight=0)]),
+        (route([pool_ref("old", weight=7), pool_ref("new", weight=0), pool_ref("third", weight=3)]), []),
     ):
         original = original_of(found, PLAN)
         changed = found
         for share in (10, 50, 100, 0):
             changed = {**changed, "spec": {**changed["spec"], "rules": with_weights(changed, PLAN, original, share)}}
-        assert changed == found
+        refs = changed["spec"]["rules"][0]["backendRefs"]
+        before = found["spec"]["rules"][0]["backendRefs"]
+        assert refs == [*before, *left]
+        assert changed["spec"]["rules"][1:] == found["spec"]["rules"][1:]
+        assert are_same(current(changed, PLAN, original), current(found, PLAN, original))
 
 
 def test_what_others_have_stays_their_part() -> None:
