@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from picker.cli.flags import FlagParser
 from picker.cli.serve import configure, settings_from
 from tests.support.manifests import (
     CHART,
+    KUBERNETES,
     NAMESPACE,
     Json,
     RenderError,
@@ -129,7 +131,7 @@ def test_picker_serve_takes_every_flag(objects: list[Json], monkeypatch: pytest.
     parser = FlagParser(prog="picker serve")
     configure(parser)
     words = [re.sub(r"=/etc/picker/[a-z-]+", f"={tmp_path}", word) for word in picker_args(objects)]
-    settings_from(parser.parse(words))  # raises UsageError
+    assert settings_from(parser.parse(words)).warnings == (), "a flag without effect"
 
 
 def test_containers_can_do_nothing_they_need_not(objects: list[Json]) -> None:
@@ -390,6 +392,14 @@ def test_pools_can_have_configurations_of_their_own() -> None:
 
 
 # --- values that cannot be ---
+
+
+def test_helm_finds_nothing_to_say_of_it(tmp_path: Path) -> None:
+    values = tmp_path / "values.json"
+    values.write_text(json.dumps(POOL))
+    command = ["helm", "lint", "--strict", "--quiet", "--kube-version", KUBERNETES, "--values", str(values), str(CHART)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 def test_each_value_has_its_rule() -> None:

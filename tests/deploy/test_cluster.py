@@ -1,7 +1,10 @@
 """What is rendered, applied by kubectl to an API server; and picker run by its args, asking what its Role allows."""
 
+import contextlib
 import re
 import subprocess
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -27,7 +30,7 @@ from tests.support.manifests import (
     picker_args,
     render,
 )
-from tests.support.ports import HEALTH, free_port, ports_in
+from tests.support.ports import HEALTH, METRICS, free_port, ports_in
 
 OVERLAYS = ["base", *sorted(f"overlays/{path.name}" for path in (KUSTOMIZE / "overlays").iterdir())]
 READY_S = 30.0
@@ -162,6 +165,18 @@ def is_serving(picker: Child, service: str) -> bool:
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
+def scraped(picker: Child, token: str) -> int:
+    """As Prometheus does."""
+    url = f"http://127.0.0.1:{ports_in(picker.log_text())[METRICS]}/metrics"
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as refused:
+        with contextlib.closing(refused):
+            return refused.code
+
+
 def probed(objects: list[Json]) -> list[str]:
     (picker,) = (each for each in containers(objects) if each["name"] == "picker")
     return [probe["grpc"]["service"] for name, probe in picker.items() if name.endswith("Probe")]
@@ -190,12 +205,18 @@ def test_picker_runs_by_it_and_asks_only_for_what_it_may(case: str, cluster: Clu
     try:
         for service in probed(objects):
             picker.wait_until(lambda service=service: is_serving(picker, service), READY_S)
+        cluster.reviews.tokens |= {"scraper": ("system:serviceaccount:monitoring:prometheus", ())}
+        cluster.reviews.allowed.add(("system:serviceaccount:monitoring:prometheus", "get", "/metrics"))
+        is_guarded = case != "plaintext, no auth"
+        assert scraped(picker, "") == (401 if is_guarded else 200)
+        assert scraped(picker, "scraper") == 200
     finally:
         picker.stop()
     asked = set(cluster.requests[before:])
     grants = granted(objects)
     assert sorted(request for request in asked if not is_allowed(request, grants)) == []
     assert any("/pods" in path for _, path in asked)
+    assert any("reviews" in path for _, path in asked) == is_guarded
     for part, its_case in {"/leases": "a leader", "/configmaps": "body-based router"}.items():
         assert any(part in path for _, path in asked) == (case == its_case), part
 

@@ -23,7 +23,7 @@
 {{- if .Values.tls.clientCaConfigMap }}
 - --client-ca-file=/etc/picker/client-ca/ca.crt
 {{- end }}
-{{- if or .Values.tls.secretName .Values.tls.clientCaConfigMap }}
+{{- if or .Values.tls.secretName .Values.tls.clientCaConfigMap .Values.metrics.tlsSecretName }}
 - --enable-cert-reload=true
 {{- end }}
 {{- if include "picker.standalone" . }}
