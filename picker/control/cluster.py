@@ -75,6 +75,11 @@ class Cluster:
         """Who says whether a request may see metrics; None: all may."""
         return self._reviewer.judge if self._reviewer is not None else None
 
+    @property
+    def holds_lease(self) -> bool:
+        """Whether others wait for this picker to go."""
+        return self._election is not None and self._election.is_holder
+
     async def resign(self) -> None:
         """Lead no more: another picker may at once."""
         if self._election is not None:

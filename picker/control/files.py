@@ -55,6 +55,11 @@ class Files:
         """Nobody: without a cluster there is nobody to ask who a token is of."""
         return None
 
+    @property
+    def holds_lease(self) -> bool:
+        """Nobody waits for this picker to go."""
+        return False
+
     async def resign(self) -> None:
         """Nobody else serves in this picker's place."""
 

@@ -40,6 +40,10 @@ NICENESS = 10
 """Where cores are scarce, picks come first: one busy thread beside this process leaves it a tenth of a core."""
 
 PULSE_S = 1.0
+DYING_S = 0.5
+"""How long a process may take from closing its files to being gone."""
+
+_LOOK_S = 0.01
 
 _LOG = logging.getLogger("picker.control")
 
@@ -85,10 +89,20 @@ def _source(start: Start, reports: Reports, known: Mapping[str, Sequence[Endpoin
     return Cluster(start, reports, known)
 
 
+async def _has_died(parent: int) -> bool:
+    """Whether that process is no more, or ends in a moment: its end of the link closes a little before."""
+    for _ in range(int(DYING_S / _LOOK_S)):
+        if os.getppid() != parent:
+            return True
+        await asyncio.sleep(_LOOK_S)
+    return False
+
+
 class ControlPlane:
     """Discovery, scraping and the admin port over one link. `known`: the endpoints the data plane has, by pool."""
 
     def __init__(self, start: Start, known: Mapping[str, Sequence[Endpoint]], questions: Questions) -> None:
+        self._parent = os.getppid()
         self._start = start
         self._questions = questions
         questions.on_order = self._obey
@@ -104,6 +118,7 @@ class ControlPlane:
         """Works until cancelled. Raises UsageError if there is no way to a cluster that is to be watched."""
         async with contextlib.AsyncExitStack() as stack:
             await self._source.start(stack)
+            stack.push_async_callback(self._leave)
             certificate = admin_certificate(self._start.admin)
             admin = await start_admin(
                 take=self.snapshot,
@@ -122,6 +137,12 @@ class ControlPlane:
                     group.create_task(work)
                 if certificate is not None:
                     group.create_task(keep_renewed(certificate))
+
+    async def _leave(self) -> None:
+        """A data plane that has died leads no more, whatever it was told: its Lease is another's to take at once."""
+        if self._source.holds_lease and await _has_died(self._parent):
+            _LOG.warning("the data plane has died: giving up the lease")
+            await self._source.resign()
 
     async def _pulse(self) -> None:
         """Says that it lives, and learns which endpoints are busy: often enough for the scraper."""

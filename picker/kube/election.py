@@ -93,6 +93,11 @@ class Election:
         return self._candidate.leads_until_ns > self._clock()
 
     @property
+    def is_holder(self) -> bool:
+        """Whether the Lease bears its name, as last seen, even if it leads no more."""
+        return self._candidate.is_holder
+
+    @property
     def leader(self) -> str:
         """Who holds the Lease, as last seen; "" if nobody does."""
         return self._candidate.lease.holder if self._candidate.lease else ""
@@ -214,6 +219,7 @@ class Election:
                     raise
                 candidate.lease = None
             else:
+                candidate.lease = None
                 _LOG.info("released the lease: lease=%s/%s", self._namespace, self._name)
                 return
 

@@ -1,7 +1,7 @@
 """Two pickers of one pool as they would run in a cluster, of which one leads, behind a real Envoy under steady load.
 
-A fake API server, simulated model servers as pods, `picker serve` twice with leader election, and an Envoy: its cluster
-of endpoint pickers has both and asks each for its health on the ext_proc port, as the standalone chart does.
+A fake API server, simulated model servers as pods, `picker serve` twice with leader election, and an Envoy that knows
+both pickers and asks each for its health on the ext_proc port, as the standalone chart does.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import json
 import os
+import signal
 import threading
 import time
 import urllib.request
@@ -93,6 +94,12 @@ class Replica:
         (pid,) = Path(f"/proc/{self.child.pid}/task/{self.child.pid}/children").read_text().split()
         return int(pid)
 
+    def crash(self) -> None:
+        """Both its processes at once, as when a container or its node ends."""
+        control = self.control_pid()
+        os.kill(control, signal.SIGKILL)
+        self.child.kill()
+
 
 @dataclass
 class Outcome:
@@ -141,7 +148,7 @@ class Steady:
                 await asyncio.wait(open_)
 
     async def _ask(self, session: aiohttp.ClientSession, number: int) -> None:
-        body = {"model": "m", "max_tokens": 2, "messages": [{"role": "user", "content": f"question {number}"}]}
+        body = {"model": "sim", "max_tokens": 2, "messages": [{"role": "user", "content": f"question {number}"}]}
         sent_s, status = time.monotonic(), 0
         with contextlib.suppress(aiohttp.ClientError, TimeoutError):
             async with session.post(f"{self.url}/v1/chat/completions", json=body) as response:
