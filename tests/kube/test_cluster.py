@@ -84,18 +84,21 @@ def cluster() -> Iterator[Cluster]:
         yield made
 
 
+def kubectl_of(kubeconfig: Path, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
+    binary, cache = Path(sys.prefix, "bin", "kubectl"), kubeconfig.parent / "cache"
+    command = [str(binary), f"--kubeconfig={kubeconfig}", f"--cache-dir={cache}", *arguments]
+    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
+
+
 class Kubectl:
     """The real kubectl."""
 
     def __init__(self, cluster: Cluster, home: Path) -> None:
-        self.binary = Path(sys.prefix, "bin", "kubectl")
-        self.home = home
         self.kubeconfig = cluster.kubeconfig(home)
 
     def __call__(self, *arguments: str, text: str = "", status: int = 0) -> str:
         """Its output, errors included."""
-        command = [str(self.binary), f"--kubeconfig={self.kubeconfig}", f"--cache-dir={self.home}/cache", *arguments]
-        ended = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
+        ended = kubectl_of(self.kubeconfig, *arguments, text=text)
         assert ended.returncode == status, (arguments, ended.stdout, ended.stderr)
         return ended.stdout + ended.stderr
 
@@ -383,6 +386,28 @@ def test_faults_of_requests(core: client.CoreV1Api, cluster: Cluster) -> None:
     cluster.listen_again()
     assert core.list_namespaced_pod("default").items == []
     assert cluster.faults.injected == {"refuse": 1, "drop": 1, "cut_body": 1, "wrong_json": 1}
+
+
+def test_slow_answers_come_whole(core: client.CoreV1Api, cluster: Cluster) -> None:
+    cluster.pod("a", "10.0.0.1")
+    cluster.faults.slow(bytes_per_s=20_000)
+    (pod,) = core.list_namespaced_pod("default").items
+    assert pod.status.pod_ip == "10.0.0.1"
+    cluster.faults.clear()
+
+
+def test_it_runs_in_the_foreground(tmp_path: Path) -> None:
+    file = tmp_path / "pool.yaml"
+    file.write_text(POOL)
+    kubeconfig = tmp_path / "config"
+    command = [sys.executable, "-m", "tests.support.cluster", "--kubeconfig", str(kubeconfig), str(file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline().startswith("listening on https://127.0.0.1:")
+        said = kubectl_of(kubeconfig, "get", "infpool", "-o", "name")
+        server.terminate()
+        assert server.wait(20) == 0
+    assert said.stdout == "inferencepool.inference.networking.k8s.io/llama\n"
 
 
 @asynccontextmanager

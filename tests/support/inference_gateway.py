@@ -51,7 +51,10 @@ CONTROLLER = "example.com/test-gateway"
 
 
 class InferenceGateway:
-    """Started by `with`, or `start` and `stop`. `settings` hold for every pool; FailOpen is each pool's own."""
+    """Started by `with`, or `start` and `stop`.
+
+    `settings` hold for every pool; FailOpen is each pool's own, and wants a steering that has somewhere else to go.
+    """
 
     def __init__(
         self,
@@ -68,8 +71,8 @@ class InferenceGateway:
         self._settings = settings or Gateway()
         self._body_router = body_router
         self._lock = threading.Condition()
-        self._applied = -1  # the version of the cluster that Envoy runs
-        self._changed = True
+        self._applied = (-1, 0)  # the version of the cluster that Envoy runs, and how often a picker was set by then
+        self._moves = 0
         self._ended = threading.Event()
         self._problem: BaseException | None = None
         self._clusters: dict[str, Json] = {}
@@ -121,16 +124,18 @@ class InferenceGateway:
         """Where the picker of a Service (`namespace/name`) is from now on."""
         with self._lock:
             self._pickers[service] = address
-            self._changed = True
+            self._moves += 1
 
     def wait_synced(self, deadline_s: float = APPLIED_S) -> None:
         """Until Envoy runs what the cluster says now. Raises AssertionError, or what went wrong."""
         with self._lock:
-            wanted = self._cluster.store.version
-            self._lock.wait_for(lambda: self._problem or (self._applied >= wanted and not self._changed), deadline_s)
+            version, moves = self._cluster.store.version, self._moves
+            is_synced = self._lock.wait_for(
+                lambda: self._problem or (self._applied[0] >= version and self._applied[1] >= moves), deadline_s
+            )
             if self._problem:
                 raise self._problem
-            assert self._applied >= wanted, f"Envoy does not follow:\n{self.envoy.child.log_tail()}"
+            assert is_synced, f"Envoy does not follow:\n{self.envoy.child.log_tail()}"
 
     # --- following the cluster ---
 
@@ -138,12 +143,11 @@ class InferenceGateway:
         try:
             while not self._ended.wait(POLL_S):
                 with self._lock:
-                    version, changed = self._cluster.store.version, self._changed
-                    self._changed = False
-                if changed or version != self._applied:
+                    now = self._cluster.store.version, self._moves
+                if now != self._applied:
                     self._sync()
                     with self._lock:
-                        self._applied = version
+                        self._applied = now
                         self._lock.notify_all()
         except BaseException as problem:
             with self._lock:
