@@ -78,15 +78,16 @@ class Server(ABC):
 
 
 class Picker(Server):
-    """`picker serve` over a static endpoints file."""
+    """`picker serve` over a static endpoints file, or (None) over what the flags say."""
 
-    def __init__(self, variant: Variant, endpoints: Path, *flags: str, log: Path | None = None) -> None:
+    def __init__(self, variant: Variant, endpoints: Path | None, *flags: str, log: Path | None = None) -> None:
         self.variant = variant
         ports = {flag: free_port() for flag in ("grpc-port", "grpc-health-port", "metrics-port")}
         self.address = f"127.0.0.1:{ports['grpc-port']}"
         self.admin = f"http://127.0.0.1:{ports['metrics-port']}"
         given = [f"--{flag}={port}" for flag, port in ports.items()]
-        given += [f"--shell={variant.shell}", "--bind-address=127.0.0.1", f"--endpoints-file={endpoints}"]
+        given += [f"--shell={variant.shell}", "--bind-address=127.0.0.1"]
+        given += [f"--endpoints-file={endpoints}"] if endpoints else []
         given += [f"--secure-serving={str(variant.tls).lower()}"]
         given += [f"--cert-path={certificates()}"] if variant.tls else []
         log = log or BUILD / f"picker-{variant.shell}{'-tls' if variant.tls else ''}.log"

@@ -22,6 +22,7 @@ ORDER = (
     "term",
     "scraping",
     "quiet",
+    "watching",
     "soak",
 )
 ON_REQUEST = frozenset({"soak"})
