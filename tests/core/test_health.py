@@ -5,16 +5,16 @@ import pytest
 from grpc_health.v1 import health_pb2
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from picker._core.health import NAMES, Health
+from picker._core.health import NAMES, STRICT_NAMES, Health
 from tests.model import health as model
 from tests.support.builds import debug_build_only
 from tests.support.h2memory import MemoryCall, MemoryClient, server
 from tests.support.h2peer import framed
 from tests.support.leaks import assert_flat, each_allocation_failing
 
-SERVING, NOT_SERVING = model.SERVING, model.NOT_SERVING
+SERVING, NOT_SERVING, UNKNOWN = model.SERVING, model.NOT_SERVING, model.UNKNOWN
 
 
 def path(method: str) -> str:
@@ -43,7 +43,7 @@ def client_of(health: Health) -> MemoryClient:
 
 
 def test_names_are_those_of_the_model() -> None:
-    assert NAMES == model.NAMES
+    assert (NAMES, STRICT_NAMES) == (model.NAMES, model.Health(strict=True).names)
     Health()._check()
     assert Health().methods().paths == [path(method) for method in ("Check", "List", "Watch")]
 
@@ -60,12 +60,37 @@ def test_check(name: str, ready: bool) -> None:
     assert statuses(call) == [SERVING if ready or name == "liveness" else NOT_SERVING]
 
 
-def test_list_is_a_message_as_protobuf_writes_it() -> None:
-    call = asked(client_of(Health()), "List")
+@pytest.mark.parametrize("name", ["inference-extension", "what nobody knows", "liveness2", "readines", "l" * 20_000])
+def test_a_strict_service_knows_no_other_names(name: str) -> None:
+    """As the reference picker where a leader is elected (PROTOCOL 1.6)."""
+    health = Health(strict=True)
+    for ready in (False, True):
+        health.is_ready = ready
+        call = asked(client_of(health), "Check", request(name))
+        assert (call.status, call.text, list(call.messages)) == ("NOT_FOUND", "unknown service", [])
+        for known in STRICT_NAMES:
+            call = asked(client_of(health), "Check", request(known))
+            assert statuses(call) == [SERVING if ready or known == "liveness" else NOT_SERVING]
+
+
+def test_a_strict_service_tells_watchers_once_that_it_does_not_know() -> None:
+    health = Health(strict=True)
+    client = client_of(health)
+    call = asked(client, "Watch", request("inference-extension"))
+    assert (statuses(call), call.status) == ([UNKNOWN], "")
+    health.is_ready = True
+    client.connection.wake()
+    client.exchange()
+    assert (statuses(call), call.status) == ([], "")
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_list_is_a_message_as_protobuf_writes_it(strict: bool) -> None:
+    call = asked(client_of(Health(strict=strict)), "List")
     assert call.status == "OK"
     (message,) = call.messages
     told = health_pb2.HealthListResponse.FromString(message).statuses
-    assert {name: answer.status for name, answer in told.items()} == model.Health().list()
+    assert {name: answer.status for name, answer in told.items()} == model.Health(strict=strict).list()
 
 
 @pytest.mark.parametrize("method", ["Check", "Watch"])
@@ -143,9 +168,12 @@ class HealthMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.health, self.model = Health(), model.Health()
-        self.client = client_of(self.health)
         self.watches: dict[int, tuple[MemoryCall, list[int]]] = {}
+
+    @initialize(strict=st.booleans())
+    def begin(self, strict: bool) -> None:
+        self.health, self.model = Health(strict=strict), model.Health(strict=strict)
+        self.client = client_of(self.health)
 
     @rule(ready=st.booleans(), wakes=st.booleans())
     def set_ready(self, ready: bool, wakes: bool) -> None:
@@ -171,7 +199,8 @@ class HealthMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from([*NAMES, "other"]))
     def check(self, name: str) -> None:
-        assert statuses(asked(self.client, "Check", request(name))) == [self.model.status(name)]
+        wanted = self.model.status(name)
+        assert statuses(asked(self.client, "Check", request(name))) == ([] if wanted == UNKNOWN else [wanted])
 
     @invariant()
     def equal(self) -> None:

@@ -30,7 +30,7 @@ on_each_shell = pytest.mark.parametrize("shell", [f"{shell} {port}" for shell in
 
 
 @contextlib.asynccontextmanager
-async def stub(shell: str, readiness: Readiness) -> AsyncIterator[Any]:
+async def stub(shell: str, readiness: Readiness, **options: bool) -> AsyncIterator[Any]:
     """A client of the shell's health service on one of its ports."""
     name, _, where = shell.partition(" ")
     sizes = {"grpc_max_recv_msg_bytes": 1 << 20, "grpc_max_send_msg_bytes": 1 << 20}
@@ -42,7 +42,7 @@ async def stub(shell: str, readiness: Readiness) -> AsyncIterator[Any]:
         health_checking=where == "ext_proc",
         **sizes,
     )
-    running = SHELLS[name](readiness, listen, LimitSettings())
+    running = SHELLS[name](readiness, listen, LimitSettings(), **options)
     port = await (running.start_extproc() if where == "ext_proc" else running.start_health())
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -88,6 +88,46 @@ async def test_liveness_always_serves(shell: str) -> None:
         readiness.set_ready(True)
         readiness.set_ready(False)
         assert await check(asked, "liveness") == SERVING
+
+
+@on_each_shell
+@within_deadline
+async def test_where_a_leader_is_elected_other_names_are_not_known(shell: str) -> None:
+    readiness = Readiness()
+    async with stub(shell, readiness, leader_election=True) as asked:
+        for ready in (False, True):
+            readiness.set_ready(ready)
+            told = [await check(asked, name) for name in ("", "readiness", EXT_PROC)]
+            assert told == [SERVING if ready else NOT_SERVING] * 3
+            assert await check(asked, "liveness") == SERVING
+            for name in ("inference-extension", "whatever a manifest may name"):
+                with pytest.raises(grpc.aio.AioRpcError) as refusal:
+                    await check(asked, name)
+                assert (refusal.value.code(), refusal.value.details()) == (grpc.StatusCode.NOT_FOUND, "unknown service")
+
+
+@on_each_shell
+@within_deadline
+async def test_who_watches_what_is_not_known_is_told_so_and_waits(shell: str) -> None:
+    readiness = Readiness()
+    async with stub(shell, readiness, leader_election=True) as asked:
+        watch = asked.Watch(health_pb2.HealthCheckRequest(service="inference-extension"))
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        other = asked.Watch(health_pb2.HealthCheckRequest(service=""))
+        assert (await other.read()).status == NOT_SERVING
+        readiness.set_ready(True)
+        assert (await other.read()).status == SERVING
+        assert not watch.done()
+
+
+@on_each_shell
+@within_deadline
+async def test_list_leaves_out_what_is_not_known(shell: str) -> None:
+    async with stub(shell, Readiness(), leader_election=True) as asked:
+        if not hasattr(asked, "List"):
+            pytest.skip("grpcio-health-checking of this version knows no List")
+        statuses = (await asked.List(health_pb2.HealthListRequest())).statuses
+    assert set(statuses) == {"", "liveness", "readiness", EXT_PROC}
 
 
 @on_each_shell

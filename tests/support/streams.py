@@ -157,8 +157,8 @@ class CoreShell(Shell):
 
 
 class GrpcStream(Stream):
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._call = channel.stream_stream(PATH)()
+    def __init__(self, channel: grpc.aio.Channel, *metadata: tuple[str, str]) -> None:
+        self._call = channel.stream_stream(PATH)(metadata=metadata or None)
 
     async def send(self, *requests: bytes) -> None:
         for request in requests:
