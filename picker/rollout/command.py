@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import ssl
+import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -131,7 +132,7 @@ class _Command:
             plan, pools, metrics = await self._sides(plan, found, stack)
             if not goes_on:
                 await self._demand(plan, found, pools, metrics)
-            return await self._control(plan, metrics)
+            return await self._control(plan, metrics, goes_on=goes_on)
 
     def _before(self, record: Record) -> int | None:
         """The exit code if an earlier rollout leaves nothing to start. Raises UsageError if it is another one."""
@@ -144,9 +145,9 @@ class _Command:
             return HELD if phase is Phase.HELD and not args.again else None
         if args.to and self._asked().new != record.plan.new:
             return None
-        if phase is Phase.COMPLETED:
-            return 0
-        return None if args.again and args.to else ROLLED_BACK
+        if args.again and args.to:
+            return None
+        return 0 if phase is Phase.COMPLETED else ROLLED_BACK
 
     def _differences(self, plan: Plan) -> list[str]:
         """Flags that were given and are not what it began with."""
@@ -169,12 +170,14 @@ class _Command:
             raise PickerError("cannot start: " + "; ".join(f"{check.what}: {check.found}" for check in failed))
         for check in checks:
             if check.is_good is None:
-                self._console.print(f"mind: {check.what}: {check.found}", markup=False)
+                print(f"mind: {check.what}: {check.found}", file=sys.stderr)
 
-    async def _control(self, plan: Plan, metrics: Metrics) -> int:
+    async def _control(self, plan: Plan, metrics: Metrics, *, goes_on: bool) -> int:
         """Until it is over, or a signal comes; then another `start` goes on."""
         name = f"{socket.gethostname()}/{os.getpid()}/{os.urandom(3).hex()}"
-        controller = Controller(self._store, metrics, plan, name, say=_Progress(self._console).say)
+        say = _Progress(Console(highlight=False, soft_wrap=True, stderr=self._args.output == "json")).say
+        again = self._args.again
+        controller = Controller(self._store, metrics, plan, name, goes_on=goes_on, again=again, say=say)
         task = asyncio.ensure_future(controller.run())
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
@@ -182,7 +185,7 @@ class _Command:
         try:
             record = await task
         except asyncio.CancelledError:
-            self._console.print("stopped; the weights stay, and 'picker rollout start' goes on from here")
+            print("stopped; the weights stay, and 'picker rollout start' goes on from here", file=sys.stderr)
             return STOPPED
         except Ended as ended:
             raise PickerError(f"stopped: {ended.reason}") from None

@@ -22,6 +22,7 @@ from picker.rollout.weights import Json, are_same, current, expected, in_words, 
 __all__ = ["Controller", "Ended", "TakenError", "now_text", "write"]
 
 MISSED_BEATS = 3
+_HINT = "watch it with 'picker rollout status', or end it with promote or rollback"
 CONFLICTS = 8
 """Writes in a row that somebody may come before."""
 
@@ -46,7 +47,10 @@ def now_text() -> str:
 
 
 class Controller:
-    """One rollout of one object, run by `name`. `say` is told every record that is in force, at each look."""
+    """One rollout of one object, run by `name`: a new one, or one that `goes_on`, `again` even if it was held.
+
+    `say` is told every record that is in force, at each look.
+    """
 
     def __init__(
         self,
@@ -55,11 +59,14 @@ class Controller:
         plan: Plan,
         name: str,
         *,
+        goes_on: bool = False,
+        again: bool = False,
         say: Say = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._store, self._metrics, self._plan, self._name = store, metrics, plan, name
+        self._goes_on, self._again = goes_on, again
         self._say, self._clock, self._sleep = say, clock, sleep
         self._beat = 0
         self._beat_at = -1e9
@@ -100,23 +107,29 @@ class Controller:
     # --- taking it ---
 
     async def _claim(self) -> Record:
-        waited_for: Holder | None = None
+        seen: Holder | None = None
         while True:
             found = await self._store.read()
             record = read_record(found)
-            holder = record.holder if record is not None and record.state.phase is Phase.PROGRESSING else None
-            if holder is not None and waited_for is None:
-                waited_for = holder
-                await self._sleep(MISSED_BEATS * self._plan.heartbeat_s)
-                continue
-            if holder is not None and holder != waited_for:
-                raise TakenError(
-                    f"{holder.name} runs this rollout (its last sign of life: {holder.at}); "
-                    "watch it with 'picker rollout status', or end it with promote or rollback"
-                )
-            mine = self._continued(found, record) if _goes_on(record) else self._begun(found)
+            if self._goes_on:
+                holder = self._to_go_on_with(record).holder
+                if holder is not None and seen is None:  # it has time to show that it lives
+                    seen = holder
+                    await self._sleep(MISSED_BEATS * max(self._plan.heartbeat_s, self._plan.check_s))
+                    continue
+                if holder is not None and holder != seen:
+                    raise TakenError(f"{holder.name} runs this rollout (its last sign of life: {holder.at}); {_HINT}")
+            elif record is not None and _is_open(record):
+                raise TakenError(f"another controller began a rollout of {self._store} just before; {_HINT}")
+            mine = self._begun(found) if record is None or not self._goes_on else self._continued(found, record)
             if await self._write(found, mine, moves=True):
                 return mine
+
+    def _to_go_on_with(self, record: Record | None) -> Record:
+        """Raises Ended if a person, or another controller, ended the rollout that was to go on."""
+        if record is None or not _is_open(record) or (record.state.phase is Phase.HELD and not self._again):
+            raise Ended(record, record.state.reason if record is not None else "the rollout is gone from the object")
+        return record
 
     def _begun(self, found: Json) -> Record:
         baseline = self._metrics.totals[0]
@@ -129,8 +142,7 @@ class Controller:
             holder=self._sign(),
         )
 
-    def _continued(self, found: Json, record: Record | None) -> Record:
-        assert record is not None  # noqa: S101 - what `_goes_on` says
+    def _continued(self, found: Json, record: Record) -> Record:
         self._plan = record.plan
         state = resume(record.state)
         if record.state.phase is Phase.PROGRESSING:
@@ -191,8 +203,8 @@ class Controller:
             return  # the next one waits until the missing beats tell
 
 
-def _goes_on(record: Record | None) -> bool:
-    return record is not None and record.state.phase in (Phase.PROGRESSING, Phase.HELD)
+def _is_open(record: Record) -> bool:
+    return record.state.phase in (Phase.PROGRESSING, Phase.HELD)
 
 
 def _place(record: Record) -> tuple[Phase, int]:

@@ -82,6 +82,9 @@ def controller(client: KubeClient, script: Script, plan: Plan = PLAN, name: str 
 
 
 def roll(cluster: Cluster, tmp_path: Path, script: Script, plan: Plan = PLAN, name: str = "me", **more: Any) -> Record:
+    """Begins, or goes on with what there is, whatever its phase."""
+    there = read_record(cluster.get("HTTPRoute", "llm")) if plan is PLAN else None
+    more = {"goes_on": there is not None, "again": True, **more}
     found: Record = run(cluster, tmp_path, lambda client: controller(client, script, plan, name, **more).run())
     return found
 
@@ -170,7 +173,7 @@ def test_a_second_controller_is_refused_while_the_first_lives(cluster: Cluster, 
         await wait_for(lambda: one.looks > 3)
         other.sleep = one.pass_by  # type: ignore[method-assign]
         with pytest.raises(TakenError, match="first runs this rollout"):
-            await controller(client, other, PLAN, "second").run()
+            await controller(client, other, PLAN, "second", goes_on=True).run()
         first.cancel()
         with pytest.raises(asyncio.CancelledError):
             await first
@@ -271,6 +274,30 @@ def test_without_a_rollout_there_is_nothing_to_say(cluster: Cluster, tmp_path: P
         run(cluster, tmp_path, lambda client: finish(Store(client, "HTTPRoute", "default", "llm"), Phase.COMPLETED))
     with pytest.raises(UsageError, match="there is no HTTPRoute default/another"):
         run(cluster, tmp_path, lambda client: status(Store(client, "HTTPRoute", "default", "another")))
+
+
+def test_one_that_a_person_ends_is_not_gone_on_with(cluster: Cluster, tmp_path: Path) -> None:
+    killed_at(cluster, tmp_path, 20)
+
+    async def body(client: KubeClient) -> None:
+        async def slow(seconds: float) -> None:  # time for the one before to show that it lives
+            await finish(Store(client, "HTTPRoute", "default", "llm"), Phase.ROLLED_BACK)
+
+        script = Script(GOOD)
+        script.sleep = slow  # type: ignore[method-assign]
+        with pytest.raises(Ended, match="rolled back by hand"):
+            await controller(client, script, goes_on=True).run()
+
+    run(cluster, tmp_path, body)
+    assert weights(cluster) == [("old", 1), ("new", 0)]
+
+
+def test_one_that_is_held_goes_on_only_if_it_is_said_again(cluster: Cluster, tmp_path: Path) -> None:
+    few = replace(PLAN, hold_limit_s=0.0)
+    assert roll(cluster, tmp_path, Script((NOTHING, NOTHING)), few).state.phase is Phase.HELD
+    with pytest.raises(Ended, match="too few requests"):
+        roll(cluster, tmp_path, Script(GOOD), again=False)
+    assert roll(cluster, tmp_path, Script(GOOD)).state.phase is Phase.COMPLETED
 
 
 def test_annotations_that_vanish_end_it(cluster: Cluster, tmp_path: Path) -> None:
