@@ -108,11 +108,11 @@ def swapped(stack: Stack, directory: Path) -> EnvoyProcess:
     return envoy
 
 
-def ask(stack: Stack, path: str = "/v1/chat/completions", **headers: str) -> tuple[int, str]:
+def ask(stack: Stack, body: bytes = CHAT, **headers: str) -> tuple[int, str]:
     assert stack.envoy is not None
     request = urllib.request.Request(
-        f"http://{stack.envoy.addresses['clients']}{path}",
-        data=CHAT,
+        f"http://{stack.envoy.addresses['clients']}/v1/chat/completions",
+        data=body,
         headers={
             "content-type": "application/json",
             **{name.replace("_", "-"): text for name, text in headers.items()},
@@ -134,6 +134,11 @@ def test_requests_are_served(stack: Stack) -> None:
 
 def test_a_client_cannot_say_where_to_go(stack: Stack) -> None:
     assert ask(stack, **{DESTINATION: "127.0.0.1:1"})[0] == 200
+
+
+def test_a_client_cannot_say_how_envoy_is_to_wait(stack: Stack) -> None:
+    long = json.dumps({**json.loads(CHAT), "max_tokens": 2000}).encode()
+    assert ask(stack, long, x_envoy_upstream_rq_timeout_ms="1")[0] == 200
 
 
 def test_kubelet_sees_when_envoy_is_ready(stack: Stack) -> None:

@@ -36,6 +36,12 @@
 {{- define "picker.envoyConfig" -}}
 admin:
   address: {socket_address: {address: 127.0.0.1, port_value: 19000}}
+overload_manager:
+  resource_monitors:
+    - name: envoy.resource_monitors.global_downstream_max_connections
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig
+        max_active_downstream_connections: 40000
 static_resources:
   listeners:
     - name: clients
@@ -47,6 +53,7 @@ static_resources:
               typed_config:
                 "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
                 stat_prefix: clients
+                use_remote_address: true   # who calls is who connects, whatever X-Forwarded-For says
                 # ORIGINAL_DST goes wherever this header says, so a client's copy must not come in.
                 early_header_mutation_extensions:
                   - name: envoy.http.early_header_mutation.header_mutation
