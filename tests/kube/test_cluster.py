@@ -332,6 +332,56 @@ def test_what_is_forbidden(core: client.CoreV1Api, cluster: Cluster) -> None:
     assert core.list_namespaced_pod("default").items == []
 
 
+ROLES = """
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: reader}
+rules:
+- {apiGroups: [""], resources: [pods], verbs: [get, list, watch]}
+- {apiGroups: [coordination.k8s.io], resources: [leases], resourceNames: [mine], verbs: ["*"]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: reader}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: reader}
+subjects: [{kind: ServiceAccount, name: bot}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: scraper}
+rules: [{nonResourceURLs: [/metrics, /debug/*], verbs: [get]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: scraper}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: scraper}
+subjects: [{kind: Group, name: monitoring}]
+"""
+
+
+def test_roles_say_what_a_token_may(tmp_path: Path) -> None:
+    with Cluster(rbac=True) as cluster:
+        cluster.apply(ROLES)
+        kubeconfig = cluster.kubeconfig(tmp_path, token=cluster.token("bot"))
+        with client.ApiClient(config.load_kube_config(str(kubeconfig)) or client.Configuration.get_default()) as api:
+            core, leases = client.CoreV1Api(api), client.CoordinationV1Api(api)
+            assert core.list_namespaced_pod("default").items == []
+            leases_of = {"metadata": {"name": "mine"}}
+            for call in (
+                lambda: core.list_pod_for_all_namespaces(),
+                lambda: core.list_namespaced_pod("kube-system"),
+                lambda: core.delete_namespaced_pod("a", "default"),
+                lambda: core.list_namespaced_config_map("default"),
+                lambda: leases.read_namespaced_lease("other", "default"),
+                lambda: leases.create_namespaced_lease("default", leases_of),  # a name is not known yet
+            ):
+                with refused(403, "Forbidden"):
+                    call()
+            cluster.apply({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", **leases_of})
+            assert leases.read_namespaced_lease("mine", "default").metadata.name == "mine"
+            assert leases.list_namespaced_lease("default", field_selector="metadata.name=mine").items
+
+
 def test_reviews(api: client.ApiClient, cluster: Cluster) -> None:
     cluster.reviews.tokens["t"] = ("scraper", ("monitoring",))
     cluster.reviews.allowed.add(("monitoring", "get", "/metrics"))
@@ -345,6 +395,10 @@ def test_reviews(api: client.ApiClient, cluster: Cluster) -> None:
         review = client.V1SubjectAccessReview(spec=spec)
         return bool(client.AuthorizationV1Api(api).create_subject_access_review(review).status.allowed)
 
+    assert (may("get"), may("post")) == (True, False)
+    cluster.reviews.allowed.clear()
+    assert not may("get")
+    cluster.apply(ROLES)
     assert (may("get"), may("post")) == (True, False)
 
 

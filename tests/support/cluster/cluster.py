@@ -19,8 +19,9 @@ from tests.support.cluster.faults import Faults
 from tests.support.cluster.kinds import CORE, EXTENSIONS, Kind, Kinds
 from tests.support.cluster.objects import Objects, now
 from tests.support.cluster.patches import merge
+from tests.support.cluster.rbac import MASTERS, Rbac
 from tests.support.cluster.refusals import Refusal
-from tests.support.cluster.reviews import MASTERS, Reviews
+from tests.support.cluster.reviews import Reviews
 from tests.support.cluster.server import Server
 from tests.support.cluster.store import HISTORY, Store
 
@@ -35,7 +36,7 @@ class Cluster:
 
     `extensions`: whether the kinds of the Gateway API and of inference are there, or which (names as `get` takes them).
     `bookmark_s`: how often watches that asked for bookmarks get one. `history`: how many changes each resource keeps.
-    Without `tls` kubectl sends no token, and is refused.
+    Without `tls` kubectl sends no token, and is refused. With `rbac` a token may do what roles say, `TOKEN` anything.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Cluster:
         history: int = HISTORY,
         watch_list: bool = True,
         tls: bool = True,
+        rbac: bool = False,
     ) -> None:
         self.port = port
         self._authority = Authority.named("cluster") if tls else None
@@ -55,10 +57,11 @@ class Cluster:
             self.kinds.add(kind)
         self.store = Store(self._changed, history)
         self.objects = Objects(self.kinds, self.store)
-        self.reviews = Reviews(tokens={TOKEN: ("admin", (MASTERS,))})
+        self.reviews = Reviews(Rbac(self.store))
+        self.reviews.tokens[TOKEN] = "admin", (MASTERS,)
         self.proxied: dict[tuple[str, str, int], str] = {}
         self._server = Server(self.objects, self.reviews, self.proxied)
-        self._server.bookmark_s, self._server.watch_list = bookmark_s, watch_list
+        self._server.bookmark_s, self._server.watch_list, self._server.rbac = bookmark_s, watch_list, rbac
         self.faults = self._server.faults = Faults(self._tell, self._compact)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="cluster", daemon=True)
@@ -202,6 +205,13 @@ class Cluster:
         config["contexts"] = [{"name": "test", "context": context}]
         path.write_text(yaml.safe_dump(config))
         return path
+
+    def token(self, account: str, namespace: str = "default") -> str:
+        """A token of that ServiceAccount."""
+        made = f"token-of-{namespace}-{account}"
+        groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}")
+        self.reviews.tokens[made] = f"system:serviceaccount:{namespace}:{account}", groups
+        return made
 
     def forbid(self, kind: str) -> None:
         """Whatever is asked of it is answered 403."""

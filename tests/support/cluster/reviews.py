@@ -1,48 +1,63 @@
 """Who a token is of, and what they may: TokenReview and SubjectAccessReview."""
 
-from dataclasses import dataclass, field
 from typing import Any
+
+from tests.support.cluster.rbac import Asked, Rbac
+from tests.support.cluster.refusals import Refusal
 
 Json = dict[str, Any]
 
 
-MASTERS = "system:masters"  # may do everything
-
-
-@dataclass
 class Reviews:
-    """`tokens`: who each is of, and their groups. `allowed`: (user or group, verb, path, or `plural.group`)."""
+    """`tokens`: who each is of, and their groups.
 
-    tokens: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
-    allowed: set[tuple[str, str, str]] = field(default_factory=set)
+    `allowed`, beside what roles grant: (user or group, verb, what), where what is a path, or `plural.group`.
+    """
 
-    def user(self, token: str) -> str | None:
-        found = self.tokens.get(token)
-        return found[0] if found else None
+    def __init__(self, rbac: Rbac) -> None:
+        self.tokens: dict[str, tuple[str, tuple[str, ...]]] = {}
+        self.allowed: set[tuple[str, str, str]] = set()
+        self._rbac = rbac
 
-    def review(self, kind: str, body: Json, user: str) -> Json:
+    def names(self, token: str) -> tuple[str, ...]:
+        """The user, and the groups. Raises Refusal 401."""
+        if token not in self.tokens:
+            raise Refusal(401, "Unauthorized")
+        user, groups = self.tokens[token]
+        return user, *groups, "system:authenticated"
+
+    def allows(self, names: tuple[str, ...], asked: Asked) -> bool:
+        what = asked.path or (f"{asked.resource}.{asked.group}" if asked.group else asked.resource)
+        return self._rbac.allows(names, asked) or any((name, asked.verb, what) in self.allowed for name in names)
+
+    def review(self, kind: str, body: Json, asker: tuple[str, ...]) -> Json:
         """The body with its status."""
         spec = body.get("spec") or {}
         if kind == "TokenReview":
             return {**body, "status": self._authenticate(str(spec.get("token", "")))}
-        if kind == "SelfSubjectAccessReview":
-            return {**body, "status": {"allowed": True}}
-        names = (spec.get("user", ""), *(spec.get("groups") or ()))
-        allowed = MASTERS in names or any((name, *_asked(spec)) in self.allowed for name in names)
+        of_asker = kind == "SelfSubjectAccessReview"
+        names = asker if of_asker else (spec.get("user", ""), *(spec.get("groups") or ()))
+        allowed = self.allows(names, _asked(spec))
         return {**body, "status": {"allowed": allowed} | ({} if allowed else {"reason": "no rule allows it"})}
 
     def _authenticate(self, token: str) -> Json:
-        found = self.tokens.get(token)
-        if found is None:
+        try:
+            user, *groups = self.names(token)
+        except Refusal:
             return {"authenticated": False, "user": {}, "error": "invalid bearer token"}
-        user, groups = found
-        return {"authenticated": True, "user": {"username": user, "groups": [*groups, "system:authenticated"]}}
+        return {"authenticated": True, "user": {"username": user, "groups": groups}}
 
 
-def _asked(spec: Json) -> tuple[str, str]:
+def _asked(spec: Json) -> Asked:
     plain = spec.get("nonResourceAttributes")
     if plain:
-        return str(plain.get("verb", "")), str(plain.get("path", ""))
+        return Asked(str(plain.get("verb", "")), path=str(plain.get("path", "")))
     of = spec.get("resourceAttributes") or {}
-    resource, group = of.get("resource", ""), of.get("group", "")
-    return str(of.get("verb", "")), f"{resource}.{group}" if group else str(resource)
+    resource, part = of.get("resource", ""), of.get("subresource", "")
+    return Asked(
+        of.get("verb", ""),
+        f"{resource}/{part}" if part else resource,
+        of.get("group", ""),
+        of.get("namespace", ""),
+        of.get("name", ""),
+    )

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
@@ -16,6 +17,7 @@ from tests.support.cluster import discovery, patches, refusals
 from tests.support.cluster.faults import Fault, Faults
 from tests.support.cluster.kinds import Kinds
 from tests.support.cluster.objects import Objects
+from tests.support.cluster.rbac import Asked
 from tests.support.cluster.refusals import Refusal
 from tests.support.cluster.reviews import Reviews
 from tests.support.cluster.selectors import field_selector, label_selector
@@ -61,6 +63,7 @@ class Server:
         self.reviews = reviews
         self.proxied = proxied
         self.forbidden: set[tuple[str, str]] = set()
+        self.rbac = False
         self.bookmark_s = 60.0
         self.watch_list = True
         self.watches: set[Watch] = set()
@@ -116,34 +119,33 @@ class Server:
     async def _answer(self, request: web.BaseRequest, fault: Fault | None) -> web.StreamResponse:
         if request.path in ("/healthz", "/livez", "/readyz"):
             return web.Response(text="ok")
-        user = self._user(request)
+        names = self._names(request)
         found = discovery.document(self.kinds, request.path) if request.method == "GET" else None
         if found is not None:
             return _json(found)
         target = Target(self.kinds, request.path)
-        self._authorize(user, request, target)
+        self._authorize(names, request, target)
         if target.kind.virtual:
             body = await _body(request)
-            return _json(self.reviews.review(target.kind.kind, body, user), 201)
+            return _json(self.reviews.review(target.kind.kind, body, names), 201)
         if target.part.startswith("proxy"):
             return await self._proxy(request, target)
         if request.method == "GET" and not target.name:
             return await self._collection(request, target, fault)
         return await self._one(request, target)
 
-    def _user(self, request: web.BaseRequest) -> str:
+    def _names(self, request: web.BaseRequest) -> tuple[str, ...]:
+        """Who asks, and their groups."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        user = self.reviews.user(token) if scheme.lower() == "bearer" else None
-        if user is None:
-            raise Refusal(401, "Unauthorized")
-        return user
+        return self.reviews.names(token if scheme.lower() == "bearer" else "")
 
-    def _authorize(self, user: str, request: web.BaseRequest, target: Target) -> None:
-        if target.kind.resource in self.forbidden:
-            verb = _VERBS.get(request.method, "get")
-            if verb == "get" and not target.name:
-                verb = "watch" if request.query.get("watch") in _YES else "list"
-            raise refusals.forbidden(target.kind.group, target.kind.plural, verb, user)
+    def _authorize(self, names: tuple[str, ...], request: web.BaseRequest, target: Target) -> None:
+        kind, verb = target.kind, _verb(request, target)
+        name = target.name or _name_selected(request)  # a list of one by its name counts as of that name
+        resource = f"{kind.plural}/{target.part.partition('/')[0]}" if target.part else kind.plural
+        asked = Asked(verb, resource, kind.group, target.namespace, name)
+        if kind.resource in self.forbidden or (self.rbac and not self.reviews.allows(names, asked)):
+            raise refusals.forbidden(kind.group, kind.plural, verb, names[0])
 
     # --- one object ---
 
@@ -294,6 +296,18 @@ class Server:
                     return web.Response(body=await found.read(), status=found.status, headers={"Content-Type": kind})
         except aiohttp.ClientError as problem:
             raise Refusal(503, f"error trying to reach service: {problem}") from problem
+
+
+def _verb(request: web.BaseRequest, target: Target) -> str:
+    verb = _VERBS.get(request.method, "get")
+    if verb == "get" and (not target.name or request.query.get("watch") in _YES):
+        return "watch" if request.query.get("watch") in _YES else "list"
+    return "deletecollection" if verb == "delete" and not target.name else verb
+
+
+def _name_selected(request: web.BaseRequest) -> str:
+    found = re.fullmatch(r"metadata\.name=+([^,]+)", request.query.get("fieldSelector", ""))
+    return found[1] if found else ""
 
 
 def _scope_of(target: Target) -> Scope:
