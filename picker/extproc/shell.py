@@ -13,6 +13,7 @@ SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 POOL_METADATA = "x-gateway-inference-pool"
 """gRPC metadata of a stream: the pool it is for."""
 
+
 class Shell(Protocol):
     """Moves bytes between sockets and the core. Which one it is changes speed, never answers."""
 

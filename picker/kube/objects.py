@@ -16,6 +16,7 @@ __all__ = [
     "MOST_PORTS",
     "Pod",
     "PoolSpec",
+    "checked_ports",
     "read_claim",
     "read_model",
     "read_objective",

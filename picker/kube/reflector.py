@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-from picker.errors import KubernetesError, KubernetesRefusal
+from picker.errors import KubernetesError, KubernetesRefusal, printable
 from picker.kube.client import SilentWatch
 from picker.kube.pace import Backoff, Timing
 from picker.kube.store import Change, Expired, Garbage, Key, ServerTrouble, Store, WentBack
@@ -147,6 +147,7 @@ class Reflector(Generic[T]):
         self._in_pages = True
         self._doubts = 0
         self._absences = 0
+        self._is_missing = False
         self._current_s = around.clock()
         self._is_open = False
         self._known_bug = ""
@@ -184,7 +185,7 @@ class Reflector(Generic[T]):
         self.store.finish()
         self._counts.lists += 1
         self._current_s = self._around.clock()
-        self._in_pages, self._absences = True, 0
+        self._in_pages, self._absences, self._is_missing = True, 0, False
         self.presence, self.is_settled = Presence.PRESENT, True
         self._tell()
         self._catch_up()
@@ -271,6 +272,8 @@ class Reflector(Generic[T]):
         self._counts.faults[cause] += 1
         if self._source.optional and cause in ("absent", "forbidden"):
             return self._missing(cause, problem)
+        if cause == "silence":  # no failure to be in a row with others: all may be quiet, on a server without bookmarks
+            self._backoff.succeeded()
         pause_s = self._backoff.failed(problem.retry_after_s if isinstance(problem, KubernetesRefusal) else 0.0)
         self._doubts += cause in DOUBTFUL
         if cause in ("expired", "backwards", "bug") or self._doubts >= TRIES:
@@ -284,8 +287,10 @@ class Reflector(Generic[T]):
         """A kind that need not be there. One that was is only given up when the server says twice that there is none:
         an API server that has just started may not know all its kinds yet, and permissions come and go."""
         self._absences += cause == "absent"
+        if not self._is_missing:
+            _LOG.info("%s are not watched for now: %s", self._source.kind, printable(str(problem)))
+            self._is_missing = True
         if self.presence is Presence.UNKNOWN or (self.presence is Presence.PRESENT and self._absences > 1):
-            _LOG.info("%s are not watched for now: %s", self._source.kind, problem)
             self.presence, self.is_settled = Presence.ABSENT, True
             self.store.clear()
             self._is_told = False
@@ -301,8 +306,10 @@ class Reflector(Generic[T]):
             self._known_bug = bug
             return
         is_loud = faults == 2 or faults % REMIND == 0 or (faults == 1 and cause in WRONG)
-        level = logging.WARNING if is_loud else logging.INFO if faults == 1 else logging.DEBUG
-        _LOG.log(level, "%s: %s: %s; fault %d in a row, again in %.1f s", kind, cause, problem, faults, pause_s)
+        is_news = faults == 1 and cause != "silence"
+        level = logging.WARNING if is_loud else logging.INFO if is_news else logging.DEBUG
+        said = printable(str(problem))
+        _LOG.log(level, "%s: %s: %s; fault %d in a row, again in %.1f s", kind, cause, said, faults, pause_s)
 
 
 def _cause(problem: Exception) -> str:

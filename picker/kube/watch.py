@@ -123,6 +123,7 @@ class _NamedPool:
 
     def __init__(self, watch: "KubernetesWatch", key: Key) -> None:
         self._watch, self._key = watch, key
+        self._is_there: bool | None = None
 
     def replaced(self, objects: Mapping[Key, PoolSpec]) -> None:
         self._be(objects.get(self._key))
@@ -135,10 +136,11 @@ class _NamedPool:
         pass
 
     def _be(self, spec: PoolSpec | None) -> None:
-        if spec is None:
-            self._watch.empty_pool("/".join(self._key))
-        else:
+        if spec is not None:
             self._watch.put_pool(spec, spec.selector)
+        elif self._is_there is not False:
+            self._watch.empty_pool("/".join(self._key))
+        self._is_there = spec is not None
 
 
 class _SelectedPools:

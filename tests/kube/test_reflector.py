@@ -1,6 +1,7 @@
 """One kind of objects followed through whatever an API server answers, in virtual time."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -193,6 +194,16 @@ async def test_a_watch_that_ends_in_time_is_made_again_at_once() -> None:
         assert it.api.watches[-1] == "18"
         assert it.api.times()[-1] == pytest.approx(405.0, abs=0.1)
         assert (it.counts.lists, it.counts.faults) == (1, {"silence": silences})
+
+
+@virtual
+async def test_silence_alone_makes_no_wait_longer(caplog: pytest.LogCaptureFixture) -> None:
+    """A server without bookmarks, and a cluster in which nothing happens."""
+    async with following(page(item("a", 1))) as it:
+        await pass_time(1000)
+        waits = {round(after - before, 2) for before, after in itertools.pairwise(it.api.times()[1:])}
+        assert (waits, it.counts.lists) == ({90.25}, 1)
+        assert caplog.text == ""
 
 
 @virtual
