@@ -45,8 +45,9 @@ cdef decision_t* decisions_get(const decisions_t* decisions, uint64_t number) no
 
 
 cdef void decisions_clear(decisions_t* decisions) noexcept nogil:
-    """Forget all of them; numbers go on."""
-    memset(decisions.ring, 0, PK_DECISIONS * sizeof(decision_t))
+    """Forget all of them; numbers go on. A ring that holds none is left alone: it need not be in memory yet."""
+    if decisions.count:
+        memset(decisions.ring, 0, PK_DECISIONS * sizeof(decision_t))
 
 
 # --- Python face ---

@@ -240,6 +240,8 @@ cdef Names _priorities(dict given):
     if len(given) > MOST_OBJECTIVES:
         raise OverflowError(f"at most {MOST_OBJECTIVES} objectives, not {len(given)}")
     for name, value in given.items():
+        if not isinstance(name, str):
+            raise TypeError(f"objectives are called by text, not {name!r}")
         text = name.encode()
         if len(text) > OBJECTIVE_NAME_BYTES:
             raise OverflowError(f"objective {name!r} has more than {OBJECTIVE_NAME_BYTES} bytes")
