@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from picker.kube.election import lease_name
 from tests.support.cluster import Cluster
 from tests.support.ports import EXT_PROC, HEALTH, METRICS, ports_in
 
-__all__ = ["LEASE", "Outcome", "Replica", "Replicas", "Steady", "replicas_under"]
+__all__ = ["LEASE", "Checks", "Outcome", "Replica", "Replicas", "Steady", "replicas_under"]
 
 READY_S = 60.0
 POOL = "chat"
@@ -101,6 +101,15 @@ class Replica:
         self.child.kill()
 
 
+@dataclass(frozen=True)
+class Checks:
+    """How Envoy looks after its pickers: the time between two health checks, and the share of healthy pickers below
+    which it asks all of them (0: never, then nobody is asked while none leads)."""
+
+    check_s: float = 0.25
+    panic_percent: int = 0
+
+
 @dataclass
 class Outcome:
     """One request: when it was sent and ended (monotonic seconds), and its status (0: no answer)."""
@@ -160,7 +169,7 @@ class Steady:
 class Replicas:
     """Everything one test talks to."""
 
-    def __init__(self, cluster: Cluster, directory: Path, flags: list[str], check_s: float) -> None:
+    def __init__(self, cluster: Cluster, directory: Path, flags: Sequence[str], settings: Checks) -> None:
         self.cluster = cluster
         self._directory = directory
         self._flags = [
@@ -173,7 +182,7 @@ class Replicas:
             "--zap-encoder=json",
             *flags,
         ]
-        self._check_s = check_s
+        self._settings = settings
         self._servers: list[Child] = []
         self.pickers: list[Replica] = []
         self.envoy: EnvoyProcess | None = None
@@ -222,22 +231,30 @@ class Replicas:
         return f"{host}:{PORT}"
 
     def _have_both(self, config: dict[str, Any]) -> None:
-        """The thresholds are those of the standalone chart: in after two good checks, out after three bad ones."""
+        """As a standalone Envoy should know them; `docs/kubernetes.md` says why.
+
+        Who is not leading is out with the first check, so the next one must be in with the first one too, and at once:
+        else Envoy keeps the second change of a second to itself until the second is over.
+        """
         (epp,) = (each for each in config["static_resources"]["clusters"] if each["name"] == "epp")
         members = []
         for picker in self.pickers:
             host, port = split_address(f"127.0.0.1:{picker.ports[EXT_PROC]}")
             members.append({"endpoint": {"address": {"socket_address": {"address": host, "port_value": port}}}})
         epp["load_assignment"]["endpoints"] = [{"lb_endpoints": members}]
-        pause = f"{self._check_s:g}s"
+        epp["common_lb_config"] = {
+            "update_merge_window": "0s",
+            "healthy_panic_threshold": {"value": self._settings.panic_percent},
+        }
+        pause = f"{self._settings.check_s:g}s"
         epp["health_checks"] = [
             {
                 "timeout": "2s",
                 "interval": pause,
                 "no_traffic_interval": pause,
                 "no_traffic_healthy_interval": pause,
-                "healthy_threshold": 2,
-                "unhealthy_threshold": 3,
+                "healthy_threshold": 1,
+                "unhealthy_threshold": 2,
                 "grpc_health_check": {"service_name": SERVICE},
             }
         ]
@@ -270,10 +287,10 @@ class Replicas:
 
 
 @contextlib.contextmanager
-def replicas_under(directory: Path, *flags: str, check_s: float = 0.25) -> Iterator[Replicas]:
-    """Both listen, one leads, and Envoy asks it. `check_s`: time between two health checks of Envoy's."""
+def replicas_under(directory: Path, flags: Sequence[str], checks: Checks) -> Iterator[Replicas]:
+    """Both listen, one leads, and Envoy asks it. `flags`: more of `picker serve`."""
     with Cluster() as cluster:
-        made = Replicas(cluster, directory, list(flags), check_s)
+        made = Replicas(cluster, directory, flags, checks)
         try:
             made.start()
             made.leader()
