@@ -24,6 +24,7 @@ from picker.demo.envoy import EnvoyProcess, Gateway, envoy_config
 from picker.demo.processes import Child, picker_command, split_address, stop_all
 from picker.kube.election import lease_name
 from tests.support.cluster import Cluster
+from tests.support.polling import wait_until
 from tests.support.ports import EXT_PROC, HEALTH, METRICS, ports_in
 
 __all__ = ["LEASE", "Checks", "Outcome", "Replica", "Replicas", "Steady", "replicas_under"]
@@ -87,7 +88,7 @@ class Replica:
     def said(self, message: str) -> list[float]:
         """When its log says so, in seconds since the epoch."""
         lines = (json.loads(line) for line in self.child.log_text().splitlines() if line.startswith("{"))
-        return [float(line["ts"]) for line in lines if message in line["msg"]]
+        return [float(line["ts"]) for line in lines if line["msg"] == message]
 
     def control_pid(self) -> int:
         """The process that watches, scrapes and stands for election."""
@@ -261,13 +262,14 @@ class Replicas:
 
     def leader(self) -> Replica:
         """The one that is ready. Waits until there is one, and Envoy knows."""
-        end_s = time.monotonic() + READY_S
-        while True:
-            ready = [picker for picker in self.pickers if picker.is_ready]
-            if len(ready) == 1 and self.healthy() == 1:
-                return ready[0]
-            assert time.monotonic() < end_s, self.logs()
-            time.sleep(0.02)
+        found: list[Replica] = []
+
+        def is_one() -> bool:
+            found[:] = [picker for picker in self.pickers if picker.is_ready]
+            return len(found) == 1 and self.healthy() == 1
+
+        wait_until(is_one)
+        return found[0]
 
     def healthy(self) -> int:
         """How many pickers Envoy would ask."""
@@ -277,9 +279,6 @@ class Replicas:
     def follower(self) -> Replica:
         leader = self.leader()
         return next(picker for picker in self.pickers if picker is not leader)
-
-    def logs(self) -> str:
-        return "\n".join(picker.child.log_tail() for picker in self.pickers)
 
     def stop(self) -> None:
         children = [*self._servers, *(picker.child for picker in self.pickers)]
