@@ -4,10 +4,9 @@ Invariants: a failed call leaves the old block as it was. Zero bytes is one byte
 Cost: that of PyMem_Raw; debug builds add a plain counter, right as long as the GIL is held.
 Memory: the caller owns what it gets and gives it back with pk_free.   Threads: any, GIL not needed.
 """
-from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
+from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawRealloc
 from libc.stddef cimport size_t
 from libc.stdint cimport SIZE_MAX, int64_t
-from libc.string cimport memset
 
 cdef extern from *:
     """
@@ -47,11 +46,15 @@ cdef void* pk_resize(void* block, size_t count, size_t size) noexcept nogil:
 
 
 cdef void* pk_alloc(size_t count, size_t size) noexcept nogil:
-    """A zeroed block of count * size bytes, or NULL."""
-    cdef void* block = pk_resize(NULL, count, size)
-    if block != NULL:
-        memset(block, 0, count * size)
-    return block
+    """A zeroed block of count * size bytes, or NULL. What is never written to of a large one takes no memory."""
+    global live
+    cdef void* fresh
+    if (size != 0 and count > SIZE_MAX // size) or _must_fail():
+        return NULL
+    fresh = PyMem_RawCalloc(count * size if count * size > 0 else 1, 1)
+    if PICKER_DEBUG and fresh != NULL:
+        live += 1
+    return fresh
 
 
 cdef void pk_free(void* block) noexcept nogil:
