@@ -75,7 +75,7 @@ fuzz-framing: $(VENV)/dev.stamp $(OLD_ENVOY_STAMPS)  ## Bodies cut at random thr
 	PICKER_FRAMING_CASES=$(FRAMINGS) $(TEST) -q tests/e2e/test_framing.py tests/protocol/test_framing.py $(ARGS)
 
 # helm as it is, for the tests of the chart; without it, and without Go, they say that they are left out.
-helm: $(VENV)/pip.stamp
+helm: $(VENV)/pip.stamp  ## A real helm for the tests of the chart, built where there is Go (2 minutes, once)
 	@if command -v helm >/dev/null; then :; \
 	elif ! command -v go >/dev/null; then echo "there is neither helm nor Go here: tests of the chart are left out"; \
 	else echo "building helm $(HELM) into $(VENV) (2 minutes, once)"; GOBIN=$(abspath $(BIN)) go install helm.sh/helm/v3/cmd/helm@$(HELM); fi

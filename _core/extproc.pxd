@@ -53,6 +53,7 @@ cdef class _Served:
 
 cdef class ExtProc:
     cdef extproc_t _service
+    cdef bint _by_name
     cdef PoolNames _names
     cdef uint64_t _timed       # picks so far whose time is counted
     cdef tuple _pools          # _Served, by their places in `_names`

@@ -9,14 +9,15 @@ class ExtProc:
     """The ExternalProcessor service over engines, one for each pool; give its `methods()` to a server.
 
     `engine`: that of the only pool; None: there are none until `set_pools`. `timeout_ns`: how long a request body may
-    take; then the client is answered 408. ValueError if not above 0.
+    take; then the client is answered 408. ValueError if not above 0. `by_name`: a stream must be for a pool by name or
+    authority, even while there is one alone.
     """
 
-    def __new__(cls, engine: Engine | None = None, *, timeout_ns: int) -> ExtProc: ...
+    def __new__(cls, engine: Engine | None = None, *, timeout_ns: int, by_name: bool = False) -> ExtProc: ...
     def set_pools(self, pools: Iterable[tuple[Engine, Iterable[str], str]]) -> None:
         """Serve these from the next stream on: (engine, authorities, name) each; streams that are open go on.
 
-        One pool alone gets every stream. Of several, a stream says which it is for: see `pools.PoolNames`. One that is
+        One pool alone gets every stream (but see `by_name`). Of several, a stream says which it is for: see `pools.PoolNames`. One that is
         for none of them is answered 503. An engine that is served no longer is let go of by the `sweep` behind its
         last stream. ValueError, OverflowError and TypeError as there and for an engine that is there twice,
         MemoryError; nothing has changed then.

@@ -278,14 +278,16 @@ cdef class ExtProc:
     """The ExternalProcessor service over engines, one for each pool; give its `methods()` to a server.
 
     `engine`: that of the only pool; None: there are none until `set_pools`. `timeout_ns`: how long a request body may
-    take; then the client is answered 408. ValueError if not above 0.
+    take; then the client is answered 408. ValueError if not above 0. `by_name`: a stream must be for a pool by name or
+    authority, even while there is one alone.
     """
 
-    def __cinit__(self, Engine engine=None, *, int64_t timeout_ns):
+    def __cinit__(self, Engine engine=None, *, int64_t timeout_ns, bint by_name=False):
         if timeout_ns < 1:
             raise ValueError(f"timeout_ns is above 0, not {timeout_ns}")
         memset(&self._service, 0, sizeof(self._service))
         self._pools, self._retired = (), []
+        self._by_name = by_name
         self._service.timeout_ns = timeout_ns
         _fill_strangers(&self._service.strangers, &self._service)
         self.set_pools([] if engine is None else [(engine, (), "")])
@@ -296,7 +298,7 @@ cdef class ExtProc:
     def set_pools(self, pools) -> None:
         """Serve these from the next stream on: (engine, authorities, name) each; streams that are open go on.
 
-        One pool alone gets every stream. Of several, a stream says which it is for: see `pools.PoolNames`. One that is
+        One pool alone gets every stream (but see `by_name`). Of several, a stream says which it is for: see `pools.PoolNames`. One that is
         for none of them is answered 503. An engine that is served no longer is let go of by the `sweep` behind its
         last stream. ValueError, OverflowError and TypeError as there and for an engine that is there twice,
         MemoryError; nothing has changed then.
@@ -310,7 +312,7 @@ cdef class ExtProc:
         cdef served_t** table = _table(made)
         pk_free(self._service.served)
         self._service.served = table
-        self._service.only = table[0] if len(made) == 1 else NULL
+        self._service.only = table[0] if len(made) == 1 and not self._by_name else NULL
         self._service.names = names.table()
         self._names, self._pools, self._retired = names, made, retired
         self.sweep()
@@ -378,7 +380,7 @@ cdef class ExtProc:
         assert len(self._names) == len(self._pools)
         assert not set(self._pools) & set(self._retired)
         assert self._timed <= self._service.picked
-        assert (self._service.only != NULL) == (len(self._pools) == 1)
+        assert (self._service.only != NULL) == (len(self._pools) == 1 and not self._by_name)
         for i in range(len(self._pools)):
             assert self._service.served[i] == &(<_Served>self._pools[i])._served
         self._names._check()

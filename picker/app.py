@@ -29,7 +29,7 @@ from picker.discovery.resources import ResourcesFile
 from picker.errors import ResourcesError, UsageError
 from picker.extproc.certificate import certificate_of
 from picker.extproc.readiness import Readiness
-from picker.extproc.shell import make_shell
+from picker.extproc.shell import Rules, make_shell
 from picker.kube.lease import new_identity
 from picker.logs import configure_logging
 from picker.pools import Pools
@@ -83,7 +83,10 @@ class App:
         self.health = Readiness()
         self.standing = Standing(self.health, must_lead=settings.election.enabled)
         self.shell = make_shell(
-            self.health, settings.listen, settings.limits, leader_election=settings.election.enabled
+            self.health,
+            settings.listen,
+            settings.limits,
+            Rules(leader_election=settings.election.enabled, by_name=settings.kubernetes.serves_several),
         )
         self.pools.subscribe(self.shell.set_pools)
         self.routing = _body_routing(settings)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2
 
@@ -25,7 +26,7 @@ from picker.config.settings import (
 from tests.support import messages as m
 from tests.support.cluster import Cluster
 from tests.support.running import COMPLETION, Running, running, until
-from tests.support.streams import within_deadline
+from tests.support.streams import GrpcStream, within_deadline
 
 MIB = 1 << 20
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -200,6 +201,45 @@ async def test_pods_are_served_without_a_pool(cluster: Cluster, tmp_path: Path) 
     )
     async with serving(given) as picker:
         await until(lambda: has(picker, "10.0.0.1:8000", "10.0.0.1:8001"))
+
+
+async def asked_as(picker: Running, authority: str) -> str:
+    """Who is picked for a stream that calls picker so; "" if it is refused."""
+    options = [("grpc.default_authority", authority)]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{picker.app.ports['ext_proc']}", options=options) as channel:
+        stream = GrpcStream(channel)
+        await stream.send(m.request_headers(end_of_stream=True))
+        (reply,) = await stream.receive()
+        await stream.finish()
+    found = dict(reply.dynamic_metadata["envoy.lb"]) if "envoy.lb" in reply.dynamic_metadata else {}
+    return str(found.get("x-gateway-destination-endpoint", ""))
+
+
+@within_deadline
+async def test_pools_come_and_go_as_labels_say_and_authorities_choose(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.apply(pool("chat", team="a"))
+    cluster.pod("a", "10.0.0.1", labels={"app": "chat"})
+    cluster.pod("b", "10.0.0.2", labels={"app": "code"})
+    async with serving(settings(cluster.kubeconfig(tmp_path), pool_selector="team=a")) as picker:
+        assert await asked_as(picker, "chat-epp.default.svc.cluster.local:9002") == "10.0.0.1:8000"
+        assert await asked_as(picker, "code-epp.default.svc:9002") == ""
+        cluster.apply(pool("code", team="a"))
+
+        async def is_served() -> bool:
+            return await asked_as(picker, "code-epp.default.svc:9002") == "10.0.0.2:8000"
+
+        await until(is_served)
+        assert await asked_as(picker, "chat-epp.default.svc:9002") == "10.0.0.1:8000"
+        page = (await picker.get("/metrics"))[1]
+        assert 'inference_pool_ready_pods{name="default/code"} 1.0' in page
+        cluster.apply(pool("code", team="b"))
+
+        async def is_gone() -> bool:
+            return not await is_served()
+
+        await until(is_gone)
+        assert await asked_as(picker, "chat-epp.default.svc:9002") == "10.0.0.1:8000"
+        assert picker.readiness.is_ready
 
 
 @within_deadline

@@ -118,13 +118,14 @@ class Snapshot:
     now_ns: int
     stale_after_s: float
     pools: Sequence[PoolSnapshot]
+    by_pool: bool = False
     routing: Mapping[str, Any] | None = None
     counters: Mapping[str, Counter] = field(default_factory=dict)
 
 
 def families(snapshot: Snapshot) -> Iterator[AnyFamily]:
     """Everything there is to show: of each pool, and of the process."""
-    if len(snapshot.pools) == 1:
+    if len(snapshot.pools) == 1 and not snapshot.by_pool:
         yield from _of_pool(snapshot, snapshot.pools[0])
     elif snapshot.pools:
         yield from _of_pools(snapshot)

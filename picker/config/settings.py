@@ -240,6 +240,11 @@ class KubernetesSettings:
     """Whether the body-based router's ConfigMaps are followed; so they are where it runs without a file of them."""
 
     @property
+    def serves_several(self) -> bool:
+        """Whether there may be more pools than one."""
+        return bool(len(self.pools) > 1 or self.pool_selector)
+
+    @property
     def in_use(self) -> bool:
         """Whether pools or pods of a cluster are asked for."""
         return bool(self.pools or self.pool_selector or self.endpoint_selector)

@@ -24,18 +24,19 @@ def make_snapshot(
 ) -> Snapshot:
     """Of all pools. `age_s`: since the endpoints were last known to be those there are.
 
-    Where there is one pool it goes by its name alone, as with other pickers; else its namespace is said, too.
+    Where there can be but one pool it goes by its name alone, as with other pickers; else its namespace is said, too.
     """
     (vitals,) = (message for message in messages if isinstance(message, Vitals))
     pools = [_pool(figures, parts, vitals.now_ns, age_s) for figures, parts in _by_pool(messages)]
-    if len(pools) == 1:
-        pools = [replace(pools[0], name=pools[0].name.rpartition("/")[2])]
+    if not start.kubernetes.serves_several:
+        pools = [replace(pool, name=pool.name.rpartition("/")[2]) for pool in pools]
     return Snapshot(
         version=__version__,
         shell=start.shell,
         now_ns=vitals.now_ns,
         stale_after_s=start.scrape.staleness_threshold_s,
         pools=pools,
+        by_pool=start.kubernetes.serves_several,
         routing=vitals.routing,
         counters={**counters, **_own(vitals.figures)},
     )

@@ -33,7 +33,7 @@ from picker.extproc.certificate import Certificate, Pem, certificate_of
 from picker.extproc.health import Health
 from picker.extproc.readiness import Readiness
 from picker.extproc.route import Route
-from picker.extproc.shell import POOL_METADATA, SERVICE
+from picker.extproc.shell import ALONE, POOL_METADATA, SERVICE, Rules
 
 __all__ = ["METHOD", "ExtProc", "GrpcioShell", "server_credentials", "start_server"]
 
@@ -62,11 +62,13 @@ class ExtProc:
         engine: Engine | None = None,
         *,
         request_timeout_s: float = 300.0,
+        by_name: bool = False,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.unknown = 0
         """Streams so far for a pool that was not known."""
         self.set_pools([] if engine is None else [(engine, (), "")])
+        self._by_name = by_name
         self._request_timeout_s = request_timeout_s
         self._clock_ns = clock_ns
         self._open = 0
@@ -114,7 +116,7 @@ class ExtProc:
 
     def _choose(self, context: Any) -> Engine | bytes:
         """The engine of the pool a stream is for, or the refusal of one for a pool that is not known."""
-        if len(self._engines) == 1:
+        if len(self._engines) == 1 and not self._by_name:
             return self._engines[0]
         asked = _asked(context)
         found = self._names.find(asked, b"")
@@ -257,11 +259,11 @@ class GrpcioShell:
     name = "grpcio"
 
     def __init__(
-        self, readiness: Readiness, listen: ListenSettings, limits: LimitSettings, *, leader_election: bool = False
+        self, readiness: Readiness, listen: ListenSettings, limits: LimitSettings, rules: Rules = ALONE
     ) -> None:
         self._listen = listen
-        self._extproc = ExtProc(request_timeout_s=limits.request_timeout_s)
-        self._health = Health(readiness, strict=leader_election)
+        self._extproc = ExtProc(request_timeout_s=limits.request_timeout_s, by_name=rules.by_name)
+        self._health = Health(readiness, strict=rules.leader_election)
         self._servers: list[grpc.aio.Server] = []
 
     @property

@@ -1,17 +1,34 @@
 """What a shell is: the servers that gateways and probes call, over the core."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from picker.config.settings import LimitSettings, ListenSettings
 from picker.extproc.readiness import Readiness
 from picker.extproc.route import Route
 
-__all__ = ["POOL_METADATA", "SERVICE", "Shell", "make_shell"]
+__all__ = ["ALONE", "POOL_METADATA", "SERVICE", "Rules", "Shell", "make_shell"]
 
 SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 POOL_METADATA = "x-gateway-inference-pool"
 """gRPC metadata of a stream: the pool it is for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How strict a shell is.
+
+    `leader_election`: health knows the names it has where a leader is elected, and no others. `by_name`: a stream must
+    be for a pool by name or authority, even while there is one alone.
+    """
+
+    leader_election: bool = False
+    by_name: bool = False
+
+
+ALONE = Rules()
+"""For one picker of one pool."""
 
 
 class Shell(Protocol):
@@ -51,17 +68,12 @@ class Shell(Protocol):
         """Take no more; what has not ended after `grace_s` is cut. Harmless if nothing was started."""
 
 
-def make_shell(
-    readiness: Readiness, listen: ListenSettings, limits: LimitSettings, *, leader_election: bool = False
-) -> Shell:
-    """The shell that `listen.shell` asks for; `auto` is `wire`. Only that one's libraries are loaded.
-
-    `leader_election`: health knows the names it has where a leader is elected, and no others.
-    """
+def make_shell(readiness: Readiness, listen: ListenSettings, limits: LimitSettings, rules: Rules = ALONE) -> Shell:
+    """The shell that `listen.shell` asks for; `auto` is `wire`. Only that one's libraries are loaded."""
     if listen.shell == "grpcio":
         from picker.extproc.grpcio import GrpcioShell
 
-        return GrpcioShell(readiness, listen, limits, leader_election=leader_election)
+        return GrpcioShell(readiness, listen, limits, rules)
     from picker.extproc.wire import WireShell
 
-    return WireShell(readiness, listen, limits, leader_election=leader_election)
+    return WireShell(readiness, listen, limits, rules)

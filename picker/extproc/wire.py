@@ -20,6 +20,7 @@ from picker.config.settings import LimitSettings, ListenSettings
 from picker.extproc.certificate import Certificate, certificate_of
 from picker.extproc.readiness import Readiness
 from picker.extproc.route import Route
+from picker.extproc.shell import ALONE, Rules
 
 __all__ = ["WireServer", "WireShell"]
 
@@ -181,15 +182,15 @@ class WireShell:
     name = "wire"
 
     def __init__(
-        self, readiness: Readiness, listen: ListenSettings, limits: LimitSettings, *, leader_election: bool = False
+        self, readiness: Readiness, listen: ListenSettings, limits: LimitSettings, rules: Rules = ALONE
     ) -> None:
         self._listen = listen
         streams = 2 * limits.max_streams + HEALTH_STREAMS  # as many again are told that they are too many
         self._rules = {"message_bytes": listen.grpc_max_recv_msg_bytes, "streams": streams}
-        self._extproc = ExtProc(timeout_ns=int(limits.request_timeout_s * 1e9))
+        self._extproc = ExtProc(timeout_ns=int(limits.request_timeout_s * 1e9), by_name=rules.by_name)
         self._picked = self._opened = 0
         self._quiet_since = -math.inf  # of the loop's clock
-        self._health = Health(strict=leader_election)
+        self._health = Health(strict=rules.leader_election)
         self._servers: list[WireServer] = []
         readiness.subscribe(self._set_ready)
 

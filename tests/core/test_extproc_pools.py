@@ -41,8 +41,8 @@ def port(name: str) -> int:
 class Several:
     """A service over the pools of these names, and a connection to it."""
 
-    def __init__(self, *names: str, **options: Any) -> None:
-        self.extproc = ExtProc(timeout_ns=10 * SECOND)
+    def __init__(self, *names: str, by_name: bool = False, **options: Any) -> None:
+        self.extproc = ExtProc(timeout_ns=10 * SECOND, by_name=by_name)
         self.engines: dict[str, Engine] = {}
         self.set(names)
         self.server = server(self.extproc, **options)
@@ -88,6 +88,13 @@ def test_one_pool_alone_gets_every_stream() -> None:
     for authority, metadata in (("test", ()), ("picker-b.ml", ()), ("test", ((NAME, "ml/b"),))):
         assert said(several.ask(authority, *metadata)) == "8000"
     assert (several.extproc.opened, several.extproc.picked, several.extproc.unknown) == (3, 3, 0)
+
+
+def test_where_there_may_be_several_one_alone_gets_only_its_own() -> None:
+    several = Several("ml/a", by_name=True)
+    assert said(several.ask("picker-a.ml")) == "8000"
+    assert "no pool" in said(several.ask("picker-b.ml"))
+    assert (several.extproc.picked, several.extproc.unknown) == (1, 1)
 
 
 def test_of_several_the_authority_says_which() -> None:

@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from picker.config.settings import LimitSettings, ListenSettings
 from picker.extproc.grpcio import GrpcioShell
 from picker.extproc.readiness import Readiness
+from picker.extproc.shell import Rules
 from picker.extproc.wire import WireShell
 from tests.support.streams import within_deadline
 
@@ -42,7 +43,7 @@ async def stub(shell: str, readiness: Readiness, **options: bool) -> AsyncIterat
         health_checking=where == "ext_proc",
         **sizes,
     )
-    running = SHELLS[name](readiness, listen, LimitSettings(), **options)
+    running = SHELLS[name](readiness, listen, LimitSettings(), Rules(**options))
     port = await (running.start_extproc() if where == "ext_proc" else running.start_health())
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
