@@ -1,7 +1,7 @@
 """An example of `examples/` as it would run.
 
 Its own manifests in a fake cluster, simulated model servers as its pods, a real picker that follows the cluster, and a
-real Envoy that does as the routes say.
+real Envoy that does as the routes say. RBAC is enforced: picker has the rights that deploy/ gives it.
 """
 
 import http.client
@@ -24,6 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from picker.demo.processes import Child, free_port, picker_command, stop_all
 from tests.support.cluster import TOKEN, Cluster
 from tests.support.inference_gateway import InferenceGateway
+from tests.support.manifests import NAMESPACE, build_with
 from tests.support.ports import EXT_PROC, METRICS, ports_in
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -54,8 +55,10 @@ class Example:
                 self._start_pod(deployment, number, speedup)
         for name, server in self.servers.items():
             server.wait_until(partial(_listens, server), READY_S)
-            labels = self.cluster.get("Deployment", name.rpartition("-")[0])["spec"]["template"]["metadata"]["labels"]
-            self.cluster.pod(name, self.addresses[name].partition(":")[0], labels=labels)
+            labels = self.cluster.get("Deployment", name.rpartition("-")[0], NAMESPACE)["spec"]["template"]["metadata"][
+                "labels"
+            ]
+            self.cluster.pod(name, self.addresses[name].partition(":")[0], labels=labels, namespace=NAMESPACE)
 
     def _start_pod(self, deployment: dict[str, Any], number: int, speedup: float) -> None:
         name = f"{deployment['metadata']['name']}-{number}"
@@ -66,13 +69,16 @@ class Example:
         self.addresses[name] = f"{host}:{port}"
         self.servers[name] = Child(name, picker_command("model-server", *flags), self.directory / f"{name}.log")
 
-    def start_picker(self, kubeconfig: Path) -> str:
-        """With the flags the chart would give it for these values. Its address."""
+    def start_picker(self) -> str:
+        """With the flags the chart would give it for these values, and its rights. Its address."""
+        self._grant()
+        token = self.cluster.token("picker", NAMESPACE)
+        kubeconfig = self.cluster.kubeconfig(self.directory, token=token, namespace=NAMESPACE)
         flags = [
             f"--pool-name={','.join(self.values['pools'])}",
+            f"--pool-namespace={NAMESPACE}",
             f"--kubeconfig={kubeconfig}",
             "--secure-serving=false",
-            "--metrics-endpoint-auth=false",  # the tests have no token
         ]
         flags += ["--grpc-port=0", "--grpc-health-port=0", "--metrics-port=0"]
         if self.values["bodyBasedRouter"]["enabled"]:
@@ -85,6 +91,14 @@ class Example:
         self.picker.wait_until(self._is_ready, READY_S)
         self.body_router = f"127.0.0.1:{flag_value(flags, '--bbr-port')}"
         return f"127.0.0.1:{ports_in(self.picker.log_text())[EXT_PROC]}"
+
+    def _grant(self) -> None:
+        """What picker is given in a cluster: its account and its roles, and no more."""
+        scratch = self.directory / "kustomized"
+        scratch.mkdir()
+        for each in build_with("base", ["body-based-router"], scratch):
+            if each["kind"] == "ServiceAccount" or "Role" in each["kind"]:
+                self.cluster.apply(each)
 
     def _is_ready(self) -> bool:
         assert self.picker is not None
@@ -155,14 +169,15 @@ def _vllm_flags(arguments: list[str]) -> list[str]:
 def running(name: str, directory: Path, *, speedup: float = 1000.0) -> Iterator[Example]:
     """The example of that name, ready, and gone afterwards."""
     values = yaml.safe_load((EXAMPLES / name / "picker-values.yaml").read_text())
-    with Cluster(extensions=KINDS) as cluster:
+    with Cluster(extensions=KINDS, rbac=True) as cluster:
         example = Example(cluster, directory, values)
-        kubeconfig = cluster.kubeconfig(directory)
         try:
+            kubeconfig = cluster.kubeconfig(directory, namespace=NAMESPACE)
+            cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
             kubectl(kubeconfig, "apply", "-f", str(EXAMPLES / name / "manifests"))
             example.start_pods(speedup)
-            address = example.start_picker(kubeconfig)
-            pickers = {f"default/{service}": address for service in _services(values["pools"])}
+            address = example.start_picker()
+            pickers = {f"{NAMESPACE}/{service}": address for service in _services(values["pools"])}
             with InferenceGateway(cluster, directory / "gateway", pickers, body_router=example.body_router) as gateway:
                 example.url = gateway.url
                 yield example
