@@ -29,7 +29,8 @@ JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 
 REQUEST_S = 10.0
-"""Longest time a request that is no watch may take, its whole answer included; of a watch, until it begins."""
+"""Longest time a request may take, its whole answer included, if nothing else is said; of a watch, until it begins.
+Longest silence of the server meanwhile."""
 
 CONNECT_S = 5.0
 MOST_BODY_BYTES = 256 << 20
@@ -103,7 +104,7 @@ class KubeClient:
         Raises KubernetesRefusal, with the status, for an answer other than 2xx; KubernetesError for none.
         """
         what = f"{method} {path}"
-        limits = aiohttp.ClientTimeout(total=timeout_s, connect=CONNECT_S)
+        limits = aiohttp.ClientTimeout(total=timeout_s, connect=CONNECT_S, sock_read=REQUEST_S)
         with _told(what):
             response = await self._send(method, path, query, body, content_type, limits)
             async with response:

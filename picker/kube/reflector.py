@@ -25,6 +25,9 @@ __all__ = ["Counts", "Listener", "Presence", "Reflector", "Source", "Surrounding
 PAGE = 500
 """Objects asked for at once."""
 
+LIST_S = 60.0
+"""Longest time a page of a list may take."""
+
 TRIES = 3
 """After so many doubtful answers in a row a mark is not trusted any more, and after so many faults in a row a kind that
 may be missing is not waited for any more."""
@@ -54,7 +57,9 @@ R = TypeVar("R")
 class Api(Protocol):
     """Of `KubeClient`."""
 
-    async def request(self, method: str, path: str, *, query: Mapping[str, str | int] | None = None) -> bytes: ...
+    async def request(
+        self, method: str, path: str, *, query: Mapping[str, str | int] | None = None, timeout_s: float = ...
+    ) -> bytes: ...
 
     def watch(
         self, path: str, *, query: Mapping[str, str | int], idle_s: float
@@ -197,9 +202,10 @@ class Reflector(Generic[T]):
         if rest:
             query["continue"] = rest
         try:
-            body = await self._client.request("GET", self._source.path, query=query)
+            body = await self._client.request("GET", self._source.path, query=query, timeout_s=LIST_S)
         except KubernetesRefusal as refusal:
-            self._in_pages = not (rest and _cause(refusal) == "expired")  # too slow for pages: all at once then
+            if rest and _cause(refusal) == "expired":
+                self._in_pages = False  # too slow for pages: all at once then
             raise
         return self._counted(lambda: self.store.page(body))
 

@@ -1,8 +1,8 @@
 """Whatever goes wrong between picker and the API server: after each fault the pool is the server's again.
 
 `PICKER_WATCH_FAULTS` says how many faults, of which each part has up to 1,000, on a cluster of its own; the seed and
-the number of the one that fails are in its message. Back-offs take no time, and pages have 3 objects; all else is as it is
-in service.
+the number of the one that fails are in its message. Back-offs take no time, and pages have 3 objects; all else is as it
+is in service.
 """
 
 import asyncio

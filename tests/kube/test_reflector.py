@@ -61,8 +61,10 @@ class Api:
         self.asked: list[tuple[float, dict[str, Any]]] = []
         self.idle_s = 0.0
 
-    async def request(self, method: str, path: str, *, query: Mapping[str, str | int] | None = None) -> bytes:
-        assert (method, path) == ("GET", PATH)
+    async def request(
+        self, method: str, path: str, *, query: Mapping[str, str | int] | None = None, timeout_s: float = 0.0
+    ) -> bytes:
+        assert (method, path, timeout_s) == ("GET", PATH, 60.0)
         self.asked.append((asyncio.get_running_loop().time(), dict(query or {})))
         answer = self.lists.pop(0) if len(self.lists) > 1 else self.lists[0]
         if isinstance(answer, Exception):
@@ -274,16 +276,17 @@ async def test_a_bookmark_of_the_past_means_a_new_list() -> None:
 @virtual
 async def test_pages_that_expire_are_given_up_for_a_list_in_one() -> None:
     first = page(item("a", 1), rest="t")
-    async with following(first, refusal(410, "Expired"), page(item("b", 2))) as it:
-        await pass_time(1)
+    async with following(first, refusal(410, "Expired"), refusal(500), page(item("b", 2))) as it:
+        await pass_time(2)
         assert it.listener.objects == {"b": "one"}
         assert [("limit" in query, query.get("continue")) for query in it.api.pages] == [
             (True, None),
             (True, "t"),
             (False, None),
+            (False, None),
         ]
         it.api.stream.say(event("ERROR", status(410, "Expired")))
-        await pass_time(1)
+        await pass_time(2)
         assert "limit" in it.api.pages[-1]
 
 
