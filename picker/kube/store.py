@@ -215,6 +215,7 @@ class Store(Generic[T]):
             return None
         if not _is_known(version, self.mark):
             self.mark = version
+        self._left_out.pop(key, None)
         if held is None:
             return None
         del self._held[key]

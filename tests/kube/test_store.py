@@ -237,6 +237,8 @@ def test_it_is_logged_once_for_each_version(caplog: pytest.LogCaptureFixture) ->
     assert (made.unusable, caplog.text.count("left out")) == (1, 1)
     made.take(event("MODIFIED", item("a", 11, "bad")))
     assert (made.unusable, caplog.text.count("left out")) == (2, 2)
+    made.take(event("DELETED", item("a", 12)))
+    assert not made._left_out
 
 
 def test_an_object_may_get_worse_and_better() -> None:
