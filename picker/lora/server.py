@@ -15,6 +15,16 @@ LOAD_S = 600.0
 MOST_BYTES = 16 << 20
 
 
+async def _whole(response: aiohttp.ClientResponse) -> bytes:
+    """The body. Raises ValueError if it is too much."""
+    found = bytearray()
+    async for piece in response.content.iter_any():
+        found += piece
+        if len(found) > MOST_BYTES:
+            raise ValueError(f"an answer of more than {MOST_BYTES} bytes")
+    return bytes(found)
+
+
 class ModelServerError(PickerError):
     """The model server did not do as asked."""
 
@@ -64,7 +74,7 @@ class VllmServer:
             async with self._session.request(
                 method, f"http://{self.address}{path}", json=body, timeout=timeout, allow_redirects=False
             ) as response:
-                answer = await response.content.read(MOST_BYTES)
+                answer = await _whole(response)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as problem:
             said = printable(str(problem)) or type(problem).__name__
             raise ModelServerError(f"{method} {path}: {said[:300]}") from None

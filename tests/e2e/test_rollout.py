@@ -56,7 +56,7 @@ class Site:
         self.servers[name] = child.log_text().partition(LISTENING)[2].split()[0]
 
     def pick_for(self, pool: str) -> None:
-        """The pool's picker, its Service and its pod, whose metrics the API server passes on."""
+        """The pool's picker, its Service and its pod, whose metrics want a token."""
         flags = ["--grpc-port=0", "--grpc-health-port=0", "--metrics-port=0", "--secure-serving=false"]
         flags += [
             f"--pool-name={pool}",
@@ -68,9 +68,9 @@ class Site:
         child.wait_until(lambda: {EXT_PROC, METRICS} <= ports_in(child.log_text()).keys(), READY_S)
         ports = ports_in(child.log_text())
         self.pickers[f"default/picker-{pool}"] = f"127.0.0.1:{ports[EXT_PROC]}"
-        self.cluster.pod(f"picker-{pool}-0", "10.0.0.9", labels={"app": f"picker-{pool}"})
-        self.cluster.proxied["default", f"picker-{pool}-0", 9090] = f"127.0.0.1:{ports[METRICS]}"
-        spec = {"selector": {"app": f"picker-{pool}"}, "ports": [{"name": "grpc", "port": 9002}]}
+        self.cluster.pod(f"picker-{pool}-0", "127.0.0.1", labels={"app": f"picker-{pool}"})
+        spec: dict[str, Any] = {"selector": {"app": f"picker-{pool}"}, "ports": [{"name": "grpc", "port": 9002}]}
+        spec["ports"].append({"name": "http-metrics", "port": 9090, "targetPort": ports[METRICS]})
         self.cluster.apply(
             {"apiVersion": "v1", "kind": "Service", "metadata": {"name": f"picker-{pool}"}, "spec": spec}
         )
@@ -142,7 +142,9 @@ class Site:
         return {each["modelRewrite"]: each.get("weight", 1) for each in targets}
 
     def command(self, action: str, *flags: str) -> list[str]:
-        return picker_command("rollout", action, f"--kubeconfig={self.directory / 'kubeconfig'}", *flags)
+        flags = (f"--metrics-token-file={self.directory / 'token'}", *flags)
+        flags = (f"--kubeconfig={self.directory / 'kubeconfig'}", "--metrics-via=pods", *flags)
+        return picker_command("rollout", action, *flags)
 
     def start(self, *flags: str) -> Child:
         child = Child("rollout", self.command("start", *flags), self.directory / "rollout.log")
@@ -165,6 +167,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with Cluster() as cluster:
         site = Site(tmp_path_factory.mktemp("rollout"), cluster)
         cluster.kubeconfig(site.directory)
+        cluster.reviews.tokens["rollout"] = ("system:serviceaccount:default:rollout", ())
+        cluster.reviews.allowed.add(("system:serviceaccount:default:rollout", "get", "/metrics"))
+        (site.directory / "token").write_text("rollout\n")
         try:
             for name in ("old", "good", "failing"):
                 site.serve_models(name, "--speedup=1000")

@@ -131,6 +131,16 @@ def test_a_list_that_is_none_changes_nothing(answer: bytes, caplog: pytest.LogCa
     with_bench(body)
 
 
+def test_a_list_that_comes_in_pieces_is_read_to_its_end() -> None:
+    async def body(bench: Bench) -> None:
+        bench.vllm.adapters |= {f"adapter-{number}": {} for number in range(20_000)}  # some 1.5 MB
+        bench.config(Adapter(id="adapter-19999", source="example/last", base_model=""))
+        assert await bench.sync.reconcile()
+        assert bench.vllm.calls == []
+
+    with_bench(body)
+
+
 def test_adapters_of_both_lists_are_let_be(caplog: pytest.LogCaptureFixture) -> None:
     async def body(bench: Bench) -> None:
         bench.config(V1, disputed=("both",))

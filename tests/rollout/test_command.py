@@ -239,6 +239,17 @@ def test_pages_that_want_a_token_are_read_straight(scene: Scene, tmp_path: Path,
         assert (is_good, "answers 401; give a token" in said) == (False, True)
 
 
+def test_a_page_that_comes_in_pieces_is_read_to_its_end(scene: Scene) -> None:
+    flags = []
+    for name in ("old", "new"):
+        long = "".join(f'picker_filler{{number="{number}"}} 1\n' for number in range(50_000))
+        page = Counted(10)
+        scene.pods[f"picker-{name}"].pages["/metrics"] = lambda page=page, long=long: long + page()
+        flags.append(f"--metrics={name}=http://{scene.pods[f'picker-{name}'].address}/metrics")
+    assert scene.call("start", *POOLS, *QUICK, *flags)[0] == 0
+    assert scene.status()["new"]["requests"] >= 10  # they stand at the end
+
+
 # --- flags ---
 
 
