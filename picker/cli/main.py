@@ -1,6 +1,6 @@
 """Entry point of the `picker` command: finds the subcommand, imports only that, turns errors into exit codes.
 
-0: done. 1: it failed. 2: the command line or a file it names is wrong. 130: interrupted.
+0: done. 1: it failed. 2: the command line or a file it names is wrong. 130: interrupted. `rollout` has some of its own.
 """
 
 import importlib

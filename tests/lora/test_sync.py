@@ -24,9 +24,9 @@ class Bench:
         self.now = 0.0
         self.slept: list[float] = []
         self.go = asyncio.Event()
-        self.sync = LoraSync(session, SyncSettings(), clock=lambda: self.now, sleep=self.sleep)
+        self.sync = LoraSync(session, SyncSettings(), clock=lambda: self.now, sleep=self.let_pass)
 
-    async def sleep(self, seconds: float) -> None:
+    async def let_pass(self, seconds: float) -> None:
         self.now += seconds
         self.slept.append(seconds)
         if seconds == SyncSettings().reconcile_s:

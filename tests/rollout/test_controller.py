@@ -56,20 +56,20 @@ class Script:
         return Sight(elapsed_s=elapsed_s, old=old, new=new, problem="gone")
 
     async def nap(self, seconds: float) -> None:
-        await self.sleep(seconds)
+        await self.let_pass(seconds)
 
-    async def sleep(self, seconds: float) -> None:
+    async def let_pass(self, seconds: float) -> None:
         self.now += seconds
         await asyncio.sleep(0)
 
     def waits_for(self, other: "Script") -> None:
         """Both have one time: what takes longer than a look takes as many looks of the other."""
-        own = self.sleep
+        own = self.let_pass
 
-        async def sleep(seconds: float) -> None:
+        async def let_pass(seconds: float) -> None:
             await (other.pass_by(seconds) if seconds > PLAN.check_s else own(seconds))
 
-        self.sleep = sleep  # type: ignore[method-assign]
+        self.let_pass = let_pass  # type: ignore[method-assign]
 
     async def pass_by(self, seconds: float) -> None:
         """As long as it takes whoever sleeps here."""
@@ -304,7 +304,7 @@ def test_one_that_a_person_ends_is_not_gone_on_with(cluster: Cluster, tmp_path: 
             await finish(Store(client, "HTTPRoute", "default", "llm"), Phase.ROLLED_BACK)
 
         script = Script(GOOD)
-        script.sleep = slow  # type: ignore[method-assign]
+        script.let_pass = slow  # type: ignore[method-assign]
         with pytest.raises(Ended, match="rolled back by hand"):
             await controller(client, script, goes_on=True).run()
 
