@@ -96,8 +96,11 @@ async def _ready(client: KubeClient, pool: PoolObject) -> str:
 
 
 async def _metrics(metrics: Metrics) -> str:
-    await metrics.check()
-    return "readable on both sides"
+    old, _ = await metrics.check()
+    if not old.requests:
+        raise _Warned("readable, but the old side has counted no requests: until it has, only rates are judged")
+    timed = "" if old.timed else ", none with a time to first token: that is not judged then"
+    return f"readable on both sides; the old one has counted {old.requests:.0f} requests{timed}"
 
 
 # --- what model servers list ---

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from picker.rollout.figures import NOTHING, Figures
+from picker.rollout.figures import NOTHING, Figures, sum_of
 
 __all__ = ["Counting", "Source"]
 
@@ -24,9 +24,7 @@ class Counting:
 
     def look(self, pages: Mapping[Source, Figures]) -> Figures:
         """What all of them counted since they were last looked at."""
-        grown = NOTHING
-        for source, page in pages.items():
-            grown = grown.plus(page.since(self._before(source, page)))
+        grown = sum_of([page.since(self._before(source, page)) for source, page in pages.items()])
         self._last |= pages  # those that are gone may come back
         self._places |= {source.place for source in pages}
         return grown
@@ -38,7 +36,4 @@ class Counting:
     @property
     def totals(self) -> Figures:
         """All that they have counted in their lives, as last seen."""
-        found = NOTHING
-        for figures in self._last.values():
-            found = found.plus(figures)
-        return found
+        return sum_of(self._last.values())

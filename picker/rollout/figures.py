@@ -1,11 +1,12 @@
 """What one side of a rollout did in some time: counts, and what they say. Pure arithmetic, no I/O, no clock."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import reduce
 
 from msgspec import Struct
 
-__all__ = ["NOTHING", "Figures", "exceeds_surely", "grew_surely"]
+__all__ = ["NOTHING", "Figures", "exceeds_surely", "grew_surely", "sum_of"]
 
 CHANCE = 0.005
 """What is less likely than this to come of chance alone is sure."""
@@ -105,6 +106,11 @@ def _figures(bounds: tuple[float, ...], counts: Sequence[float]) -> Figures:
 
 
 NOTHING = Figures()
+
+
+def sum_of(each: Iterable[Figures]) -> Figures:
+    """All together."""
+    return reduce(Figures.plus, each, NOTHING)
 
 
 def _at_most(part: float, whole: float) -> float:

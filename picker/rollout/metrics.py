@@ -11,7 +11,7 @@ import aiohttp
 from picker.errors import KubernetesError, KubernetesRefusal, UsageError, printable
 from picker.kube.client import KubeClient
 from picker.rollout.counting import Counting, Source
-from picker.rollout.figures import Figures
+from picker.rollout.figures import Figures, sum_of
 from picker.rollout.machine import Sight
 from picker.rollout.pages import PageError, Side, knows_pools, read_page
 from picker.rollout.pods import Pod, PoolObject, metrics_port, pods_of, read_pod, service_of
@@ -152,16 +152,20 @@ class Metrics:
             elapsed_s=elapsed_s, old=old, new=new, problem="; ".join(dict.fromkeys(filter(None, (why_old, why_new))))
         )
 
-    async def check(self) -> None:
-        """Reads all pages once. Raises KubernetesError or PageError; UsageError if they do not part the sides."""
+    async def check(self) -> tuple[Figures, Figures]:
+        """Reads all pages once; what both sides have counted in all.
+
+        Raises KubernetesError or PageError if that cannot be; UsageError if the pages do not part the sides.
+        """
         old, new = await self._old.pages.read(), await self._new.pages.read()
+        found = []
         for texts, side in ((old, self._old.side), (new, self._new.side)):
-            for text in texts.values():
-                read_page(text, side)
+            found.append(sum_of(read_page(text, side) for text in texts.values()))
         shared = [old[source] for source in old.keys() & new.keys()]
         if self._old.side.pool != self._new.side.pool and not all(map(knows_pools, shared)):
             what = "both pools have one endpoint picker, and its metrics do not tell pools apart"
             raise UsageError(f"{what}; give each pool an endpoint picker of its own")
+        return found[0], found[1]
 
 
 def _counted(half: _Half, texts: dict[Source, str] | BaseException) -> tuple[Figures | None, str]:

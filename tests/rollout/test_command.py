@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from picker.cli.main import main
+from picker.demo.processes import Child, picker_command
 from tests.rollout.objects import pool_ref, rewrite, route, target
 from tests.rollout.pages import Counted, PodServer, models
 from tests.support.cluster import Cluster
@@ -128,6 +129,12 @@ def test_metrics_that_cannot_be_read_are_told(scene: Scene, page: str) -> None:
     assert checks(scene)["metrics"][0] is False
 
 
+def test_an_old_side_without_requests_is_a_warning(scene: Scene) -> None:
+    scene.pods["picker-old"].pages["/metrics"] = Counted(0)
+    is_good, said = checks(scene)["metrics"]
+    assert (is_good, "the old side has counted no requests" in said) == (None, True)
+
+
 def test_a_picker_that_is_not_ready_is_told(scene: Scene) -> None:
     scene.cluster.pod("picker-new", "127.0.0.1", labels={"app": "picker-new"}, ready=False)
     assert checks(scene)["metrics"] == (False, "no pod of Service default/picker-new is ready")
@@ -151,7 +158,8 @@ def test_two_pools_of_one_picker_must_be_told_apart(scene: Scene) -> None:
     scene.cluster.apply(shared)
     assert "do not tell pools apart" in checks(scene)["metrics"][1]
     scene.pods["picker-old"].pages["/metrics"] = lambda: 'inference_objective_request_total{pool="default/old"} 5\n'
-    assert checks(scene)["metrics"] == (True, "readable on both sides")
+    is_good, said = checks(scene)["metrics"]
+    assert (is_good, said.startswith("readable on both sides; the old one has counted 5 requests")) == (True, True)
 
 
 def test_an_adapter_must_be_loaded_everywhere(scene: Scene) -> None:
@@ -207,6 +215,18 @@ def test_one_that_is_under_way_is_gone_on_with_as_it_began(scene: Scene) -> None
     assert (code, "with other --steps, --min-requests; go on with the same flags or with none" in err) == (2, True)
     code, _, err = scene.call("start", "--route=llm", "--from=old", "--to=third", "--again")
     assert (code, "a rollout from default/old to default/new is under way, with other --to" in err) == (2, True)
+
+
+def test_one_that_is_told_to_stop_lets_go(scene: Scene, tmp_path: Path) -> None:
+    flags = [f"--kubeconfig={scene.kubeconfig}", *POOLS, *QUICK, "--every=1h", "--heartbeat=1h"]
+    child = Child("rollout", picker_command("rollout", "start", *flags), tmp_path / "rollout.log")
+    try:
+        child.wait_until(lambda: scene.weights().get("new") == 50, 30)
+    finally:
+        child.stop()
+    assert (child.returncode, "'picker rollout start' goes on from here" in child.log_text()) == (143, True)
+    found = scene.status()
+    assert (found["phase"], found["holder"], scene.weights()) == ("progressing", None, {"old": 50, "new": 50})
 
 
 def test_without_a_rollout_nothing_is_promoted(scene: Scene) -> None:
