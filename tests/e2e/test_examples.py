@@ -1,6 +1,8 @@
 """The examples do what they say: their own files, applied with kubectl, behind a real Envoy and a real picker."""
 
 import json
+import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -11,8 +13,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.support.example import EXAMPLES, Example, running
-from tests.support.manifests import needs_helm, picker_args, render
+from tests.support.example import EXAMPLES, Example, kubectl, running
+from tests.support.manifests import NAMESPACE, needs_helm, picker_args, render
+from tests.support.readme import blocks
 
 pytestmark = pytest.mark.e2e
 OBJECTIVE = "x-gateway-inference-objective"
@@ -29,6 +32,17 @@ def test_manifests_of_kubernetes_itself_are_valid(file: Path) -> None:
     for document in yaml.safe_load_all(file.read_text()):
         if ".networking." not in document["apiVersion"]:  # those are held to their schemas when they are applied
             kubernetes_validate.validate(document, "1.34", strict=True)
+
+
+@pytest.mark.parametrize("page", sorted(EXAMPLES.glob("**/README.md")), ids=lambda page: page.parent.name)
+def test_pages_name_files_that_are_there(page: Path) -> None:
+    text = page.read_text()
+    links = [page.parent / link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text)]
+    paths = [
+        EXAMPLES.parent / path for path in re.findall(r"(?:examples|deploy)/[\w./-]+", "".join(blocks(text, "bash")))
+    ]
+    listed = [page.parent / path for path in re.findall(r"^\| (?:.*, )?`([\w./-]+)` \|", text, re.M)]
+    assert [str(path) for path in (*links, *paths, *listed) if not path.exists()] == []
 
 
 @needs_helm
@@ -81,6 +95,19 @@ def test_requests_that_name_an_objective_have_its_priority(two_models: Example, 
     others = {"chatbot", "chatbot-canary"} - {pools}
     assert len(found) == 100
     assert seen == {(pools, 10), *((other, 0) for other in others)}
+
+
+def test_weights_are_changed_as_the_page_says(two_models: Example) -> None:
+    text = (EXAMPLES / "chatbot-recommender" / "README.md").read_text()
+    (command,) = (block for block in blocks(text, "bash") if "patch httproute" in block)
+    words = shlex.split(command.replace("\\\n", " "))
+    assert words[0] == "kubectl"
+    as_applied = ("apply", "-f", str(EXAMPLES / "chatbot-recommender" / "manifests" / "routes.yaml"))
+    for arguments, wanted in ((words[1:], [50, 50]), (as_applied, [90, 10])):
+        kubectl(two_models.admin_kubeconfig, *arguments)
+        two_models.wait_synced()
+        (rule,) = two_models.cluster.get("HTTPRoute", "chatbot", NAMESPACE)["spec"]["rules"]
+        assert [ref["weight"] for ref in rule["backendRefs"]] == wanted
 
 
 @pytest.fixture(scope="module")

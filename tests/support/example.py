@@ -46,7 +46,22 @@ class Example:
     addresses: dict[str, str] = field(default_factory=dict)
     picker: Child | None = None
     admin_port: int = 0
-    url: str = ""
+    body_router: str = ""
+    gateway: InferenceGateway | None = None
+
+    @property
+    def admin_kubeconfig(self) -> Path:
+        return self.directory / "kubeconfig"
+
+    @property
+    def url(self) -> str:
+        assert self.gateway is not None
+        return self.gateway.url
+
+    def wait_synced(self) -> None:
+        """Until Envoy does what the cluster says now."""
+        assert self.gateway is not None
+        self.gateway.wait_synced()
 
     def start_pods(self, speedup: float) -> None:
         """A model server for each replica of each Deployment, as its arguments say, and the pod it would be."""
@@ -73,7 +88,7 @@ class Example:
         """With the flags the chart would give it for these values, and its rights. Its address."""
         self._grant()
         token = self.cluster.token("picker", NAMESPACE)
-        kubeconfig = self.cluster.kubeconfig(self.directory, token=token, namespace=NAMESPACE)
+        kubeconfig = self.cluster.kubeconfig(self._own("picker"), token=token, namespace=NAMESPACE)
         flags = [
             f"--pool-name={','.join(self.values['pools'])}",
             f"--pool-namespace={NAMESPACE}",
@@ -94,11 +109,15 @@ class Example:
 
     def _grant(self) -> None:
         """What picker is given in a cluster: its account and its roles, and no more."""
-        scratch = self.directory / "kustomized"
-        scratch.mkdir()
-        for each in build_with("base", ["body-based-router"], scratch):
+        for each in build_with("base", ["body-based-router"], self._own("kustomized")):
             if each["kind"] == "ServiceAccount" or "Role" in each["kind"]:
                 self.cluster.apply(each)
+
+    def _own(self, name: str) -> Path:
+        """A new directory."""
+        made = self.directory / name
+        made.mkdir()
+        return made
 
     def _is_ready(self) -> bool:
         assert self.picker is not None
@@ -172,14 +191,14 @@ def running(name: str, directory: Path, *, speedup: float = 1000.0) -> Iterator[
     with Cluster(extensions=KINDS, rbac=True) as cluster:
         example = Example(cluster, directory, values)
         try:
-            kubeconfig = cluster.kubeconfig(directory, namespace=NAMESPACE)
+            cluster.kubeconfig(directory, namespace=NAMESPACE)
             cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
-            kubectl(kubeconfig, "apply", "-f", str(EXAMPLES / name / "manifests"))
+            kubectl(example.admin_kubeconfig, "apply", "-f", str(EXAMPLES / name / "manifests"))
             example.start_pods(speedup)
             address = example.start_picker()
             pickers = {f"{NAMESPACE}/{service}": address for service in _services(values["pools"])}
             with InferenceGateway(cluster, directory / "gateway", pickers, body_router=example.body_router) as gateway:
-                example.url = gateway.url
+                example.gateway = gateway
                 yield example
         finally:
             stop_all([*example.servers.values(), *([example.picker] if example.picker else [])])
