@@ -442,6 +442,12 @@ def test_faults_of_requests(core: client.CoreV1Api, cluster: Cluster) -> None:
     assert cluster.faults.injected == {"refuse": 1, "drop": 1, "cut_body": 1, "wrong_json": 1}
 
 
+def test_what_is_not_there_is_no_status(core: client.CoreV1Api) -> None:
+    custom = client.CustomObjectsApi(core.api_client)
+    with pytest.raises(ApiException, match="404 page not found"):
+        custom.list_namespaced_custom_object("example.com", "v1", "default", "widgets")
+
+
 def test_slow_answers_come_whole(core: client.CoreV1Api, cluster: Cluster) -> None:
     cluster.pod("a", "10.0.0.1")
     cluster.faults.slow(bytes_per_s=20_000)
@@ -552,6 +558,18 @@ def test_a_list_can_come_as_a_watch(cluster: Cluster, tmp_path: Path) -> None:
         async with lines_of(api, cluster, **wanted) as content:
             assert b'"ADDED"' in await content.readline()
             assert b'"k8s.io/initial-events-end":"true"' in await content.readline()
+
+    each_with_a_client(cluster, tmp_path, body)
+
+
+def test_large_lists_are_packed(cluster: Cluster, tmp_path: Path) -> None:
+    for number in range(20):
+        cluster.apply(config_map(f"c{number}", {"text": "x" * 10_000}))
+
+    async def body(api: aio.ApiClient) -> None:
+        response = await aio.CoreV1Api(api).list_namespaced_config_map_without_preload_content("default")
+        assert response.headers["Content-Encoding"] == "gzip"
+        assert len((await response.json())["items"]) == 20
 
     each_with_a_client(cluster, tmp_path, body)
 

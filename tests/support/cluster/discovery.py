@@ -3,7 +3,7 @@
 from typing import Any
 
 from tests.support.cluster.kinds import Kind, Kinds
-from tests.support.cluster.refusals import Refusal
+from tests.support.cluster.refusals import NoSuchPath
 
 Json = dict[str, Any]
 VERSION = {"major": "1", "minor": "37", "gitVersion": "v1.37.0", "platform": "linux/amd64"}
@@ -24,7 +24,7 @@ def document(kinds: Kinds, path: str) -> Json | None:
     if words[0] == "apis" and len(words) == 2:
         found = next((each for each in _groups(kinds) if each[0].group == words[1]), None)
         if found is None:
-            raise Refusal(404, "the server could not find the requested resource")
+            raise NoSuchPath
         return {"kind": "APIGroup", "apiVersion": "v1", **_group(found)}
     if words == ["api", "v1"]:
         return _resources(kinds, "", "v1")
@@ -51,7 +51,7 @@ def _group(kinds: list[Kind]) -> Json:
 def _resources(kinds: Kinds, group: str, version: str) -> Json:
     found = [kind for kind in kinds if kind.group == group and version in kind.versions]
     if not found:
-        raise Refusal(404, "the server could not find the requested resource")
+        raise NoSuchPath
     listed = [entry for kind in found for entry in _entries(kind)]
     where = f"{group}/{version}" if group else version
     return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": where, "resources": listed}
@@ -75,7 +75,7 @@ def _openapi(kinds: Kinds, where: str) -> Json:
     if not where:
         return {"paths": {path: {"serverRelativeURL": f"/openapi/v3/{path}?hash=1"} for path in paths}}
     if where not in paths:
-        raise Refusal(404, "the server could not find the requested resource")
+        raise NoSuchPath
     found = [(kind, v) for kind in kinds for v in kind.versions if kind.api_version(v) == paths[where]]
     return {
         "openapi": "3.0.0",

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tests.support.cluster.refusals import Refusal, not_found
+from tests.support.cluster.refusals import NoSuchPath, not_found
 from tests.support.cluster.schemas import BUILT_IN
 
 Json = dict[str, Any]
@@ -135,10 +135,10 @@ class Kinds:
         self._kinds.pop(resource, None)
 
     def of_path(self, group: str, version: str, plural: str) -> Kind:
-        """Raises Refusal 404, as for any path that is not there."""
+        """Raises NoSuchPath."""
         kind = self._kinds.get((group, plural))
         if kind is None or version not in kind.versions:
-            raise Refusal(404, "the server could not find the requested resource")
+            raise NoSuchPath
         return kind
 
     def of_manifest(self, manifest: Mapping[str, Any]) -> Kind:

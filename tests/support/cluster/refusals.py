@@ -47,6 +47,15 @@ class Refusal(Exception):
         return body | ({"details": details} if details else {})
 
 
+class NoSuchPath(Refusal):
+    """Of a path that no kind is at: the one refusal that is no Status."""
+
+    text = "404 page not found\n"
+
+    def __init__(self) -> None:
+        super().__init__(404, self.text)
+
+
 def success(details: Json) -> Json:
     """What a deletion is answered with."""
     return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}

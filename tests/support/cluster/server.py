@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gzip
 import json
 import logging
 import re
@@ -18,7 +19,7 @@ from tests.support.cluster.faults import Fault, Faults
 from tests.support.cluster.kinds import Kinds
 from tests.support.cluster.objects import Objects
 from tests.support.cluster.rbac import Asked
-from tests.support.cluster.refusals import Refusal
+from tests.support.cluster.refusals import NoSuchPath, Refusal
 from tests.support.cluster.reviews import Reviews
 from tests.support.cluster.selectors import field_selector, label_selector
 from tests.support.cluster.store import Store, Stored
@@ -26,6 +27,7 @@ from tests.support.cluster.watching import Scope, Watch
 
 Json = dict[str, Any]
 _LOG = logging.getLogger("cluster")
+PACKED_BYTES = 128 << 10
 _YES = ("1", "true", "True")
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete", "GET": "get"}
 
@@ -45,7 +47,7 @@ class Target:
         elif words[:1] == ["apis"] and len(words) > 3:
             group, version, rest = words[1], words[2], words[3:]
         else:
-            raise Refusal(404, "the server could not find the requested resource")
+            raise NoSuchPath
         self.namespace = ""
         if rest[:1] == ["namespaces"] and len(rest) > 2 and rest[2] not in ("status", "finalize"):
             self.namespace, rest = rest[1], rest[2:]
@@ -90,6 +92,8 @@ class Server:
             return self._refused(Refusal(500, f"{type(problem).__name__}: {problem}"))
 
     def _refused(self, refusal: Refusal) -> web.Response:
+        if isinstance(refusal, NoSuchPath):
+            return web.Response(text=refusal.text, status=refusal.code)
         headers = {"Retry-After": str(refusal.retry_after_s)} if refusal.retry_after_s else {}
         return _json(refusal.status(), refusal.code, headers)
 
@@ -102,7 +106,8 @@ class Server:
         body = bytes(answer.body) if isinstance(answer.body, bytes) else b""
         if fault is not None and fault.what == "wrong_json":
             return web.Response(body=b"\x00" + body, content_type="application/json")
-        slow = web.StreamResponse(status=answer.status, headers={"Content-Type": "application/json"})
+        kept = {name: answer.headers[name] for name in ("Content-Type", "Content-Encoding") if name in answer.headers}
+        slow = web.StreamResponse(status=answer.status, headers=kept)
         slow.content_length = len(body)
         await slow.prepare(request)
         rate = self.faults.bytes_per_s
@@ -151,7 +156,7 @@ class Server:
 
     async def _one(self, request: web.BaseRequest, target: Target) -> web.Response:
         if target.part not in ("", "status", "finalize") or (target.part == "status" and not target.kind.status):
-            raise Refusal(404, "the server could not find the requested resource")
+            raise NoSuchPath
         verb = {
             "GET": self._get,
             "POST": self._create,
@@ -242,7 +247,7 @@ class Server:
     async def _collection(self, request: web.BaseRequest, target: Target, fault: Fault | None) -> web.StreamResponse:
         scope = _scope(request, target)
         if request.query.get("watch") not in _YES:
-            return web.Response(body=self._list(request.query, scope), content_type="application/json")
+            return _large(request, self._list(request.query, scope))
         self._check_watch(request.query)
         watch = Watch(scope, request, self.store, self.faults, self.bookmark_s)
         self.watches.add(watch)
@@ -345,6 +350,14 @@ async def _body(request: web.BaseRequest) -> Any:
 def _json(body: Json, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     encoded = msgspec.json.encode(body)
     return web.Response(body=encoded, status=status, headers=headers, content_type="application/json")
+
+
+def _large(request: web.BaseRequest, body: bytes) -> web.Response:
+    """Lists beyond some size are packed, for who can unpack them."""
+    if len(body) < PACKED_BYTES or "gzip" not in request.headers.get("Accept-Encoding", ""):
+        return web.Response(body=body, content_type="application/json")
+    headers = {"Content-Encoding": "gzip"}
+    return web.Response(body=gzip.compress(body, 1), headers=headers, content_type="application/json")
 
 
 def _number(text: str) -> int:
