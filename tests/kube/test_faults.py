@@ -8,7 +8,8 @@ is in service.
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -60,17 +61,49 @@ def objective(name: str, priority: int) -> dict[str, Any]:
     }
 
 
+class Mangler:
+    """A client whose watches also say what they said before, once more or long after, and what no server should."""
+
+    def __init__(self, client: KubeClient, seed: int) -> None:
+        self.request = client.request
+        self.injected = 0
+        self._client, self._rng = client, random.Random(seed)
+        self._said: dict[str, list[bytes]] = {}
+
+    @asynccontextmanager
+    async def watch(
+        self, path: str, *, query: Mapping[str, str | int], idle_s: float
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        async with self._client.watch(path, query=query, idle_s=idle_s) as lines:
+            yield self._mangled(lines, self._said.setdefault(path, []))
+
+    async def _mangled(self, lines: AsyncIterator[bytes], said: list[bytes]) -> AsyncIterator[bytes]:
+        async for line in lines:
+            said.append(line)
+            yield line
+            if self._rng.random() < MANGLED:
+                self.injected += 1
+                yield self._rng.choice([line, self._rng.choice(said[-50:]), *STRANGE])
+
+
+STRANGE = (
+    b'{"type":"ADDED","object":{"metadata":{"name":"ghost","namespace":"default","resourceVersion":"9999999"}}}',
+    b'{"type":"LATER","object":{"metadata":{"name":"ghost","uid":"u","resourceVersion":"9999999"}}}',
+)
+MANGLED = 0.1
+
+
 @asynccontextmanager
 async def watching(
     cluster: Cluster, directory: Path, rng: random.Random
 ) -> AsyncIterator[tuple[KubernetesWatch, Sink]]:
     client = await KubeClient.connect(kubeconfig=str(cluster.kubeconfig(directory)))
     settings = KubernetesSettings(pools=("pool",), pool_namespace="default")
-    sink = Sink()
-    watch = KubernetesWatch(settings, client, sink, sleep=lambda _: asyncio.sleep(0), jitter=rng.random, timing=FAST)
+    sink, mangler = Sink(), Mangler(client, rng.randrange(1 << 30))
+    watch = KubernetesWatch(settings, mangler, sink, sleep=lambda _: asyncio.sleep(0), jitter=rng.random, timing=FAST)
     running = asyncio.create_task(watch.run())
     try:
-        yield watch, sink
+        yield watch, sink, mangler
         assert not running.done()
     finally:
         running.cancel()
@@ -216,7 +249,7 @@ def cluster() -> Any:
 
 async def play(cluster: Cluster, directory: Path, seed: int, faults: int) -> None:
     rng = random.Random(seed)
-    async with watching(cluster, directory, rng) as (watch, sink):
+    async with watching(cluster, directory, rng) as (watch, sink, mangler):
         await sink.until(lambda: sink.synced == [True])
         for number in range(faults):
             some_changes(cluster, rng)
@@ -230,9 +263,10 @@ async def play(cluster: Cluster, directory: Path, seed: int, faults: int) -> Non
                 raise AssertionError(f"{said}; {watch.figures()}") from problem
             cluster.faults.bytes_per_s = 0.0
         counted = sum(sum(each.faults.values()) for each in watch.figures())
-        injected = cluster.faults.injected
+        injected = cluster.faults.injected + Counter(mangled=mangler.injected)
         print(f"{faults} faults, {sum(injected.values())} injected, {counted} counted by the watch: {dict(injected)}")
         assert sum(injected.values()) >= faults
+        assert sum(each.stale_events for each in watch.figures()) > 0
         assert counted >= faults
         assert sink.synced == [True]
         assert not any("bug" in each.faults for each in watch.figures())
