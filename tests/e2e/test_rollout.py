@@ -58,11 +58,7 @@ class Site:
     def pick_for(self, pool: str) -> None:
         """The pool's picker, its Service and its pod, whose metrics want a token."""
         flags = ["--grpc-port=0", "--grpc-health-port=0", "--metrics-port=0", "--secure-serving=false"]
-        flags += [
-            f"--pool-name={pool}",
-            f"--kubeconfig={self.directory / 'kubeconfig'}",
-            "--metrics-endpoint-auth=false",
-        ]
+        flags += [f"--pool-name={pool}", f"--kubeconfig={self.directory / 'kubeconfig'}"]
         child = Child(f"picker {pool}", picker_command("serve", *flags), self.directory / f"picker-{pool}.log")
         self.children.append(child)
         child.wait_until(lambda: {EXT_PROC, METRICS} <= ports_in(child.log_text()).keys(), READY_S)
