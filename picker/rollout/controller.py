@@ -84,6 +84,7 @@ class Controller:
         except asyncio.CancelledError:
             await asyncio.shield(self._let_go())
             raise
+        record = replace(record, holder=None)
         self._say(record)
         return record
 

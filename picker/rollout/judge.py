@@ -47,7 +47,7 @@ def _breaches(limits: Thresholds, old: Figures, new: Figures, *, surely: bool) -
         if _grew((was, old.requests), (now, new.requests), allowed, surely=surely):
             yield (
                 f"{what} {_rate(now, new.requests)} against {_rate(was, old.requests)}: "
-                f"an increase of more than {100 * allowed:g} points"
+                f"an increase of more than {100 * allowed:g} percentage points"
             )
     yield from _slow(limits, old, new, surely=surely)
 

@@ -43,17 +43,18 @@ def show_plan(console: Console, where: str, plan: Plan, steps: Sequence[Mapping[
 def _limits(plan: Plan) -> list[str]:
     limits = plan.thresholds
     points = [
-        f"{name} by more than {100 * rate:g} points"
+        f"{name} by more than {100 * rate:g} percentage points"
         for name, rate in (
-            ("the error rate", limits.max_error_rate_increase),
-            ("the shed rate", limits.max_shed_rate_increase),
-            ("cancellations", limits.max_cancel_rate_increase),
+            ("the error rate grows", limits.max_error_rate_increase),
+            ("the shed rate grows", limits.max_shed_rate_increase),
+            ("the rate of cancellations grows", limits.max_cancel_rate_increase),
         )
     ]
     times = f"p{100 * limits.ttft_quantile:g} of the time to first token is more than {limits.max_ttft_ratio:g} times"
     return [
-        f"rolled back when, of new against old: {', '.join(points)} grow,",
-        f"  or {times} as long, and by more than {format_duration(limits.ttft_slack_s)}",
+        "rolled back when, from old to new,",
+        *(f"  {point}, or" for point in points),
+        f"  {times} as long, and by more than {format_duration(limits.ttft_slack_s)}",
         f"a step ends after {format_duration(plan.every_s)} and {limits.min_requests} requests of the new side;",
         f"  it waits for them for {format_duration(plan.hold_limit_s)}, then it is held",
         f"held when metrics cannot be read for {format_duration(plan.blind_limit_s)}; rolled back when only the new",
