@@ -102,15 +102,16 @@ async def _metrics(port: int, sync: LoraSync, file: LoraFile) -> AsyncIterator[N
     application = web.Application()
     for path, handler in (("/", page), ("/metrics", page), ("/healthz", healthz), ("/readyz", readyz)):
         application.router.add_get(path, handler)
+    try:
+        sockets = listen("", port)
+    except OSError as problem:
+        raise UsageError(f"picker lora-sync: --metrics-port {port}: {problem}") from problem
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     try:
-        sockets = listen("", port)
         for sock in sockets:
             await web.SockSite(runner, sock).start()
         _LOG.info("metrics on port %d", sockets[0].getsockname()[1])
         yield
-    except OSError as problem:
-        raise UsageError(f"picker lora-sync: --metrics-port {port}: {problem}") from problem
     finally:
         await runner.cleanup()

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -19,7 +20,7 @@ import msgspec
 from msgspec.structs import replace
 from rich.console import Console
 
-from picker.errors import PickerError, UsageError
+from picker.errors import KubernetesError, PickerError, UsageError
 from picker.kube.client import KubeClient
 from picker.rollout.byhand import finish, status
 from picker.rollout.checks import Check, check_all
@@ -143,26 +144,25 @@ class _Command:
                 hint = "go on with the same flags or with none, or promote it, or roll it back"
                 raise UsageError(f"{what} {', '.join(differs)}; {hint}")
             return HELD if phase is Phase.HELD and not args.again else None
-        if args.to and self._asked().new != record.plan.new:
-            return None
-        if args.again and args.to:
+        if args.to and (args.again or self._sides_differ(record.plan)):
             return None
         return 0 if phase is Phase.COMPLETED else ROLLED_BACK
 
     def _differences(self, plan: Plan) -> list[str]:
         """Flags that were given and are not what it began with."""
         args = self._args
-        found = []
-        if args.to:
-            asked = self._asked()
-            found += [flag for flag, member in (("--from", "old"), ("--to", "new"), ("--model", "model"))
-                      if getattr(asked, member) != getattr(plan, member)]  # fmt: skip
+        found = self._sides_differ(plan) if args.to else []
         for flags, there in ((_PLAN_FLAGS, plan), (_GATE_FLAGS, plan.thresholds)):
             for flag, member in flags.items():
                 given = getattr(args, flag)
                 if given is not None and given != getattr(there, member):
                     found.append(f"--{flag.replace('_', '-')}")
         return found
+
+    def _sides_differ(self, plan: Plan) -> list[str]:
+        asked = self._asked()
+        flags = {"--from": (asked.old, plan.old), "--to": (asked.new, plan.new), "--model": (asked.model, plan.model)}
+        return [flag for flag, (given, there) in flags.items() if given != there]
 
     async def _demand(self, plan: Plan, found: Json, pools: tuple[PoolObject, PoolObject], metrics: Metrics) -> None:
         checks = await check_all(self._client, plan, found, pools, metrics)
@@ -251,7 +251,10 @@ class _Command:
         return Direct(session, token_file=token_file, tls=_tls(self._args))
 
     async def _show(self, record: Record) -> None:
-        now = current(await self._store.read(), record.plan, record.original)
+        try:
+            now = current(await self._store.read(), record.plan, record.original)
+        except KubernetesError:  # how it ended is known all the same
+            now = {}
         if self._args.output == "json":
             print(json.dumps(as_json(record, now), indent=1))
         else:
@@ -266,7 +269,8 @@ class _Progress:
         self._last = ""
 
     def say(self, record: Record) -> None:
-        place = f"{record.state.phase} {record.state.step} {record.state.note.split(',')[0]}"
+        waits_for = re.split("[,:]", record.state.note)[0]
+        place = f"{record.state.phase} {record.state.step} {waits_for}"
         with contextlib.suppress(OSError):  # whoever read along has gone; the rollout has not
             if place != self._last:
                 self._console.print(f"{record.since} {one_line(record)}", markup=False)
