@@ -4,12 +4,13 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 FUZZ_CASES ?= 1000000
 FRAMINGS ?= 3000
+WATCH_FAULTS ?= 10000
 OLD_ENVOYS := 1.36.4 1.38.3
 HELM := v3.18.4
 SHELL  := /bin/bash
 export PATH := $(abspath $(BIN)):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help dev build check test test-deploy helm test-protocol test-matrix fuzz-framing test-debug test-asan test-wheel fuzz bench bench-load load-tools load-floor replay demo wheel docs cov clean
+.PHONY: help dev build check test test-deploy helm test-protocol test-matrix fuzz-framing fuzz-watch test-debug test-asan test-wheel fuzz bench bench-load load-tools load-floor replay demo wheel docs cov clean
 
 CORE := $(wildcard _core/*.pyx _core/*.pxd)
 TEST := $(BIN)/python -m pytest
@@ -73,6 +74,9 @@ test-matrix: $(VENV)/dev.stamp $(OLD_ENVOY_STAMPS)  ## Body modes x steering x E
 
 fuzz-framing: $(VENV)/dev.stamp $(OLD_ENVOY_STAMPS)  ## Bodies cut at random through real Envoys, by the thousand (FRAMINGS=n for another number)
 	PICKER_FRAMING_CASES=$(FRAMINGS) $(TEST) -q tests/e2e/test_framing.py tests/protocol/test_framing.py $(ARGS)
+
+fuzz-watch: $(VENV)/dev.stamp  ## Watch faults by the ten thousand: after each the pool is the API server's (WATCH_FAULTS=n for another number)
+	PICKER_WATCH_FAULTS=$(WATCH_FAULTS) $(TEST) -q tests/kube/test_faults.py $(ARGS)
 
 # helm as it is, for the tests of the chart; without it, and without Go, they say that they are left out.
 helm: $(VENV)/pip.stamp  ## A real helm for the tests of the chart, built where there is Go (2 minutes, once)
