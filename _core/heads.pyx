@@ -7,6 +7,8 @@ Source: gRPC over HTTP/2, Requests; RFC 9113, 8.2 and 8.3 (what is malformed), 1
 
 libnghttp2 could tell what is malformed, but takes an authority for that with a `|` in it. Such ones come by the
 million: they are the names that Istio gives its clusters, and what Envoy calls a server by that was given no other.
+What libnghttp2 then leaves to us and is left alone: trailers, of which nothing is read, and a content-length, as each
+gRPC message says its own and one that is cut off is an error.
 """
 from libc.stddef cimport size_t
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t

@@ -178,8 +178,15 @@ cdef class PoolNames:
 
     def _check(self) -> None:
         """Assert the invariants."""
+        cdef const names_t* names = &self._names.names
+        cdef uint32_t index
+        cdef size_t i
         self._names._check()
-        assert self._count <= len(self._names) or self._count <= 1
+        for i in range(names.places):
+            if names.table[i].is_used and names.table[i].value_size:
+                assert names.table[i].value_size == sizeof(index)
+                memcpy(&index, names.text.data + names.table[i].value, sizeof(index))
+                assert index < self._count
 
 
 UNKNOWN = PK_POOL_UNKNOWN

@@ -127,6 +127,7 @@ SEVERAL = st.lists(st.tuples(NAME, st.lists(NAMED, max_size=3)), max_size=4, uni
 @given(SEVERAL, st.lists(st.tuples(NAME, AUTHORITY), min_size=1, max_size=8))
 @example([("a/a", ["a.a"]), ("b/a", ["a"])], [("", "a"), ("", "a.a")])
 @example([("a/a", ["a.a", "a.b"])], [("", "a")])
+@example([("a/a", []), ("", [])], [("a/a", "")])
 def test_finds_what_the_model_finds(pools: list[tuple[str, list[str]]], asked: list[tuple[str, str]]) -> None:
     names, wanted = PoolNames(pools), model.PoolNames(pools)
     names._check()
