@@ -17,10 +17,10 @@ class ExtProc:
     def set_pools(self, pools: Iterable[tuple[Engine, Iterable[str], str]]) -> None:
         """Serve these from the next stream on: (engine, authorities, name) each; streams that are open go on.
 
-        One pool alone gets every stream (but see `by_name`). Of several, a stream says which it is for: see `pools.PoolNames`. One that is
-        for none of them is answered 503. An engine that is served no longer is let go of by the `sweep` behind its
-        last stream. ValueError, OverflowError and TypeError as there and for an engine that is there twice,
-        MemoryError; nothing has changed then.
+        One pool alone gets every stream (but see `by_name`). Of several, a stream says which it is for: see
+        `pools.PoolNames`. One that is for none of them is answered 503. An engine that is served no longer is let go of
+        by the `sweep` behind its last stream. ValueError, OverflowError and TypeError as there and for an engine that
+        is there twice, MemoryError; nothing has changed then.
         """
 
     def sweep(self) -> int:
