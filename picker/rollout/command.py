@@ -37,6 +37,8 @@ from picker.rollout.weights import Json, current, expected, original_of
 
 __all__ = ["run"]
 
+WIDE = 240
+"""Columns of a table that goes to a file or another program, which should not cut sentences."""
 FAILED, ROLLED_BACK, HELD, STOPPED = 1, 3, 4, 143
 IN_CLUSTER_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105 - a path
 DEFAULT_STEPS, DEFAULT_EVERY_S = (10, 25, 50, 100), 600.0
@@ -77,7 +79,8 @@ class _Command:
         self._namespace = args.namespace or client.namespace
         kind: ObjectKind = "HTTPRoute" if args.route else "InferenceModelRewrite"
         self._store = Store(client, kind, self._namespace, args.route or args.rewrite)
-        self._console = Console(highlight=False, soft_wrap=True)
+        width = None if sys.stdout.isatty() else WIDE
+        self._console = Console(highlight=False, soft_wrap=True, width=width)
 
     async def run(self) -> int:
         action = self._args.action

@@ -237,7 +237,7 @@ def test_plan_says_what_would_happen_and_moves_nothing(site: Site) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "rule 0: default/old 90, default/new 10" in done.stdout
     assert "all 2 are on every server" in done.stdout
-    assert "readable on both sides" in done.stdout
+    assert "readable" in done.stdout
     assert site.weights() == {"old": 1}
 
 
