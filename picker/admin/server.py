@@ -15,13 +15,10 @@ from prometheus_client.exposition import choose_encoder
 
 from picker.admin.metrics import Snapshot, page
 
-__all__ = ["MOST_DECISIONS", "TOKEN_HEADERS", "Judge", "Unavailable", "start_admin"]
+__all__ = ["MOST_DECISIONS", "Judge", "Unavailable", "start_admin"]
 
 Judge = Callable[[str, str], Awaitable[tuple[int, str]]]
 """Asked with what the Authorization header says and the path: a status and a text; 200 lets the request pass."""
-
-TOKEN_HEADERS = ("Authorization", "X-Picker-Authorization")
-"""Where a token may stand. The second is for the API server's proxy to pods, which keeps the first for itself."""
 
 _OPEN = frozenset(["/healthz", "/readyz"])
 _UNAUTHORIZED = 401
@@ -104,8 +101,7 @@ def _asks_who(judge: Judge) -> Any:
     ) -> web.StreamResponse:
         if request.path in _OPEN or request.match_info.http_exception is not None:
             return await handler(request)
-        said = next((request.headers[name] for name in TOKEN_HEADERS if name in request.headers), "")
-        status, text = await judge(said, request.path)
+        status, text = await judge(request.headers.get("Authorization", ""), request.path)
         if status == 200:
             return await handler(request)
         challenge = {"WWW-Authenticate": "Bearer"} if status == _UNAUTHORIZED else None

@@ -301,9 +301,7 @@ class Election:
             _LOG.info("leader election works again: doing=%s", doing)
 
     def _grant(self) -> str:
-        rule = (
-            'apiGroups ["coordination.k8s.io"] resources ["leases"] verbs ["get", "list", "watch", "create", "update"]'
-        )
+        rule = 'apiGroups ["coordination.k8s.io"] resources ["leases"] verbs ["get", "watch", "create", "update"]'
         return f"grant picker's ServiceAccount, by a Role in namespace {self._namespace}: {rule}"
 
 

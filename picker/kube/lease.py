@@ -186,10 +186,14 @@ class Candidate:
         self._learn(lease, now_ns)
 
     def wrote(self, lease: Lease, sent_ns: int) -> None:
-        """The server took the claim that was sent at `sent_ns`, and has this now."""
+        """The server took the claim that was sent at `sent_ns`, and has this now.
+
+        Where a Lease was created, another's may have come and been deleted since that was sent: that one is waited out.
+        """
         self.lease, self._spec = lease, lease.spec
-        self._is_known, self._is_stale, self._taken_until_ns = True, 0, 0
-        self.leads_until_ns = sent_ns + self._renew_ns
+        self._is_known, self._is_stale = True, 0
+        if self._taken_until_ns <= sent_ns:
+            self.leads_until_ns = sent_ns + self._renew_ns
         self.due_ns = sent_ns + self._retry_ns
 
     def stale(self, now_ns: int) -> None:
@@ -209,7 +213,7 @@ class Candidate:
     def notice(self, lease: Lease | None, now_ns: int) -> None:
         """A watch says so; it may be late. None: the Lease was deleted."""
         self.notices += 1
-        if not self.is_holder:
+        if self.leads_until_ns <= now_ns:
             self._learn(lease, now_ns)
         elif lease is None or lease.holder != self.identity:
             self.due_ns = min(self.due_ns, now_ns)  # to renew is to find out
@@ -233,8 +237,10 @@ class Candidate:
             self.leads_until_ns = 0
         if lease.spec != self._spec:
             self._spec = lease.spec
-            is_taken = lease.holder not in ("", self.identity)
-            self._taken_until_ns = now_ns + lease.lasts_ns if is_taken else 0
+            if not lease.holder:
+                self._taken_until_ns = 0
+            elif lease.holder != self.identity:
+                self._taken_until_ns = now_ns + lease.lasts_ns
 
     def _transitions(self) -> int:
         """How often the Lease has changed hands, with us."""

@@ -190,6 +190,33 @@ def test_who_deletes_a_lease_frees_nobody() -> None:
     assert other.step(16 * SECOND) is Action.CREATE
 
 
+def test_anothers_lease_that_came_and_was_deleted_while_ours_was_created_is_waited_out() -> None:
+    server, mine, other = Server(), candidate("me"), candidate("b")
+    mine.is_watched = True
+    mine.read(None, 0)
+    assert mine.step(0) is Action.CREATE
+    claim = mine.claim(EPOCH)
+    server.create(other.claim(EPOCH))
+    mine.notice(lease_from(server.lease), SECOND)
+    server.delete()
+    mine.wrote(lease_from(server.create(claim)), 0)
+    assert mine.leads_until_ns == 0
+    assert (mine.step(2 * SECOND), mine.due_ns) == (Action.WAIT, 16 * SECOND)
+    assert mine.step(16 * SECOND) is Action.UPDATE
+
+
+def test_one_whose_lead_is_over_believes_what_it_hears() -> None:
+    server = Server()
+    mine, other = leading(server), candidate("b")
+    mine.is_watched = True
+    server.delete()
+    server.create(other.claim(EPOCH))
+    mine.notice(lease_from(server.lease), 20 * SECOND)
+    server.delete()
+    mine.notice(None, 21 * SECOND)
+    assert (mine.step(21 * SECOND), mine.due_ns) == (Action.WAIT, 35 * SECOND)
+
+
 def test_an_answer_that_an_event_may_have_overtaken_is_not_believed() -> None:
     server, mine = Server(), candidate("me")
     mine.is_watched = True
@@ -352,5 +379,5 @@ class Elections(RuleBasedStateMachine):
 
 TestElections = Elections.TestCase
 TestElections.settings = settings(
-    max_examples=300, stateful_step_count=60, deadline=None, phases=(Phase.generate, Phase.shrink)
+    max_examples=200, stateful_step_count=60, deadline=None, phases=(Phase.generate, Phase.shrink)
 )

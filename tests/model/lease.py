@@ -55,6 +55,10 @@ class Server:
             self._store("DELETED", self.lease)
 
     @property
+    def is_deleted(self) -> bool:
+        return self.lease is None and bool(self.events)
+
+    @property
     def holder(self) -> str:
         return str(self.lease["spec"].get("holderIdentity", "")) if self.lease else ""
 
@@ -144,8 +148,11 @@ class World:
         replica.request = replica.watch_at = None
 
     def restart(self, replica: Replica, *, is_same: bool) -> None:
-        """Of the control process alone (`is_same`: it goes on under its name), or of the whole pod."""
-        if replica.is_running:
+        """Of the control process alone (`is_same`: it goes on under its name), or of the whole pod.
+
+        Not between the deletion of a Lease and its return, while it is held: that one cannot know it was there.
+        """
+        if replica.is_running or (self.server.is_deleted and self.leaders()):
             return
         replica.lives += 1
         name = replica.candidate.identity if is_same else f"{replica.candidate.identity}-{replica.lives}"
@@ -218,7 +225,7 @@ class World:
             replica.candidate.unwatched(self.clock(replica))
 
     def delete(self) -> None:
-        """Somebody deletes the Lease when all know it. Who has never seen it cannot know it was there."""
+        """Somebody deletes the Lease when all know it: who has never seen it cannot know it was there."""
         for replica in self.replicas:
             self.catch_up(replica)
         self.server.delete()
