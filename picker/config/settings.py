@@ -113,7 +113,7 @@ class LimitSettings:
     """How long requests in flight may take after SIGTERM. Readiness goes first; then streams are cut."""
 
     max_streams: int = option(20_000, "max-streams", "count")
-    """Most requests in flight at once, of each pool; more are answered 429. Twice as many streams are all that is taken."""
+    """Most requests in flight at once, of each pool; more are answered 429. Twice as many streams are all it takes."""
 
     header_cap_bytes: int = option(256 * KIB, "header-cap", "bytes")
     """Most bytes of request headers; a request with more, or with over 1,000 headers, is answered 431."""
