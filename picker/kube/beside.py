@@ -3,17 +3,20 @@
 None of them need be there. A kind that two groups offer is read from the newer one wherever that is installed.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeAlias
 
 from picker.kube.objects import read_claim, read_model, read_objective, read_rewrite
-from picker.kube.pools import base_models_source, object_sources
+from picker.kube.pools import LLM_D, OLD_GROUP, base_models_source, object_sources
 from picker.kube.reflector import Listener, Presence, Reflector, Source
 from picker.kube.store import Change, Key
 from picker.resources.basemodels import Claim, base_models
 from picker.resources.objects import Resource
 
 __all__ = ["BaseModels", "Make", "NamespaceObjects"]
+
+_LOG = logging.getLogger("picker.kube")
 
 _READERS: dict[str, Callable[[bytes], Any]] = {
     "InferenceObjective": read_objective,
@@ -57,24 +60,36 @@ class NamespaceObjects:
     def __init__(self, namespace: str, make: Make, on_change: Callable[[str], None]) -> None:
         self.namespace = namespace
         self._on_change = on_change
-        self._kinds: list[_Group] = []
+        self._kinds: dict[str, _Group] = {}
+        self._passed_over: dict[str, int] = {}  # as was told
         bell = _Bell(self._rung)
         for kind, sources in object_sources(namespace).items():
-            self._kinds.append(tuple(make(source, _READERS[kind], bell) for source in sources))
+            self._kinds[kind] = tuple(make(source, _READERS[kind], bell) for source in sources)
 
     @property
     def is_settled(self) -> bool:
         """Whether nothing is waited for."""
-        return all(each.is_settled for group in self._kinds for each in group)
+        return all(each.is_settled for group in self._kinds.values() for each in group)
 
     @property
     def objects(self) -> tuple[Resource, ...]:
         """All that count."""
-        return tuple(each for group in self._kinds for each in _counting(group))
+        return tuple(each for group in self._kinds.values() for each in _counting(group))
 
     def _rung(self) -> None:
         if self.is_settled:
             self._on_change(self.namespace)
+            self._tell_passed_over()
+
+    def _tell_passed_over(self) -> None:
+        """Objects without effect must not be a riddle."""
+        for kind, group in self._kinds.items():
+            there = [each for each in group if each.presence is Presence.PRESENT]
+            count = sum(len(each.store.objects) for each in there[1:])
+            if count and not self._passed_over.get(kind):
+                what = f"{count} of {kind} of {OLD_GROUP} in namespace {self.namespace} have no effect"
+                _LOG.warning("%s: the cluster has that kind of %s too, which goes before; move them there", what, LLM_D)
+            self._passed_over[kind] = count
 
 
 def _counting(group: _Group) -> tuple[Resource, ...]:

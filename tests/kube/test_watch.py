@@ -328,14 +328,21 @@ async def test_objects_are_told_to_their_pool(cluster: Cluster, tmp_path: Path) 
         assert names(it.sink) == ours[:2]
 
 
-@played
-async def test_of_two_groups_the_newer_counts(cluster: Cluster, tmp_path: Path) -> None:
-    cluster.apply(pool())
-    cluster.apply(beside("InferenceObjective", "old", OLD))
-    cluster.apply(beside("InferenceObjective", "new", LLM_D))
-    async with watching(cluster, tmp_path, pools=("pool",)) as it:
-        await it.until(lambda: POOL in it.sink.objects)
-        assert names(it.sink) == [("InferenceObjective", "new")]
+def test_of_two_groups_the_newer_counts_and_it_is_said(
+    cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def play() -> None:
+        cluster.apply(pool())
+        cluster.apply(beside("InferenceObjective", "old", OLD))
+        cluster.apply(beside("InferenceObjective", "new", LLM_D))
+        async with watching(cluster, tmp_path, pools=("pool",)) as it:
+            await it.until(lambda: POOL in it.sink.objects)
+            assert names(it.sink) == [("InferenceObjective", "new")]
+            cluster.apply(beside("InferenceObjective", "newer", LLM_D))
+            await it.until(lambda: len(names(it.sink)) == 2)
+
+    asyncio.run(play())
+    assert caplog.text.count(f"1 of InferenceObjective of {OLD} in namespace default have no effect") == 1
 
 
 def test_a_group_that_is_not_installed_does_not_count_until_it_is(tmp_path: Path) -> None:
