@@ -20,6 +20,7 @@ import msgspec
 from kubernetes.aio import client, config
 
 from picker import __version__
+from picker.bodies import whole_body
 from picker.errors import KubernetesError, KubernetesRefusal, UsageError
 from picker.kube.lines import Lines
 
@@ -108,7 +109,7 @@ class KubeClient:
         with _told(what):
             response = await self._send(method, path, query, body, content_type, limits)
             async with response:
-                answer = await _read(response)
+                answer = await whole_body(response, MOST_BODY_BYTES)
         if not 200 <= response.status < 300:
             raise _refusal(response, answer, what)
         return answer
@@ -128,7 +129,7 @@ class KubeClient:
         with _told(what):
             async with asyncio.timeout(REQUEST_S):
                 response = await self._send("GET", path, {**query, "watch": 1}, None, JSON, limits)
-                answer = b"" if response.status == 200 else await _read(response)
+                answer = b"" if response.status == 200 else await whole_body(response, MOST_BODY_BYTES)
         if response.status != 200:
             response.close()
             raise _refusal(response, answer, what)
@@ -244,15 +245,6 @@ def _is_direct(url: str, no_proxy: str) -> bool:
             if address in ipaddress.ip_network(entry.strip(), strict=False):
                 return True
     return False
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    found = bytearray()
-    async for piece in response.content.iter_any():
-        found += piece
-        if len(found) > MOST_BODY_BYTES:
-            raise ValueError(f"an answer of more than {MOST_BODY_BYTES} bytes")
-    return bytes(found)
 
 
 async def _lines(response: aiohttp.ClientResponse, what: str) -> AsyncGenerator[bytes, None]:

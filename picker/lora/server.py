@@ -3,6 +3,7 @@
 import aiohttp
 import msgspec
 
+from picker.bodies import whole_body
 from picker.errors import PickerError, printable
 from picker.lora.config import Adapter
 
@@ -13,16 +14,6 @@ QUICK_S = 10.0
 LOAD_S = 600.0
 """Longest that an adapter may take to load: its source may have to be fetched."""
 MOST_BYTES = 16 << 20
-
-
-async def _whole(response: aiohttp.ClientResponse) -> bytes:
-    """The body. Raises ValueError if it is too much."""
-    found = bytearray()
-    async for piece in response.content.iter_any():
-        found += piece
-        if len(found) > MOST_BYTES:
-            raise ValueError(f"an answer of more than {MOST_BYTES} bytes")
-    return bytes(found)
 
 
 class ModelServerError(PickerError):
@@ -74,7 +65,7 @@ class VllmServer:
             async with self._session.request(
                 method, f"http://{self.address}{path}", json=body, timeout=timeout, allow_redirects=False
             ) as response:
-                answer = await _whole(response)
+                answer = await whole_body(response, MOST_BYTES)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as problem:
             said = printable(str(problem)) or type(problem).__name__
             raise ModelServerError(f"{method} {path}: {said[:300]}") from None

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 import aiohttp
 
+from picker.bodies import whole_body
 from picker.errors import KubernetesError, KubernetesRefusal, UsageError, printable
 from picker.kube.client import KubeClient
 from picker.rollout.counting import Counting, Source
@@ -49,22 +50,12 @@ class Direct:
             async with self._session.get(url, headers=headers, timeout=timeout, ssl=tls) as response:
                 if response.status != 200:
                     raise PageError(f"{url} answers {response.status}{_hint(response.status)}")
-                return (await _whole(response)).decode(errors="replace")
+                return (await whole_body(response, MOST_PAGE_BYTES)).decode(errors="replace")
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as problem:
             raise PageError(f"{url}: {printable(str(problem) or type(problem).__name__)}") from None
 
     def _token(self) -> str:
         return Path(self._token_file).read_text().strip()
-
-
-async def _whole(response: aiohttp.ClientResponse) -> bytes:
-    """All of the body, for half a page would show half of the counts. Raises ValueError if it is too much."""
-    found = bytearray()
-    async for piece in response.content.iter_any():
-        found += piece
-        if len(found) > MOST_PAGE_BYTES:
-            raise ValueError(f"a page of more than {MOST_PAGE_BYTES} bytes")
-    return bytes(found)
 
 
 def _hint(status: int) -> str:
