@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import logging
 import secrets
@@ -168,7 +169,7 @@ class App:
             scrape=self._scraping.scrape,
             discovery=settings.discovery,
             kubernetes=settings.kubernetes,
-            election=settings.election,
+            election=dataclasses.replace(settings.election, enabled=self._stands_for_election()),
             admin=settings.admin,
             log=settings.log,
             extractor=self._scraping.extractor,
@@ -179,6 +180,10 @@ class App:
             restarts=restarts,
             shell=self.shell.name,
         )
+
+    def _stands_for_election(self) -> bool:
+        """Not while it drains, even if its control process is started again just then."""
+        return self._settings.election.enabled and not self.standing.is_draining
 
     def _figures(self) -> Mapping[str, float]:
         """What is counted here, beside the pools."""

@@ -35,6 +35,11 @@ class Standing:
         """Whether no other picker serves in this one's place."""
         return not self._must_lead or self._clock_ns() < self._until_ns
 
+    @property
+    def is_draining(self) -> bool:
+        """Whether this picker is about to stop."""
+        return self._is_draining
+
     def set_synced(self, is_synced: bool) -> None:
         """Whether what is to be served is known."""
         self._is_synced = is_synced

@@ -259,6 +259,21 @@ async def test_of_two_that_stand_for_election_one_asks_for_traffic(cluster: Clus
 
 
 @within_deadline
+async def test_who_has_nothing_to_serve_leads_nobody(cluster: Cluster, tmp_path: Path) -> None:
+    given = settings(cluster.kubeconfig(tmp_path), pools=("default/chat",))
+    given = dataclasses.replace(given, election=ElectionSettings(enabled=True))
+    async with serving(given, wait=False) as picker:
+        await until(lambda: cluster.open_watches("/apis/inference.networking.k8s.io") > 0)
+        assert not cluster.list("Lease")
+        cluster.apply(pool("chat"))
+        await picker.readiness.wait_ready()
+        assert cluster.list("Lease")
+        assert "picker_election_terms_total 1.0\n" in (await picker.get("/metrics"))[1]
+        picker.app.standing.drain()
+        assert not picker.app._orders(1, 0).election.enabled  # whatever becomes of its control process
+
+
+@within_deadline
 async def test_metrics_are_for_those_whom_the_cluster_grants_them(cluster: Cluster, tmp_path: Path) -> None:
     cluster.apply(pool("chat"))
     cluster.reviews.tokens |= {"prom": ("prometheus", ()), "other": ("jane", ())}

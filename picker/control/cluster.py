@@ -54,7 +54,13 @@ class Cluster:
         if self._watch is not None:
             yield self._watch.run()
         if self._election is not None:
-            yield self._election.run()
+            yield self._stand(self._election)
+
+    async def _stand(self, election: Election) -> None:
+        """For election, once there is something to serve: a leader without would keep others from it."""
+        if not self._start.restarts:  # else it may lead already
+            await self._reports.known.wait()
+        await election.run()
 
     def _candidate(self, client: KubeClient, on_lead: Callable[[int], None]) -> Election:
         kubernetes, election = self._start.kubernetes, self._start.election

@@ -1,5 +1,6 @@
 """What discovery finds, told to the data plane and to the scraper: each costs what changes."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -37,6 +38,8 @@ class Reports:
         """Endpoints that came, went or changed."""
         self.send = send
         """Takes messages to the data plane."""
+        self.known = asyncio.Event()
+        """Set once what is to be served is known."""
         self._scraper = scraper
         self._pools = {pool: {endpoint.target: endpoint for endpoint in endpoints} for pool, endpoints in known.items()}
         self._holders: dict[EndpointKey, set[str]] = {}
@@ -98,6 +101,8 @@ class Reports:
     def set_synced(self, synced: bool) -> None:
         """Whether what is to be served is known."""
         self.send([Synced(synced)])
+        if synced:
+            self.known.set()
 
     def _hold(self, pool: str, endpoints: Iterable[Endpoint]) -> None:
         for endpoint in endpoints:
