@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,6 +135,8 @@ async def test_a_pool_is_served_as_the_cluster_says(cluster: Cluster, tmp_path: 
         page = (await picker.get("/metrics"))[1]
         assert 'picker_watch_events_total{kind="pods"} 2.0' in page
         assert 'inference_pool_ready_pods{name="chat"} 1.0' in page
+        (age_s,) = re.findall(r'picker_watch_age_seconds{kind="pods"} (.*)', page)
+        assert float(age_s) < 60
 
 
 async def rewritten(picker: Running) -> bool:
@@ -252,6 +255,8 @@ async def test_of_two_that_stand_for_election_one_asks_for_traffic(cluster: Clus
         async with serving(given, wait=False) as follower:
             await until(lambda: has(follower, "10.0.0.1:8000"))  # it watches all the same
             assert (leader.readiness.is_ready, follower.readiness.is_ready) == (True, False)
+            assert await leader.counts("picker_leading", 1)
+            assert await follower.counts("picker_leading", 0)
             leader.stop.set()
             await leader.task
             await follower.readiness.wait_ready()

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from picker.admin.exposition import AnyFamily, Counters, Gauges, Histogram, Histograms
 from picker.admin.routing import routing_families
 
-__all__ = ["Counter", "PoolSnapshot", "Snapshot", "families", "page"]
+__all__ = ["Figure", "PoolSnapshot", "Snapshot", "families", "page"]
 
 _MODEL = ("model_name", "target_model_name")
 _PREFIX_PLUGIN = ("prefix-cache", "radix")  # plugin_name, plugin_type
@@ -82,7 +82,8 @@ _ENDPOINT_GAUGES = (
 SLICE = 256
 """Lines of a page made at a time: a page of many models must not hold up what else runs on the loop."""
 
-Counter = tuple[str, Sequence[str], Sequence[tuple[Sequence[str], float]]]
+Figure = tuple[str, Sequence[str], Sequence[tuple[Sequence[str], float]]]
+"""Its help, the names of its labels, and rows of (their values, value)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +110,9 @@ class PoolSnapshot:
 class Snapshot:
     """What the page is made of, taken at once.
 
-    `routing` are the figures of the body-based router, if there is one; `counters` maps a name to its help, label names
-    and rows of (label values, value). Times in ns of one monotonic clock.
+    `by_pool`: whether there may be several pools, so that each is called by its namespace and name. `routing` are the
+    figures of the body-based router, if there is one; `counters` and `gauges` map a name to its help, label names and
+    rows of (label values, value). Times in ns of one monotonic clock.
     """
 
     version: str
@@ -120,7 +122,8 @@ class Snapshot:
     pools: Sequence[PoolSnapshot]
     by_pool: bool = False
     routing: Mapping[str, Any] | None = None
-    counters: Mapping[str, Counter] = field(default_factory=dict)
+    counters: Mapping[str, Figure] = field(default_factory=dict)
+    gauges: Mapping[str, Figure] = field(default_factory=dict)
 
 
 def families(snapshot: Snapshot) -> Iterator[AnyFamily]:
@@ -133,7 +136,8 @@ def families(snapshot: Snapshot) -> Iterator[AnyFamily]:
         yield from (*_info(snapshot), _shell(snapshot))
     if snapshot.routing is not None:
         yield from routing_families(snapshot.routing)
-    yield from _counters(snapshot.counters)
+    yield from _given(Counters, snapshot.counters)
+    yield from _given(Gauges, snapshot.gauges)
 
 
 def _of_pool(snapshot: Snapshot, pool: PoolSnapshot) -> Iterator[AnyFamily]:
@@ -357,9 +361,9 @@ def _plugins(plugins: Sequence[Mapping[str, Any]]) -> Iterator[AnyFamily]:
     yield from (calls, seconds, failures)
 
 
-def _counters(counters: Mapping[str, Counter]) -> Iterator[AnyFamily]:
-    for name, (about, labels, rows) in counters.items():
-        family = Counters(name, about, labels)
+def _given(kind: type[Counters | Gauges], figures: Mapping[str, Figure]) -> Iterator[AnyFamily]:
+    for name, (about, labels, rows) in figures.items():
+        family = kind(name, about, labels)
         for values, value in rows:
             family.add(values, value)
         yield family

@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
-from picker.admin.metrics import Counter
+from picker.admin.metrics import Figure
 from picker.admin.server import Judge
 from picker.control.messages import Leading, Start
 from picker.control.reports import Reports
@@ -96,18 +96,28 @@ class Cluster:
         ages = [of.age_s for of in self._figures() if of.kind in _SERVED and of.age_s is not None]
         return max(ages, default=time.monotonic() - self._start.confirmed_ns * 1e-9)
 
-    def counters(self) -> dict[str, Counter]:
+    def counters(self) -> dict[str, Figure]:
         """For the metrics page."""
         figures = self._figures()
         faults = [((of.kind, cause), float(count)) for of in figures for cause, count in sorted(of.faults.items())]
         kept_out = self._watch.kept_out if self._watch is not None else 0
-        found: dict[str, Counter] = {
+        found: dict[str, Figure] = {
             f"picker_watch_{name}": (about, ("kind",), [((of.kind,), float(getattr(of, name))) for of in figures])
             for name, about in _COUNTED.items()
         }
         found["picker_watch_faults"] = ("Lists and watches that failed, by cause.", ("kind", "cause"), faults)
         found["picker_watch_kept_out"] = ("Changes that were too much to be taken over.", (), [((), float(kept_out))])
         return {**found, **(self._election.counters() if self._election is not None else {})}
+
+    def gauges(self) -> dict[str, Figure]:
+        """For the metrics page."""
+        ages = [((of.kind,), of.age_s) for of in self._figures() if of.age_s is not None]
+        about = "Time since the objects of a kind were last known to be those there are."
+        found: dict[str, Figure] = {"picker_watch_age_seconds": (about, ("kind",), ages)}
+        if self._election is not None:
+            leads = float(self._election.is_leading)
+            found["picker_leading"] = ("1 while this picker leads.", (), [((), leads)])
+        return found
 
     def _figures(self) -> tuple[KindFigures, ...]:
         return self._watch.figures() if self._watch is not None else ()

@@ -5,7 +5,7 @@ from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
-from picker.admin.metrics import Counter
+from picker.admin.metrics import Figure
 from picker.admin.server import Judge
 from picker.control.messages import Start
 from picker.control.reports import Reports
@@ -68,7 +68,11 @@ class Files:
         confirmed_s = self._endpoints.confirmed_s
         return time.monotonic() - (self._confirmed_s if confirmed_s is None else confirmed_s)
 
-    def counters(self) -> dict[str, Counter]:
+    def gauges(self) -> dict[str, Figure]:
+        """None."""
+        return {}
+
+    def counters(self) -> dict[str, Figure]:
         """For the metrics page."""
         errors = self._resources.reload_errors if self._resources is not None else 0
         return {

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from picker import __version__
 from picker._core.copies import read_endpoints, read_series, read_totals
-from picker.admin.metrics import Counter, PoolSnapshot, Snapshot
+from picker.admin.metrics import Figure, PoolSnapshot, Snapshot
 from picker.control.messages import (
     EndpointFigures,
     FromData,
@@ -20,7 +20,12 @@ __all__ = ["make_snapshot"]
 
 
 def make_snapshot(
-    messages: Sequence[FromData], start: Start, *, age_s: float, counters: Mapping[str, Counter]
+    messages: Sequence[FromData],
+    start: Start,
+    *,
+    age_s: float,
+    counters: Mapping[str, Figure],
+    gauges: Mapping[str, Figure],
 ) -> Snapshot:
     """Of all pools. `age_s`: since the endpoints were last known to be those there are.
 
@@ -39,6 +44,7 @@ def make_snapshot(
         by_pool=start.kubernetes.serves_several,
         routing=vitals.routing,
         counters={**counters, **_own(vitals.figures)},
+        gauges=gauges,
     )
 
 
@@ -77,5 +83,5 @@ _ABOUT = {
 }
 
 
-def _own(figures: Mapping[str, float]) -> dict[str, Counter]:
+def _own(figures: Mapping[str, float]) -> dict[str, Figure]:
     return {name: (_ABOUT[name], (), [((), value)]) for name, value in figures.items()}

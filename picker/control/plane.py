@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
-from picker.admin.metrics import Counter, Snapshot
+from picker.admin.metrics import Figure, Snapshot
 from picker.admin.server import Unavailable, start_admin
 from picker.control.admin import admin_certificate, keep_renewed
 from picker.control.files import Files
@@ -209,9 +209,12 @@ class ControlPlane:
         """Everything the metrics page shows, now. Raises Unavailable."""
         async with self._snapshots:  # one at a time: each makes the data plane work
             messages = await self._questions.ask("snapshot")
-        return make_snapshot(messages, self._start, age_s=self._source.age_s(), counters=self._counters())
+        source = self._source
+        return make_snapshot(
+            messages, self._start, age_s=source.age_s(), counters=self._counters(), gauges=source.gauges()
+        )
 
-    def _counters(self) -> dict[str, Counter]:
+    def _counters(self) -> dict[str, Figure]:
         scraper = self._scraper
         failures = [((reason,), float(count)) for reason, count in sorted(scraper.failures.items())]
         return {
