@@ -8,6 +8,9 @@ from picker._core.rewrite import Rewrites, _Rule
 _Step = tuple[int, float, Sequence[float], int]
 _Plugins = Callable[[int, dict[str, Any], list[dict[str, Any]]], Sequence[float] | None]
 
+def check_objectives(objectives: Mapping[str, int]) -> None:
+    """Raise what `Engine.set_objectives` would raise for these."""
+
 @final
 class Engine:
     """Owns endpoints, prefix index, policy and stats. Sessions (`picker._core.session`) work on it.

@@ -250,6 +250,11 @@ cdef Names _priorities(dict given):
     return Names(mapping)
 
 
+def check_objectives(objectives) -> None:
+    """Raise what `Engine.set_objectives` would raise for these."""
+    _priorities(dict(objectives))
+
+
 cdef bytes _visible(object text, str what):
     """ASCII without blanks, as bytes: it becomes a header's value."""
     cdef bytes made = text.encode() if isinstance(text, str) else bytes(text)

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+from picker._core.engine import check_objectives
 from picker._core.rewrite import Rewrites
 from picker.control.messages import Change, Close, Naming, Open, Prioritising, Rewriting, Synced
 from picker.resources.objects import Resource
@@ -87,7 +88,8 @@ class Reports:
     def set_objects(self, pool: str, objects: tuple[Resource, ...]) -> None:
         """Sends what the pool's objects come to. Raises OverflowError if that is too much."""
         rules, priorities = rewrite_rules(objects), objectives(objects)
-        Rewrites(rules)
+        Rewrites(rules)  # what no engine takes is refused here: over there it would end the link
+        check_objectives(priorities)
         _LOG.info("objects: pool=%s objects=%d rules=%d objectives=%d", pool, len(objects), len(rules), len(priorities))
         self.send(Rewriting(pool, tuple(piece), first, last) for piece, first, last in _marked(rules, PIECE))
         rows = tuple(priorities.items())

@@ -26,6 +26,7 @@ MOST_TARGETS = 100
 """Of one rule: `PK_REWRITE_TARGETS` of the core."""
 
 _Name = Annotated[str, Meta(min_length=1, max_length=253)]
+_Priority = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]  # what the core keeps; the CRD sets no bounds
 _Weight = Annotated[int, Meta(ge=1, le=1_000_000)] | None
 
 
@@ -114,7 +115,7 @@ class ObjectiveSpec(Struct, frozen=True, kw_only=True):
     """What an `InferenceObjective` wants; without a priority it is 0."""
 
     poolRef: PoolRef
-    priority: int = 0
+    priority: _Priority = 0
 
 
 class InferenceObjective(Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ import pytest
 from picker.config.document import drain
 from picker.control.messages import Change, Close, Naming, Open, Prioritising, Rewriting, Synced
 from picker.control.reports import NAMES, PIECE, Reports
+from picker.resources.objects import InferenceObjective, Metadata, ObjectiveSpec, PoolRef
 from picker.resources.parse import parse_resources
 from picker.types import Endpoint
 from tests.support.rig import endpoint
@@ -128,6 +129,15 @@ def test_too_many_rules_are_refused_before_anything_is_told() -> None:
     told = Reported()
     with pytest.raises(OverflowError):
         told.reports.set_objects(A, objects(5000))
+    assert told.taken() == []
+
+
+def test_too_many_objectives_are_refused_before_anything_is_told() -> None:
+    told = Reported()
+    ref = PoolRef(name="a")
+    many = [InferenceObjective(metadata=Metadata(name=f"o{at}"), spec=ObjectiveSpec(poolRef=ref)) for at in range(4097)]
+    with pytest.raises(OverflowError, match="4096 objectives"):
+        told.reports.set_objects(A, tuple(many))
     assert told.taken() == []
 
 

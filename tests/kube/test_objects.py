@@ -154,6 +154,7 @@ def test_who_is_no_service_has_no_authority(ref: Any) -> None:
         ("pod", {"metadata": {}}, "missing required field"),
         ("pod", [], "Expected `object`"),
         ("objective", {"metadata": {"name": "n"}, "spec": {"priority": 1}}, "poolRef"),
+        ("objective", {"metadata": {"name": "n"}, "spec": {"poolRef": {"name": "p"}, "priority": 2**31}}, "priority"),
         (
             "rewrite",
             {"metadata": {"name": "n"}, "spec": {"poolRef": {"name": "p"}, "rules": [{"targets": []}]}},
