@@ -91,6 +91,8 @@ class App:
         )
         self.pools.subscribe(self.shell.set_pools)
         self.routing = _body_routing(settings)
+        router = self.routing.router if self.routing is not None else None
+        self.orders = Orders(self.pools, self.standing, name_models=router.set_base_models if router else None)
         self._config_files = [
             ConfigFile(path, config, extra_types=InstalledTypes(), on_change=partial(self._reconfigure, pool))
             for pool, path, config in _config_files(settings)
@@ -133,11 +135,9 @@ class App:
         _LOG.info("health on port %d, metrics on port %d", self.ports["health"], self.ports["metrics"])
         tls_context(self._settings.scrape)  # a certificate that cannot be read is told here, at the start
         admin_certificate(self._settings.admin)
-        router = self.routing.router if self.routing is not None else None
-        orders = Orders(self.pools, self.standing, name_models=router.set_base_models if router else None)
         answers = Answers(
             self.pools,
-            orders,
+            self.orders,
             is_ready=lambda: self.health.is_ready,
             figures=self._figures,
             routing=self.routing.figures if self.routing is not None else None,
@@ -145,7 +145,7 @@ class App:
         self.control = ControlProcess(
             answers,
             listeners=listeners,
-            start=self._orders,
+            start=self._start,
             known=lambda: {served.name: served.pool.endpoints for served in self.pools},
         )
         self.control.start()
@@ -162,7 +162,7 @@ class App:
             file.start()
             stack.push_async_callback(file.stop)
 
-    def _orders(self, restarts: int, confirmed_ns: int) -> Start:
+    def _start(self, restarts: int, confirmed_ns: int) -> Start:
         """What the control process is to do."""
         settings = self._settings
         return Start(
@@ -191,6 +191,7 @@ class App:
             "picker_config_reloads": sum(file.reloads for file in self._config_files),
             "picker_config_errors": sum(file.reload_errors for file in self._config_files),
             "picker_unknown_pool": self.shell.unknown_pools,
+            "picker_pools_refused": self.orders.refused,
         }
 
     def _reconfigure(self, pool: str, config: PickerConfig) -> None:

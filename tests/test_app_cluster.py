@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from picker.config.settings import (
     ScrapeSettings,
     ServeSettings,
 )
+from picker.pools import Pools
 from tests.support import messages as m
 from tests.support.cluster import Cluster
 from tests.support.running import COMPLETION, Running, running, until
@@ -243,6 +245,16 @@ async def test_pools_come_and_go_as_labels_say_and_authorities_choose(cluster: C
         await until(is_gone)
         assert await asked_as(picker, "chat-epp.default.svc:9002") == "10.0.0.1:8000"
         assert picker.readiness.is_ready
+
+
+@within_deadline
+async def test_a_pool_too_many_is_counted(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "Pools", functools.partial(Pools, most=1))
+    cluster.apply(pool("chat", team="a"))
+    cluster.apply(pool("code", team="a"))
+    async with serving(settings(cluster.kubeconfig(tmp_path), pool_selector="team=a")) as picker:
+        await until(lambda: picker.counts("picker_pools_refused_total", 1))
+        assert len(picker.app.pools) == 1
 
 
 @within_deadline
