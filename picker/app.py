@@ -133,7 +133,7 @@ class App:
             stack.callback(listener.close)
         self.ports["metrics"] = listeners[0].getsockname()[1]
         _LOG.info("health on port %d, metrics on port %d", self.ports["health"], self.ports["metrics"])
-        tls_context(self._settings.scrape)  # a certificate that cannot be read is told here, at the start
+        tls_context(self._scraping.scrape)  # a certificate that cannot be read is told here, at the start
         admin_certificate(self._settings.admin)
         answers = Answers(
             self.pools,
@@ -195,9 +195,10 @@ class App:
         }
 
     def _reconfigure(self, pool: str, config: PickerConfig) -> None:
-        """Put it in force, all of it or nothing. Raises ConfigError, and what no engine takes."""
+        """Put it in force, all of it or nothing. Raises ConfigError, OSError, and what no engine takes."""
         configs = {**self._configs, pool: config}
         found = scraping(self._settings.scrape, configs[""])
+        tls_context(found.scrape)  # the control process could not go on, nor be started again
         self.pools.reconfigure(self._recipe(configs))
         self._configs = configs
         if found != self._scraping and self.control is not None:

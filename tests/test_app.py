@@ -283,6 +283,22 @@ def test_the_policy_reaches_the_core(tmp_path: Path, monkeypatch: pytest.MonkeyP
 # --- the configuration changes ---
 
 
+SCRAPED = (
+    HEAD
+    + """plugins:
+- {type: metrics-data-source, name: m, parameters: {scheme: https, caCertPath: /nowhere}}
+- {type: core-metrics-extractor, name: e}
+dataLayer: {sources: [{pluginRef: m, extractors: [{pluginRef: e}]}]}
+"""
+)
+
+
+@within_deadline
+async def test_certificates_that_the_configuration_names_are_read_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        await App(settings(tmp_path, SCRAPED)).run(asyncio.Event())
+
+
 @within_deadline
 async def test_an_edit_of_the_configuration_is_in_force_for_the_next_pick(tmp_path: Path) -> None:
     file = tmp_path / "epp.yaml"
@@ -301,6 +317,9 @@ async def test_an_edit_of_the_configuration_is_in_force_for_the_next_pick(tmp_pa
         assert (await scored_by()).keys() == {"q"}
         file.write_text(HEAD + "plugins: [{type: queue-scorerer}]")
         await until(lambda: picker.counts("picker_config_errors_total", 1))
+        assert (await scored_by()).keys() == {"q"}
+        file.write_text(SCRAPED)
+        await until(lambda: picker.counts("picker_config_errors_total", 2))
         assert (await scored_by()).keys() == {"q"}
         file.write_text(CONFIG)
         await until(lambda: picker.counts("picker_config_reloads_total", 2))
