@@ -76,6 +76,7 @@ class Scraper:
         self._timer_at = 0.0
         self._looked_at = 0.0
         self._fetcher: Fetcher | None = None
+        self._changing = asyncio.Lock()
 
     @property
     def malformed_lines(self) -> int:
@@ -103,13 +104,17 @@ class Scraper:
         await fetcher.close()
 
     async def reconfigure(self, settings: ScrapeSettings, engines: EngineTable) -> None:
-        """Go on with other settings, or stop if they say so; what is counted goes on. Raises what `start` raises."""
-        await self.stop()
-        self._malformed += self._engines.malformed
-        self._settings, self._engines = settings, engines
-        self._schedule = Schedule(settings, self._jitter)
-        if settings.enabled:
-            await self.start()
+        """Go on with other settings, or stop if they say so; what is counted goes on. Raises what `start` raises.
+
+        Of several at once the last one counts.
+        """
+        async with self._changing:
+            await self.stop()
+            self._malformed += self._engines.malformed
+            self._settings, self._engines = settings, engines
+            self._schedule = Schedule(settings, self._jitter)
+            if settings.enabled:
+                await self.start()
 
     def set_endpoints(self, endpoints: Sequence[Endpoint]) -> None:
         """These and no others from now on. See `change`, which costs no more than what changes."""

@@ -447,6 +447,18 @@ async def test_other_settings_take_effect_and_counts_go_on() -> None:
 
 
 @virtual
+async def test_of_settings_in_quick_succession_the_last_count() -> None:
+    async with serving() as server:
+        sink = Sink()
+        async with scraping(sink, server.endpoint()) as scraper:
+            await sink.count(1)
+            quick = (ScrapeSettings(idle_interval_s=pause_s) for pause_s in (3.0, 5.0))
+            await asyncio.gather(*(scraper.reconfigure(settings, EngineTable()) for settings in quick))
+            await sink.count(3)
+        assert server.gaps()[1:] == [5.0]
+
+
+@virtual
 async def test_endpoints_may_come_later() -> None:
     async with serving() as server:
         sink = Sink()
