@@ -4,6 +4,7 @@ import dataclasses
 import os
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from picker.config.settings import KubernetesSettings
 from picker.config.suggest import quoted
@@ -17,6 +18,14 @@ MOST_PORTS = 8
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", re.ASCII)
 _POD = re.compile(r"(?P<deployment>.+)-[a-z0-9]+-[a-z0-9]+", re.ASCII)
 _DEFAULT = "picker"
+_NO_CLUSTER: dict[str, Any] = {
+    "pool_selector": "",
+    "endpoint_selector": "",
+    "target_ports": (),
+    "kubeconfig": "",
+    "base_models": False,
+}
+"""What has no effect beside a file of endpoints."""
 
 
 def cluster_settings(
@@ -37,7 +46,7 @@ def cluster_settings(
         base_models=base_models,
     )
     if endpoints_file:
-        return dataclasses.replace(found, base_models=False), tuple(_beside_a_file(found))
+        return dataclasses.replace(found, **_NO_CLUSTER), tuple(_beside_a_file(found))
     _check(found)
     warnings = []
     if found.target_ports and not found.endpoint_selector:

@@ -102,6 +102,8 @@ def test_a_file_of_endpoints_wins_with_a_warning() -> None:
         f"--{flag} has no effect: endpoints come from the endpoints file"
         for flag in ("pool-selector", "endpoint-selector", "kubeconfig")
     )
+    assert not found.kubernetes.in_use
+    assert not found.kubernetes.serves_several  # or no stream would be let in that names no pool
 
 
 @pytest.mark.parametrize(
