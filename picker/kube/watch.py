@@ -287,9 +287,12 @@ class KubernetesWatch:
         _LOG.warning("pool %s %s", pool, "is waited for: there is none of that name" if gone is None else "is deleted")
         if gone is not None:
             self.unfollow(gone.reflector)
+        was_known = pool in self._known
         told = gone.table.told if gone is not None else self._known.pop(pool, ())
         if told:
             self._tell(self._sink.change_endpoints, pool, told, ())
+        if was_known and self._is_synced is None:  # it went while nobody watched; the sink may think all is well
+            self._is_synced = True
         self.tell_synced()
 
     def close_pool(self, pool: str) -> None:

@@ -20,6 +20,7 @@ class Sink:
         self.objects: dict[str, tuple[Resource, ...]] = {}
         self.base_models: Mapping[str, str] | None = None
         self.synced: list[bool] = []
+        self._synced = None if known else False  # whoever watched before may have said so, or not
         self.changes: list[tuple[str, tuple[Endpoint, ...], tuple[Endpoint, ...]]] = []
         self._told = asyncio.Event()
 
@@ -56,7 +57,8 @@ class Sink:
         self._told.set()
 
     def set_synced(self, synced: bool) -> None:
-        assert synced is not (self.synced[-1] if self.synced else False), "nothing has changed"
+        before = self.synced[-1] if self.synced else self._synced
+        assert synced is not before, "nothing has changed"
         self.synced.append(synced)
         self._told.set()
 
