@@ -146,7 +146,7 @@ class App:
             answers,
             listeners=listeners,
             start=self._start,
-            known=lambda: {served.name: served.pool.endpoints for served in self.pools},
+            known=lambda: {served.name: served.pool.told for served in self.pools},
         )
         self.control.start()
         stack.push_async_callback(self.control.stop)

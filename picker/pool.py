@@ -43,6 +43,11 @@ class Pool:
         """The endpoints there are now."""
         return tuple(member.endpoint for member in self._members.values())
 
+    @property
+    def told(self) -> tuple[Endpoint, ...]:
+        """The endpoints there are now and those that wait for room: whoever tells of changes must know of both."""
+        return (*self.endpoints, *self._left_out.values())
+
     def set_endpoints(self, wanted: Iterable[Endpoint]) -> None:
         """These and no others. See `change`, which costs no more than what changes."""
         coming = {endpoint.target: endpoint for endpoint in wanted}

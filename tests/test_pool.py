@@ -123,6 +123,13 @@ def test_who_was_left_out_comes_in_when_another_goes() -> None:
     assert [each.target for each in made.pool.endpoints] == [target(3)]
 
 
+def test_who_was_left_out_is_told_of_too() -> None:
+    made = rig(3, endpoints=2)
+    assert [each.target for each in made.pool.told] == [target(1), target(2), target(3)]
+    made.pool.change(gone=[target(3)])
+    assert made.pool.told == made.pool.endpoints
+
+
 def test_a_name_too_long_for_a_session_token_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     made = Rig(HEAD, [endpoint(1, name="n" * 500), endpoint(2, name="n" * 253)])
     assert [each.target for each in made.pool.endpoints] == [target(2)]

@@ -39,7 +39,7 @@ class ControlProcess:
     """The control process of one data plane.
 
     `listeners` are the sockets of the admin port: they outlive the process, so that a restart refuses no connection.
-    `start(restarts, confirmed_ns)` says what it is to do, `known()` which endpoints there are, by pool.
+    `start(restarts, confirmed_ns)` says what it is to do, `known()` which endpoints it need not tell of, by pool.
     """
 
     def __init__(
