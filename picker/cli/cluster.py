@@ -9,15 +9,12 @@ from typing import Any
 from picker.config.settings import KubernetesSettings
 from picker.config.suggest import quoted
 from picker.errors import UsageError
+from picker.kube.objects import MOST_PORTS
 
 __all__ = ["cluster_settings", "pool_id"]
 
-MOST_PORTS = 8
-"""Of an InferencePool, and so of its stand-in."""
-
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", re.ASCII)
 _POD = re.compile(r"(?P<deployment>.+)-[a-z0-9]+-[a-z0-9]+", re.ASCII)
-_DEFAULT = "picker"
 _NO_CLUSTER: dict[str, Any] = {
     "pool_selector": "",
     "endpoint_selector": "",
@@ -42,7 +39,7 @@ def cluster_settings(
         pools=pools,
         pool_namespace=namespace,
         target_ports=tuple(dict.fromkeys(given.target_ports)),
-        deployment=_deployment(),
+        deployment=_deployment(given.deployment),
         base_models=base_models,
     )
     if endpoints_file:
@@ -59,7 +56,7 @@ def pool_id(name: str, namespace: str) -> str:
     own, slash, short = name.rpartition("/")
     parts = (own if slash else namespace, short)
     for part in parts:
-        if not _LABEL.fullmatch(part) and not all(map(_LABEL.fullmatch, part.split("."))):
+        if not all(map(_LABEL.fullmatch, part.split("."))):
             raise UsageError(
                 f"picker serve: --pool-name: {quoted(name)} is no name of a pool; write NAME or NAMESPACE/NAME"
             )
@@ -102,7 +99,7 @@ def _check(found: KubernetesSettings) -> None:
         )
 
 
-def _deployment() -> str:
+def _deployment(default: str) -> str:
     """Picker's own, of whose pods each has a name with two hashes behind it."""
     match = _POD.fullmatch(os.environ.get("POD_NAME", ""))
-    return match["deployment"] if match else _DEFAULT
+    return match["deployment"] if match else default

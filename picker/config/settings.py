@@ -233,8 +233,8 @@ class KubernetesSettings:
     kubeconfig: str = option("", "kubeconfig", "text")
     """Credentials file. Empty: those of the pod, else of the environment variable KUBECONFIG, else `~/.kube/config`."""
 
-    deployment: str = ""
-    """Name of picker's own Deployment, as the environment variable POD_NAME tells it."""
+    deployment: str = "picker"
+    """Name of picker's own Deployment, if the environment variable POD_NAME tells it."""
 
     base_models: bool = False
     """Whether the body-based router's ConfigMaps are followed; so they are where it runs without a file of them."""

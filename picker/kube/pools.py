@@ -40,8 +40,8 @@ def standalone_pool(settings: KubernetesSettings) -> PoolSpec:
 
     Raises ValueError for ports that are none.
     """
-    name = settings.deployment or "picker"
-    return PoolSpec(namespace=settings.pool_namespace, name=name, ports=checked_ports(settings.target_ports))
+    ports = checked_ports(settings.target_ports)
+    return PoolSpec(namespace=settings.pool_namespace, name=settings.deployment, ports=ports)
 
 
 def pools_source(settings: KubernetesSettings) -> Source:
