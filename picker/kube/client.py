@@ -199,6 +199,7 @@ class KubeClient:
 async def _configuration(kubeconfig: str, context: str) -> tuple[Any, str]:
     configuration = client.Configuration()
     configuration.retries = None  # whoever asks knows better when to ask again; 0 would be for ever
+    configuration.disable_strict_ssl_verification = True  # Python 3.13 on wants more of authorities than clusters' have
     configuration.connection_pool_maxsize = 0  # each watch holds a connection; as many as there are
     if kubeconfig or context:
         namespace = await _from_kubeconfig(configuration, kubeconfig, context)

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,26 @@ def test_an_authority_that_was_renewed_is_taken_up(
         with pytest.raises(KubernetesError, match="certificate"):
             await client.request("GET", PODS)
         authority.write_bytes(cluster.ca)
+        await client.request("GET", PODS)
+        await client.close()
+
+    asyncio.run(act())
+
+
+def test_an_authority_may_be_as_clusters_have_them(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    default = ssl.create_default_context
+
+    def strict(*arguments: Any, **named: Any) -> ssl.SSLContext:
+        context = default(*arguments, **named)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT  # as from Python 3.13 on
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", strict)
+
+    async def act() -> None:
+        client = await KubeClient.connect(kubeconfig=str(cluster.kubeconfig(tmp_path)))
         await client.request("GET", PODS)
         await client.close()
 
