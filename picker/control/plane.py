@@ -139,7 +139,12 @@ class ControlPlane:
                     group.create_task(keep_renewed(certificate))
 
     async def _leave(self) -> None:
-        """A data plane that has died leads no more, whatever it was told: its Lease is another's to take at once."""
+        """A data plane that has died leads no more, whatever it was told: its Lease is another's to take at once.
+
+        A resignation that was ordered is waited for, as long as it may take: the connections end after this.
+        """
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         if self._source.holds_lease and await _has_died(self._parent):
             _LOG.warning("the data plane has died: giving up the lease")
             await self._source.resign()

@@ -138,7 +138,7 @@ class Election:
             async with asyncio.timeout(RELEASE_S):
                 await self._let_go()
         except (KubernetesError, TimeoutError) as problem:
-            _LOG.warning("the lease could not be released and must run out: %s", problem or "no answer")
+            _LOG.warning("the lease could not be released and must run out: %s", str(problem) or "no answer in time")
 
     # The campaign.
 
