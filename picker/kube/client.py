@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from urllib.request import getproxies
 
 import aiohttp
 import msgspec
+import yaml
 from kubernetes.aio import client, config
 
 from picker import __version__
@@ -222,14 +224,27 @@ def _own_namespace() -> str:
     return _NAMESPACE.read_text().strip() or "default"
 
 
+def _named_kubeconfig(kubeconfig: str) -> str:
+    """The files that are read, or some of them. Raises FileNotFoundError if there is none."""
+    named = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+    if not any(Path(path).expanduser().exists() for path in named.split(os.pathsep) if path):
+        raise FileNotFoundError(f"there is no kubeconfig {named}")
+    return named
+
+
 async def _from_kubeconfig(configuration: Any, kubeconfig: str, context: str) -> str:
-    await config.load_kube_config(
-        config_file=kubeconfig or None,
-        context=context or None,
-        client_configuration=configuration,
-        persist_config=False,  # the file belongs to someone else
-    )
-    contexts, active = config.list_kube_config_contexts(kubeconfig or None)
+    """Raises ConfigException, OSError, ValueError."""
+    named = _named_kubeconfig(kubeconfig)
+    try:
+        await config.load_kube_config(
+            config_file=kubeconfig or None,
+            context=context or None,
+            client_configuration=configuration,
+            persist_config=False,  # the file belongs to someone else
+        )
+        contexts, active = config.list_kube_config_contexts(kubeconfig or None)
+    except (yaml.YAMLError, TypeError, AttributeError) as problem:  # of other text, or half a file
+        raise ValueError(f"{named} is no kubeconfig: {' '.join(str(problem).split())}") from problem
     chosen = next((each for each in contexts if each["name"] == context), active)
     return str((chosen.get("context") or {}).get("namespace") or "default")
 

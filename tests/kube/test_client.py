@@ -273,8 +273,16 @@ def test_an_authority_may_be_as_clusters_have_them(
 def test_without_credentials_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     for named in ("", str(tmp_path / "none")):
-        with pytest.raises(UsageError, match="--kubeconfig or KUBECONFIG"):
+        with pytest.raises(UsageError, match=r"there is no kubeconfig .*none; .*--kubeconfig or KUBECONFIG"):
             asyncio.run(KubeClient.connect(kubeconfig=named))
+
+
+@pytest.mark.parametrize("text", ["", "token", "clusters: [", "- a"])
+def test_a_file_that_is_no_kubeconfig_is_named(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "other"
+    path.write_text(text)
+    with pytest.raises(UsageError, match="other is no kubeconfig: "):
+        asyncio.run(KubeClient.connect(kubeconfig=str(path)))
 
 
 @pytest.mark.parametrize(
