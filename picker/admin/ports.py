@@ -23,6 +23,10 @@ def listen(address: str, port: int) -> list[socket.socket]:
 
 
 def _listening(family: int, host: Any, port: int) -> socket.socket:
-    sock = socket.create_server((host, port), family=family, backlog=128)
+    try:
+        sock = socket.create_server((host, port), family=family, backlog=128)
+    except OSError as problem:
+        where = f"[{host}]:{port}" if family == socket.AF_INET6 else f"{host}:{port}"
+        raise OSError(f"cannot listen on {where}: is the port taken? ({problem})") from problem
     sock.setblocking(False)
     return sock
