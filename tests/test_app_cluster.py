@@ -290,6 +290,23 @@ async def test_who_has_nothing_to_serve_leads_nobody(cluster: Cluster, tmp_path:
         assert not picker.app._orders(1, 0).election.enabled  # whatever becomes of its control process
 
 
+async def test_one_that_drains_stands_no_more_whatever_becomes_of_its_process(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.apply(pool("chat"))
+    cluster.pod("a", "10.0.0.1", labels={"app": "chat"})
+    given = settings(cluster.kubeconfig(tmp_path), pools=("default/chat",))
+    given = dataclasses.replace(given, election=ElectionSettings(enabled=True))
+    async with serving(given) as leader, serving(given, wait=False) as follower:
+        await until(lambda: has(leader, "10.0.0.1:8000"))
+        stream, _ = await leader.pick()
+        os.kill(leader.app.control.pid, signal.SIGSTOP)  # it will not hear of it
+        leader.stop.set()
+        await until(lambda: not leader.readiness.is_ready)
+        os.kill(leader.app.control.pid, signal.SIGKILL)
+        await follower.readiness.wait_ready()
+        assert not leader.task.done()
+        await stream.finish()
+
+
 @within_deadline
 async def test_metrics_are_for_those_whom_the_cluster_grants_them(cluster: Cluster, tmp_path: Path) -> None:
     cluster.apply(pool("chat"))
