@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import gc
 import logging
 import secrets
@@ -169,7 +168,7 @@ class App:
             scrape=self._scraping.scrape,
             discovery=settings.discovery,
             kubernetes=settings.kubernetes,
-            election=dataclasses.replace(settings.election, enabled=self._stands_for_election()),
+            election=settings.election,
             admin=settings.admin,
             log=settings.log,
             extractor=self._scraping.extractor,
@@ -179,11 +178,8 @@ class App:
             confirmed_ns=confirmed_ns,
             restarts=restarts,
             shell=self.shell.name,
+            is_leaving=self.standing.is_draining,
         )
-
-    def _stands_for_election(self) -> bool:
-        """Not while it drains, even if its control process is started again just then."""
-        return self._settings.election.enabled and not self.standing.is_draining
 
     def _figures(self) -> Mapping[str, float]:
         """What is counted here, beside the pools."""

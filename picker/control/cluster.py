@@ -36,6 +36,7 @@ class Cluster:
         self._known = known
         self._watch: KubernetesWatch | None = None
         self._election: Election | None = None
+        self._is_leaving = start.is_leaving
         self._reviewer: Reviewer | None = None
 
     async def start(self, stack: AsyncExitStack) -> None:
@@ -58,9 +59,12 @@ class Cluster:
 
     async def _stand(self, election: Election) -> None:
         """For election, once there is something to serve: a leader without would keep others from it."""
+        if self._is_leaving:  # the process before this one had no time to let go
+            return await election.release()
         if not self._start.restarts:  # else it may lead already
             await self._reports.known.wait()
-        await election.run()
+        if not self._is_leaving:
+            await election.run()
 
     def _candidate(self, client: KubeClient, on_lead: Callable[[int], None]) -> Election:
         kubernetes, election = self._start.kubernetes, self._start.election
@@ -88,6 +92,7 @@ class Cluster:
 
     async def resign(self) -> None:
         """Lead no more: another picker may at once."""
+        self._is_leaving = True
         if self._election is not None:
             await self._election.release()
 

@@ -148,7 +148,7 @@ class Known(_Message, frozen=True):
 class Start(_Message, frozen=True):
     """Begin. `pool` is that of the endpoints file ("": there is no file), `fingerprint` what was read of it ("": not
     known), `confirmed_ns` when the endpoints last were known to be current, `restarts` how often this process has been
-    started again. `identity`: who picker is where several stand for election."""
+    started again. `identity`: who picker is where several stand for election. `is_leaving`: as if `Resign` followed."""
 
     scrape: ScrapeSettings
     discovery: DiscoverySettings
@@ -163,6 +163,7 @@ class Start(_Message, frozen=True):
     confirmed_ns: int
     restarts: int
     shell: str
+    is_leaving: bool = False
 
 
 class Scraping(_Message, frozen=True):
