@@ -188,6 +188,7 @@ class App:
             "picker_config_errors": sum(file.reload_errors for file in self._config_files),
             "picker_unknown_pool": self.shell.unknown_pools,
             "picker_pools_refused": self.orders.refused,
+            "picker_orders_failed": self.orders.failed,
         }
 
     def _reconfigure(self, pool: str, config: PickerConfig) -> None:

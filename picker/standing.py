@@ -47,9 +47,9 @@ class Standing:
 
     def lead(self, until_ns: int) -> None:
         """Until then, by the clock, this picker leads; 0: it does not."""
-        if self._must_lead and (until_ns > self._clock_ns()) != self.leads:
-            _LOG.info("this picker leads" if until_ns else "this picker leads no more")
-        self._until_ns = until_ns
+        before, self._until_ns = self.leads, until_ns
+        if self.leads != before:
+            _LOG.info("this picker leads" if self.leads else "this picker leads no more")
         if self._end is not None:
             self._end.cancel()
             self._end = None

@@ -34,6 +34,8 @@ class Orders:
     ) -> None:
         self.refused = 0
         """Pools that could not be opened."""
+        self.failed = 0
+        """Orders that could not be carried out, by a fault of ours."""
         self._pools = pools
         self._standing = standing
         self._name_models = name_models
@@ -56,7 +58,11 @@ class Orders:
         """Does what it says; false if it is no order."""
         does = self._does.get(type(order))
         if does is not None:
-            does(order)
+            try:
+                does(order)
+            except Exception:  # ending the link for it would bring the same order again, for ever
+                self.failed += 1
+                _LOG.exception("an order of the control process could not be carried out: %s", type(order).__name__)
         return does is not None
 
     def _pool(self, name: str) -> ServedPool | None:

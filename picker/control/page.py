@@ -80,6 +80,7 @@ _ABOUT = {
     "picker_config_errors": "Edits of the configuration file not taken.",
     "picker_unknown_pool": "Streams for none of the pools that are served.",
     "picker_pools_refused": "Pools that could not be served.",
+    "picker_orders_failed": "Orders of the control process that could not be carried out.",
 }
 
 

@@ -59,9 +59,10 @@ class Reports:
 
     def close_pool(self, pool: str) -> None:
         """There is no such pool any more."""
-        self.change_endpoints(pool, list(self._pools.get(pool, {}).values()), ())
-        self._pools.pop(pool, None)
-        self.send([Close(pool)])
+        gone = self._pools.pop(pool, {}).values()
+        self.changes += len(gone)
+        self._scraper.change(gone=[endpoint.key for endpoint in gone if self._release(pool, endpoint.key)])
+        self.send([Close(pool)])  # its endpoints go with it: requests under way may still be placed
 
     def set_endpoints(self, pool: str, endpoints: Sequence[Endpoint]) -> None:
         """These and no others."""

@@ -119,7 +119,7 @@ class ObjectiveSpec(Struct, frozen=True, kw_only=True):
 
 
 class InferenceObjective(Struct, frozen=True, kw_only=True):
-    """A priority that requests name by header. Kept for flow control, which comes later."""
+    """A priority that requests name by header. Decisions show it; what waits for whom comes with flow control."""
 
     metadata: Metadata
     spec: ObjectiveSpec

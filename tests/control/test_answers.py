@@ -130,3 +130,13 @@ def test_as_many_decisions_as_asked_for(limit: int, found: int, monkeypatch: pyt
     rows = [row for piece in pieces for row in piece.rows]
     assert [row["number"] for row in rows] == list(range(20, 20 - found, -1))
     assert all(row["scores"].keys() == {"q"} and "at_ns" not in row for row in rows)
+
+
+def test_an_order_that_fails_is_told_of_and_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    told = Told()
+    too_long = "x" * 300
+    told.answers.take(Rewriting(POOL, (("a", too_long, (("x", 1),)),), is_first=True, is_last=True))
+    assert told.orders.failed == 1
+    assert "an order of the control process could not be carried out: Rewriting" in caplog.text
+    told.answers.take(Change(POOL, (target(1),), ()))
+    assert [each.target for each in told.rig.pool.endpoints] == [target(2)]

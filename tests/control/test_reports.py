@@ -81,7 +81,7 @@ def test_what_two_pools_share_is_scraped_until_both_let_go() -> None:
     assert told.scraper.scraped == set()
     assert list(told.reports.pools_of(endpoint(1).key)) == []
     kinds = [type(message) for message in told.taken()]
-    assert kinds == [Open, Change, Open, Change, Change, Close, Change]
+    assert kinds == [Open, Change, Open, Change, Close, Change]
 
 
 def test_many_come_in_pieces() -> None:
