@@ -1,6 +1,7 @@
 """Metrics pages to figures: of picker, and of any endpoint picker that counts under the same names."""
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ _NAMES = (
 )
 """Since the Inference Extension, since llm-d; picker has both. Requests, errors, times to first token."""
 
+_POOL = re.compile(r'[{,]pool="')
 _PREFIXES = ("inference_", "llm_d_epp_", "picker_")
 
 SHED = frozenset(["ResourceExhausted", "InferencePoolResourceExhausted", "TooManyRequests"])
@@ -68,8 +70,10 @@ def read_page(text: str, side: Side) -> Figures:
 
 
 def knows_pools(text: str) -> bool:
-    """Whether the page tells pools apart."""
-    return any("pool" in sample.labels for sample in _samples(text))
+    """Whether the page tells pools apart. Where nothing was counted yet picker's own series show whether it will."""
+    if samples := _samples(text):
+        return any("pool" in sample.labels for sample in samples)
+    return any(line.startswith("picker_") and _POOL.search(line) is not None for line in text.splitlines())
 
 
 def _samples(text: str) -> list[Sample]:

@@ -64,6 +64,13 @@ def test_pools_of_one_page_are_told_apart() -> None:
     assert read_page(page, Side(pool="default/c")) == NOTHING
 
 
+def test_a_picker_of_several_pools_is_known_before_it_has_counted() -> None:
+    page = 'picker_endpoints_age_seconds{pool="default/a"} 0.5\npicker_endpoints_age_seconds{pool="default/b"} 0.5\n'
+    assert knows_pools(page)
+    assert not knows_pools(page + 'inference_objective_request_total{model_name="base"} 1\n')
+    assert not knows_pools('picker_endpoints_age_seconds 0.5\ninference_pool_ready_pods{pool="default/a"} 1\n')
+
+
 def test_a_page_of_llm_ds_names_is_read_too_and_not_twice() -> None:
     page = PAGE.replace("inference_objective_request", "llm_d_epp_request")
     assert read_page(page, ANY) == read_page(PAGE, ANY) == read_page(PAGE + page, ANY)
