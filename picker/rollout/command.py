@@ -24,7 +24,7 @@ from picker.errors import KubernetesError, PickerError, UsageError
 from picker.kube.client import KubeClient
 from picker.rollout.byhand import finish, status
 from picker.rollout.checks import Check, check_all
-from picker.rollout.controller import Controller, Ended
+from picker.rollout.controller import Controller, Ended, now_text
 from picker.rollout.judge import Thresholds
 from picker.rollout.machine import ObjectKind, Phase, Plan
 from picker.rollout.metrics import Direct, Metrics, Pages, PodPages, UrlPages
@@ -40,6 +40,12 @@ __all__ = ["run"]
 WIDE = 240
 """Columns of a table that goes to a file or another program, which should not cut sentences."""
 FAILED, ROLLED_BACK, HELD, STOPPED = 1, 3, 4, 143
+_GO_ON = {
+    ROLLED_BACK: "not started: this was rolled back; to try the same again give --from, --to and --again",
+    HELD: "not started: this is held; go on with --again, or with 'picker rollout promote' or 'rollback'",
+}
+"""What to do next, by the exit code of a `start` that leaves all as it is."""
+
 IN_CLUSTER_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105 - a path
 DEFAULT_STEPS, DEFAULT_EVERY_S = (10, 25, 50, 100), 600.0
 _PLAN_FLAGS = {
@@ -129,6 +135,8 @@ class _Command:
         record = read_record(found)
         if record is not None and (code := self._before(record)) is not None:
             await self._show(record)
+            if code in _GO_ON:
+                print(_GO_ON[code], file=sys.stderr)
             return code
         goes_on = record is not None and record.state.phase in (Phase.PROGRESSING, Phase.HELD)
         plan = record.plan if goes_on and record is not None else self._asked()
@@ -276,7 +284,7 @@ class _Progress:
         place = f"{record.state.phase} {record.state.step} {waits_for}"
         with contextlib.suppress(OSError):  # whoever read along has gone; the rollout has not
             if place != self._last:
-                self._console.print(f"{record.since} {one_line(record)}", markup=False)
+                self._console.print(f"{now_text()} {one_line(record)}", markup=False)
             elif self._console.is_terminal:
                 self._console.print(
                     one_line(record), markup=False, end="\r", no_wrap=True, overflow="ellipsis", soft_wrap=False

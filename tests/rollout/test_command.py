@@ -181,7 +181,8 @@ def test_it_is_started_shown_and_not_done_twice(scene: Scene) -> None:
     assert (code, "completed" in out) == (0, True)
     assert scene.call("rollback", "--route=llm")[0] == 0
     assert scene.weights() == {"old": 1, "new": 0}
-    code, out, _ = scene.call("start", *POOLS, *QUICK)
+    code, out, err = scene.call("start", *POOLS, *QUICK)
+    assert "give --from, --to and --again" in err
     assert (code, "rolled back by hand" in out, scene.weights()) == (3, True, {"old": 1, "new": 0})
     assert scene.call("start", *POOLS, *QUICK, "--again")[0] == 0
     assert scene.weights() == {"old": 0, "new": 100}
@@ -202,7 +203,8 @@ def test_what_went_wrong_stands_in_the_status(scene: Scene) -> None:
 def test_one_that_is_held_stays_held_until_it_is_said_again(scene: Scene) -> None:
     scene.pods["picker-new"].pages["/metrics"] = Counted(0)
     assert scene.call("start", *POOLS, *QUICK, "--hold-limit=10ms")[0] == 4
-    assert scene.call("start", *POOLS)[0] == 4
+    code, _, err = scene.call("start", *POOLS)
+    assert (code, "go on with --again" in err) == (4, True)
     assert scene.weights() == {"old": 50, "new": 50}
     scene.pods["picker-new"].pages["/metrics"] = Counted(10)
     assert scene.call("start", "--route=llm", "--again")[0] == 0
