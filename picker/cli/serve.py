@@ -96,6 +96,10 @@ def _config(args: argparse.Namespace) -> PickerConfig:
 def _pool_configs(kubernetes: KubernetesSettings) -> dict[str, PickerConfig]:
     """The configurations of pools that have their own, by `namespace/name`."""
     found: dict[str, PickerConfig] = {}
+    if kubernetes.endpoint_selector and kubernetes.pool_config_files:
+        raise UsageError(
+            "picker serve: --pool-config-file is of InferencePools; with --endpoint-selector there is none"
+        )
     for text in kubernetes.pool_config_files:
         name, _, file = text.partition("=")
         pool = pool_id(name, kubernetes.pool_namespace)

@@ -79,6 +79,10 @@ def test_pods_may_be_served_without_a_pool(pod: str, deployment: str, monkeypatc
         ((), "nothing to route to; pass --pool-name NAME in a cluster with an InferencePool"),
         (("--pool-name=a", "--endpoint-selector=b=c"), "--pool-name and --endpoint-selector exclude each other"),
         (("--pool-name=a", "--pool-selector=b"), "--pool-name and --pool-selector exclude each other; give one"),
+        (
+            ("--endpoint-selector=b=c", "--endpoint-target-ports=1", "--pool-config-file=a=x"),
+            "--pool-config-file is of InferencePools",
+        ),
         (("--endpoint-selector=a=b",), "--endpoint-selector needs 1 to 8 --endpoint-target-ports, not 0"),
         (("--endpoint-selector=a=b", "--endpoint-target-ports=1,2,3,4,5,6,7,8,9"), "not 9"),
         (("--endpoint-selector=a=b", "--endpoint-target-ports=0"), "port 0 is none that a pod can serve on"),

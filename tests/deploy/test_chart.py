@@ -433,6 +433,11 @@ def test_each_value_has_its_rule() -> None:
         ({**POOL, "config": {"kind": "Deployment"}}, "EndpointPickerConfig"),
         ({**POOL, "config": {"plugins": []}, "existingConfigMap": "c"}, "exclude each other"),
         ({**POOL, "poolConfigs": {"code": {"plugins": []}}}, "none of pools: chat"),
+        (
+            {"inferencePool": {"create": True, "matchLabels": {"a": "b"}}, "poolConfigs": {"code": {"plugins": []}}},
+            "none of pools: picker",
+        ),
+        ({**PODS, "poolConfigs": {"code": {"plugins": []}}}, "with endpointSelector"),
         ({**POOL, "tls": {"enabled": False, "secretName": "s"}}, "need tls.enabled"),
         ({**POOL, "metrics": {"auth": False, "readers": [{"name": "p", "namespace": "m"}]}}, "metrics.auth"),
         ({**POOL, "metrics": {"readers": [{"name": "p"}]}}, "namespace is required"),

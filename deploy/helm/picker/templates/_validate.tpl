@@ -36,9 +36,13 @@
 {{- if and (or $values.config $values.poolConfigs) $values.existingConfigMap -}}
 {{- fail "picker: config, poolConfigs and existingConfigMap exclude each other; give one" -}}
 {{- end -}}
+{{- if and $values.endpointSelector $values.poolConfigs -}}
+{{- fail "picker: poolConfigs is of InferencePools; with endpointSelector there is none, so give config" -}}
+{{- end -}}
+{{- $pools := include "picker.pools" . | fromJsonArray -}}
 {{- range $pool, $_ := $values.poolConfigs -}}
-{{- if and $values.pools (not (has $pool $values.pools)) -}}
-{{- fail (printf "picker: poolConfigs is of %s, which is none of pools: %s" $pool (join ", " $values.pools)) -}}
+{{- if and $pools (not (has $pool $pools)) -}}
+{{- fail (printf "picker: poolConfigs is of %s, which is none of pools: %s" $pool (join ", " $pools)) -}}
 {{- end -}}
 {{- end -}}
 {{- if and (not $values.tls.enabled) (or $values.tls.secretName $values.tls.clientCaConfigMap) -}}
