@@ -119,6 +119,9 @@ class _Loader:
             raise self._fail(
                 f"version {quoted(version)} is not supported", ("apiVersion",), f"write {schema.API_VERSIONS[0]}"
             )
+        for field, wanted in (("apiVersion", schema.API_VERSIONS[0]), ("kind", schema.KIND)):
+            if field not in value:
+                raise self._fail(f"required field {quoted(field)} is missing", (), f"add {field}: {wanted}")
 
     # --- plugins ---
 

@@ -17,7 +17,7 @@ MISTAKES = {
     ),
     "no version": (
         "kind: EndpointPickerConfig\n",
-        'epp.yaml:1: required field "apiVersion" is missing; add apiVersion',
+        'epp.yaml:1: required field "apiVersion" is missing; add apiVersion: llm-d.ai/v1alpha1',
     ),
     "not a mapping": ("- a\n- b\n", "epp.yaml:1: expected a mapping, got a list"),
     "empty": ("# nothing\n", "epp.yaml: is empty; write a mapping, or leave the file out"),
