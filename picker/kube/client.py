@@ -36,6 +36,9 @@ REQUEST_S = 10.0
 Longest silence of the server meanwhile."""
 
 CONNECT_S = 5.0
+TURNS_TO_END = 3
+"""Of the loop: a transport ends so much later than its session, that of TLS after the one below it."""
+
 MOST_BODY_BYTES = 256 << 20
 MOST_LINE_BYTES = 8 << 20
 """Of one watch event; an API server stores objects of at most 1.5 MiB."""
@@ -91,6 +94,8 @@ class KubeClient:
     async def close(self) -> None:
         """Ends all connections."""
         await self._api.close()
+        for _ in range(TURNS_TO_END):
+            await asyncio.sleep(0)
 
     async def request(
         self,

@@ -116,7 +116,8 @@ async def wire_shell(engine: Engine, plan: Plan, patch: pytest.MonkeyPatch) -> A
 async def serving(shell: Any, engine: Engine) -> AsyncIterator[int]:
     sizes = {"grpc_max_recv_msg_bytes": 1 << 24, "grpc_max_send_msg_bytes": 1 << 24}
     listen = ListenSettings(bind_address="127.0.0.1", grpc_port=0, secure_serving=False, **sizes)
-    running = shell(engine, Readiness(), listen, LimitSettings())
+    running = shell(Readiness(), listen, LimitSettings())
+    running.set_pools([(engine, (), "")])
     try:
         yield await running.start_extproc()
     finally:
