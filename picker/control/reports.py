@@ -75,11 +75,15 @@ class Reports:
     def change_endpoints(self, pool: str, gone: Sequence[Endpoint], come: Sequence[Endpoint]) -> None:
         """These went; these came, changed, or took the place of others."""
         members = self._pools.setdefault(pool, {})
+        were = len(members)
         replaced = [old for new in come if (old := members.get(new.target)) and old.key != new.key]
         for endpoint in gone:
             members.pop(endpoint.target, None)
         members.update((endpoint.target, endpoint) for endpoint in come)
         self.changes += len(gone) + len(come)
+        if bool(members) != bool(were):
+            level = logging.INFO if members else logging.WARNING
+            _LOG.log(level, "pool %s has %d endpoints, after %d", pool, len(members), were)
         left = [endpoint.key for endpoint in (*gone, *replaced) if self._release(pool, endpoint.key)]
         self._hold(pool, come)
         self._scraper.change(gone=left, come=come)

@@ -57,8 +57,8 @@ class WatchSink(Protocol):
         """Adapter or base model -> base model: all there are."""
 
     def set_synced(self, synced: bool) -> None:
-        """Whether all pools asked for are there and their pods known. Once it is so, it stays, until a pool that was
-        asked for by name is deleted."""
+        """Whether pools asked for are there and their pods known. Of several that were asked for by name one is enough.
+        Once it is so, it stays, until none of them is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +136,7 @@ class _NamedPool:
         pass
 
     def _be(self, spec: PoolSpec | None) -> None:
+        self._watch.looked_for.add(self._key)
         if spec is not None:
             self._watch.put_pool(spec, spec.selector)
         elif self._is_there is not False:
@@ -200,6 +201,9 @@ class KubernetesWatch:
         self._running: dict[Reflector[Any], tuple[str, asyncio.Task[None]]] = {}
         self._group: asyncio.TaskGroup | None = None
         self._is_synced: bool | None = None
+        self._is_resumed = bool(known)  # the sink may think that all is well
+        self.looked_for: set[Key] = set()
+        """Pools named by the settings that are known to be there, or not."""
 
     async def run(self) -> None:
         """Works until cancelled."""
@@ -287,12 +291,9 @@ class KubernetesWatch:
         _LOG.warning("pool %s %s", pool, "is waited for: there is none of that name" if gone is None else "is deleted")
         if gone is not None:
             self.unfollow(gone.reflector)
-        was_known = pool in self._known
         told = gone.table.told if gone is not None else self._known.pop(pool, ())
         if told:
             self._tell(self._sink.change_endpoints, pool, told, ())
-        if was_known and self._is_synced is None:  # it went while nobody watched; the sink may think all is well
-            self._is_synced = True
         self.tell_synced()
 
     def close_pool(self, pool: str) -> None:
@@ -317,11 +318,14 @@ class KubernetesWatch:
 
     def tell_synced(self) -> None:
         """If it has changed."""
-        is_there = all("/".join(key) in self._pools for key in self._named)
-        is_listed = self.are_pools_known and all(pool.is_listed for pool in self._pools.values())
-        is_synced = is_there and (is_listed or bool(self._is_synced))
-        if is_synced != self._is_synced and (is_synced or self._is_synced):
-            _LOG.info("pools are %s", "synced" if is_synced else "not synced any more")
+        if not (self.are_pools_known and self.looked_for.issuperset(self._named)):
+            return
+        is_synced = not self._named or bool(self._pools)  # one that is missing is no reason not to serve the others
+        if is_synced and not (self._is_synced or all(pool.is_listed for pool in self._pools.values())):
+            return
+        if is_synced != self._is_synced and (is_synced or self._is_synced or self._is_resumed):
+            level, what = (logging.INFO, "can be served") if is_synced else (logging.WARNING, "cannot: there is none")
+            _LOG.log(level, "what was asked for %s; readiness goes by that", what)
             self._tell(self._sink.set_synced, is_synced)
             self._is_synced = is_synced
 

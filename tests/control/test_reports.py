@@ -62,6 +62,14 @@ def test_only_what_changes_is_told() -> None:
     assert told.scraper.scraped == {endpoint(2).key, endpoint(3).key}
 
 
+def test_a_pool_that_runs_empty_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    told = Reported({A: [endpoint(1), endpoint(2)]})
+    told.reports.set_endpoints(A, [endpoint(2)])
+    assert "endpoints, after" not in caplog.text
+    told.reports.set_endpoints(A, [])
+    assert f"pool {A} has 0 endpoints, after 1" in caplog.text
+
+
 def test_one_that_is_born_again_is_scraped_in_its_own_right() -> None:
     told = Reported({A: [endpoint(1)]})
     told.reports.change_endpoints(A, (), [born_again(endpoint(1))])

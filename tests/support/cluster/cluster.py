@@ -125,6 +125,7 @@ class Cluster:
 
     async def _leave(self) -> None:
         if self._site is not None:
+            await self._accept_no_more(self._site)
             await self._site.stop()
             self._site = None
         assert self._runner is not None
@@ -132,6 +133,16 @@ class Cluster:
         for connection in list(self._runner.server.connections):
             if connection.transport is not None:
                 connection.transport.abort()
+
+    @staticmethod
+    async def _accept_no_more(site: web.TCPSite) -> None:
+        """asyncio loses a connection that it has accepted, and has not set up, when its server is closed."""
+        loop = asyncio.get_running_loop()
+        assert site._server is not None
+        for listening in getattr(site._server, "sockets", ()):
+            loop.remove_reader(listening.fileno())
+        for _ in range(3):  # what was accepted is set up meanwhile
+            await asyncio.sleep(0)
 
     async def _end(self) -> None:
         await self._leave()
