@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import importlib
-import os
 from pathlib import Path
 from ssl import TLSVersion
 
@@ -12,6 +11,7 @@ from picker.cli.compat import add_compatibility_flags, compatibility_warnings
 from picker.cli.core import require_core
 from picker.cli.flags import FlagParser
 from picker.cli.groups import add_group, largest_message, read_group
+from picker.cli.pair import check_pair
 from picker.cli.standby import admin_settings, election_settings
 from picker.config.document import read_text
 from picker.config.extras import InstalledTypes
@@ -133,10 +133,7 @@ def _check_tls(listen: ListenSettings) -> None:
             check(listen)
         except ValueError as problem:
             raise UsageError(f"picker serve: --{flag}: {problem}") from problem
-    pair = [Path(listen.cert_path, name) for name in ("tls.crt", "tls.key")] if listen.cert_path else []
-    for file in pair:
-        if not os.access(file, os.R_OK):
-            raise UsageError(f"picker serve: {file} cannot be read; --cert-path must hold tls.crt and tls.key")
+    check_pair("cert-path", listen.cert_path)
 
 
 def _check_version(listen: ListenSettings) -> None:

@@ -1,9 +1,8 @@
 """Who serves of several replicas, and who may read their metrics port: what of these flags goes together, and where."""
 
 import dataclasses
-import os
-from pathlib import Path
 
+from picker.cli.pair import check_pair
 from picker.config.settings import AdminSettings, ElectionSettings
 from picker.errors import UsageError
 from picker.kube.lease import Terms
@@ -25,9 +24,7 @@ def admin_settings(
     """The settings, and what to warn of. `is_auth_asked`: whether the flag was given. Raises UsageError."""
     if given.client_ca_file and not given.cert_dir:
         raise UsageError("picker serve: --metrics-client-ca-file needs TLS: pass --metrics-cert-dir")
-    for file in [Path(given.cert_dir, name) for name in ("tls.crt", "tls.key")] if given.cert_dir else []:
-        if not os.access(file, os.R_OK):
-            raise UsageError(f"picker serve: {file} cannot be read; --metrics-cert-dir must hold tls.crt and tls.key")
+    check_pair("metrics-cert-dir", given.cert_dir)
     in_vain = given.endpoint_auth and is_auth_asked and not in_cluster
     found = dataclasses.replace(given, endpoint_auth=given.endpoint_auth and in_cluster, cert_reload=cert_reload)
     return found, (_NOBODY_TO_ASK,) if in_vain else ()
