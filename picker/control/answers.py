@@ -69,10 +69,10 @@ class Answers:
             case "ready":
                 yield Text(b"ready" if self._is_ready() else b"")
             case "busy":
-                for served in tuple(self._pools):
+                for served in self._pools:
                     yield Text(busy_targets(served.engine) + b"\n")
             case "decisions":
-                for served in tuple(self._pools):
+                for served in self._pools:
                     yield from _decisions(served, question.limit)
             case "snapshot":
                 yield from self._snapshot()
@@ -84,7 +84,7 @@ class Answers:
             figures=dict(self._figures()),
             routing=self._routing() if self._routing else None,
         )
-        for served in tuple(self._pools):
+        for served in self._pools:
             yield from _figures(served)
 
 

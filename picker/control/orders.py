@@ -54,16 +54,13 @@ class Orders:
             Leading: lambda order: self._standing.lead(order.until_ns),
         }
 
-    def take(self, order: FromControl) -> bool:
-        """Does what it says; false if it is no order."""
-        does = self._does.get(type(order))
-        if does is not None:
-            try:
-                does(order)
-            except Exception:  # ending the link for it would bring the same order again, for ever
-                self.failed += 1
-                _LOG.exception("an order of the control process could not be carried out: %s", type(order).__name__)
-        return does is not None
+    def take(self, order: FromControl) -> None:
+        """Does what it says."""
+        try:
+            self._does[type(order)](order)
+        except Exception:  # ending the link for it would bring the same order again, for ever
+            self.failed += 1
+            _LOG.exception("an order of the control process could not be carried out: %s", type(order).__name__)
 
     def _pool(self, name: str) -> ServedPool | None:
         """None for one that was closed meanwhile."""
