@@ -7,37 +7,19 @@ from pathlib import Path
 import pytest
 
 from picker.config.settings import (
-    AdminSettings,
     DiscoverySettings,
-    ElectionSettings,
-    KubernetesSettings,
-    LogSettings,
-    ScrapeSettings,
 )
 from picker.control.files import Files
 from picker.control.messages import Resign, Start
 from picker.control.plane import ControlPlane
 from picker.control.questions import Questions
 from tests.support.rig import POOL
+from tests.support.starting import start_of
 from tests.support.streams import within_deadline
 
 
 def start(folder: Path) -> Start:
-    return Start(
-        scrape=ScrapeSettings(enabled=False),
-        discovery=DiscoverySettings(endpoints_file=str(folder / "endpoints.yaml")),
-        kubernetes=KubernetesSettings(pools=(POOL,)),
-        election=ElectionSettings(),
-        admin=AdminSettings(),
-        log=LogSettings(),
-        extractor=None,
-        identity="me",
-        pool=POOL,
-        fingerprint="",
-        confirmed_ns=0,
-        restarts=0,
-        shell="wire",
-    )
+    return start_of(DiscoverySettings(endpoints_file=str(folder / "endpoints.yaml")))
 
 
 @within_deadline

@@ -14,12 +14,7 @@ import pytest
 
 from picker.admin.ports import listen
 from picker.config.settings import (
-    AdminSettings,
     DiscoverySettings,
-    ElectionSettings,
-    KubernetesSettings,
-    LogSettings,
-    ScrapeSettings,
 )
 from picker.control import supervisor
 from picker.control.answers import Answers
@@ -31,6 +26,7 @@ from picker.extproc.readiness import Readiness
 from picker.standing import Standing
 from tests.support.config_samples import HEAD
 from tests.support.rig import POOL, Rig, endpoint, target
+from tests.support.starting import start_of
 from tests.support.streams import within_deadline
 
 
@@ -56,23 +52,10 @@ class Data:
         )
 
     def start(self, restarts: int, confirmed_ns: int) -> Start:
-        return Start(
-            scrape=ScrapeSettings(enabled=False),
-            discovery=DiscoverySettings(
-                endpoints_file=str(self.file), resources_file=str(self.resources), endpoints_interval_s=0.01
-            ),
-            kubernetes=KubernetesSettings(pools=(POOL,)),
-            election=ElectionSettings(),
-            admin=AdminSettings(),
-            log=LogSettings(),
-            extractor=None,
-            identity="me",
-            pool=POOL,
-            fingerprint="",
-            confirmed_ns=confirmed_ns,
-            restarts=restarts,
-            shell="wire",
+        discovery = DiscoverySettings(
+            endpoints_file=str(self.file), resources_file=str(self.resources), endpoints_interval_s=0.01
         )
+        return start_of(discovery, restarts=restarts, confirmed_ns=confirmed_ns)
 
     @property
     def counters(self) -> int:
