@@ -27,7 +27,7 @@ from picker._core.fields cimport document_free, document_scan
 from picker._core.names cimport names_find
 from picker._core.outbox cimport out_close, out_open
 from picker._core.apis cimport PK_BODY_NOT_JSON
-from picker._core.replies cimport out_plain, out_refusal
+from picker._core.replies cimport out_plain, out_refusal, refusal_t
 from picker._core.routing cimport (
     PK_PART_EVENT,
     PK_PART_HEADERS,
@@ -113,11 +113,14 @@ cdef void _end(route_t* route) noexcept nogil:
 
 cdef int route_refuse(route_t* route, int failure, int problem, out_t* out) noexcept nogil:
     """An ImmediateResponse; the exchange is over. `failure` (PK_FAIL_*), of a 400 also `problem` (PK_BODY_*)."""
-    cdef uint32_t offset = route.router.scan.error_at if problem == PK_BODY_NOT_JSON else 0
+    cdef refusal_t refusal
+    memset(&refusal, 0, sizeof(refusal))
+    refusal.failure, refusal.problem = failure, problem
+    refusal.offset = route.router.scan.error_at if problem == PK_BODY_NOT_JSON else 0
     route.is_refused = True
     route.router.tally.refusals[failure] += 1
     _end(route)
-    return out_refusal(out, failure, problem, offset)
+    return out_refusal(out, &refusal)
 
 
 cdef int route_reject(route_t* route, uint32_t status, slice_t body, out_t* out) noexcept nogil:

@@ -13,6 +13,7 @@ cdef enum:
     PK_OBJECTIVE_HEADER = 5
     PK_OLD_OBJECTIVE_HEADER = 6
     PK_SHOWN_BYTES = 160       # of what a client says
+    PK_REFUSAL_HEADERS = 8     # of a refusal, besides those every one has
 
 ctypedef struct splice_t:
     # Other bytes in the place of some of a body's.
@@ -28,6 +29,15 @@ ctypedef struct answer_reply_t:
     bint wants_no_body         # the gateway need not show the body
     uint32_t request_mode      # only then: PK_BODY_*, as it is
 
+ctypedef struct refusal_t:
+    # An answer in picker's own name.
+    int failure                # PK_FAIL_*
+    int problem                # of a 400: PK_BODY_*, and where
+    uint32_t offset
+    uint32_t retry_after_s     # of a 429 or 503: when to come again; 0 = in a second
+    const header_t* headers    # further ones
+    uint32_t header_count      # at most PK_REFUSAL_HEADERS
+
 cdef uint32_t out_control(slice_t key) noexcept nogil
 cdef int out_plain(out_t* out, int reply) noexcept nogil
 cdef int out_strip(out_t* out, uint32_t controls) noexcept nogil
@@ -41,5 +51,5 @@ cdef int out_body(
     out_t* out, int reply, buffer_t* body, const splice_t* splice, size_t chunk_bytes, bint end_of_stream
 ) noexcept nogil
 cdef int out_trailers(out_t* out, int reply) noexcept nogil
-cdef int out_refusal(out_t* out, int failure, int problem, uint32_t offset) noexcept nogil
+cdef int out_refusal(out_t* out, const refusal_t* refusal) noexcept nogil
 cdef int out_no_pool(out_t* out, slice_t said, bint is_name, bint is_many) noexcept nogil

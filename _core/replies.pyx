@@ -81,7 +81,22 @@ cdef extern from *:
         {431, "invalid_request_error", "headers_too_large", "the request headers are more than the gateway accepts",
          "picker_headers_too_large"},
         {400, "invalid_request_error", "invalid_header", "the header that names another model is empty, too long or "
-         "not a model's name", "picker_invalid_header"}};
+         "not a model's name", "picker_invalid_header"},
+        {429, "rate_limit_error", "saturated", "the model servers are at their capacity, and requests of this priority "
+         "do not wait, try again later", "rejected-saturated"},
+        {429, "rate_limit_error", "queue_full", "as many requests wait for a model server as may, try again later",
+         "rejected-saturated"},
+        {429, "rate_limit_error", "queue_timeout", "no model server had capacity for this request in the time it may "
+         "wait, try again later", "rejected-ttl-expired"},
+        {503, "service_unavailable", "shutting_down", "the endpoint picker is stopping, try again",
+         "rejected-shutting-down"},
+        {429, "rate_limit_error", "admission_denied", "the model servers are too busy for a request of this priority, "
+         "try again later", "rejected-saturated"},
+        {429, "rate_limit_error", "evicted", "the request made room for one of higher priority, try again later",
+         "evicted"},
+        {429, "rate_limit_error", "rate_limit_exceeded", "the rate limit is reached, try again later",
+         "rejected-quota"},
+        {0}};
     static const pk_refusal_t PK_POOL_REFUSAL = {
         503, "service_unavailable", "unknown_pool", "", "rejected-no-endpoints"};
     /* by PK_BODY_* */
@@ -113,6 +128,7 @@ cdef enum:
     MESSAGE_BYTES = 320
     CUT_BYTES = 4              # three dots and an end
     PIECES = 3                 # of a body with something else in the place of some of it
+    OWN_HEADERS = 3            # of a refusal
     SPLICED = 1                # the piece that is not the body's
 
 # --- C kernel: headers ---
@@ -314,40 +330,43 @@ cdef void _explain(int problem, uint32_t offset, char* text, char* param, size_t
         snprintf(text, size, b"%s", PK_PROBLEMS[problem if PK_BODY_OK < problem < PK_BODY_LACKS else PK_BODY_OK])
 
 
-cdef int _write_refusal(out_t* out, const pk_refusal_t* refusal, const char* message, const char* param) noexcept nogil:
+cdef int _write_refusal(
+    out_t* out, const refusal_t* given, const pk_refusal_t* kind, const char* message, const char* param
+) noexcept nogil:
     cdef char body[REFUSAL_BYTES]
-    cdef header_t headers[3]
-    cdef uint32_t count = 1
-    snprintf(body, sizeof(body), PK_ERROR_FORM, message, refusal.type, param, refusal.code)
+    cdef char seconds[12]
+    cdef header_t headers[OWN_HEADERS + PK_REFUSAL_HEADERS]
+    cdef uint32_t i, count = 1
+    snprintf(body, sizeof(body), PK_ERROR_FORM, message, kind.type, param, kind.code)
     headers[0].key, headers[0].value = slice_text(b"content-type"), slice_text(b"application/json")
-    if refusal.status == 503 or refusal.status == 429:
-        headers[1].key, headers[1].value = slice_text(b"retry-after"), slice_text(b"1")
-        headers[2].key, headers[2].value = slice_text(b"x-llm-d-request-dropped-reason"), slice_text(refusal.reason)
-        count = 3
+    if kind.status == 503 or kind.status == 429:
+        snprintf(seconds, sizeof(seconds), b"%u", given.retry_after_s if given.retry_after_s else 1)
+        headers[1].key, headers[1].value = slice_text(b"retry-after"), slice_text(seconds)
+        headers[2].key, headers[2].value = slice_text(b"x-llm-d-request-dropped-reason"), slice_text(kind.reason)
+        count = OWN_HEADERS
+    for i in range(given.header_count):
+        headers[count] = given.headers[i]
+        count += 1
     return out_close(
         out,
-        codec_write_immediate(
-            out_open(out), refusal.status, headers, count, slice_text(body), slice_text(refusal.reason)
-        ),
+        codec_write_immediate(out_open(out), kind.status, headers, count, slice_text(body), slice_text(kind.reason)),
     )
 
 
-cdef int out_refusal(out_t* out, int failure, int problem, uint32_t offset) noexcept nogil:
-    """An ImmediateResponse with an OpenAI-shaped error. `problem` (PK_BODY_*) and `offset` say what a 400 is about.
-
-    What has no answer of its own is a 500.
-    """
-    cdef const pk_refusal_t* refusal = &PK_INTERNAL
+cdef int out_refusal(out_t* out, const refusal_t* given) noexcept nogil:
+    """An ImmediateResponse with an OpenAI-shaped error. What has no answer of its own is a 500."""
+    cdef const pk_refusal_t* kind = &PK_INTERNAL
     cdef const char* message
     cdef char text[128]
     cdef char param[128]
+    cdef int failure = given.failure
     if PK_FAIL_NONE < failure < PK_FAIL_KINDS and PK_REFUSALS[failure].status:
-        refusal = &PK_REFUSALS[failure]
-    _explain(problem if failure == PK_FAIL_BAD_REQUEST else PK_BODY_OK, offset, text, param, sizeof(text))
-    message = refusal.message
+        kind = &PK_REFUSALS[failure]
+    _explain(given.problem if failure == PK_FAIL_BAD_REQUEST else PK_BODY_OK, given.offset, text, param, sizeof(text))
+    message = kind.message
     if failure == PK_FAIL_BAD_REQUEST:
         message = text
-    return _write_refusal(out, refusal, message, param)
+    return _write_refusal(out, given, kind, message, param)
 
 
 cdef void _show(slice_t said, char* shown) noexcept nogil:
@@ -364,27 +383,32 @@ cdef int out_no_pool(out_t* out, slice_t said, bint is_name, bint is_many) noexc
     """The same of a request for a pool that is not known: by its name as it is said, or by an authority."""
     cdef char message[MESSAGE_BYTES]
     cdef char shown[PK_SHOWN_BYTES + CUT_BYTES]
+    cdef refusal_t given
+    memset(&given, 0, sizeof(given))
     _show(said, shown)
     snprintf(
         message, sizeof(message), b"the endpoint picker serves %s pool %s '%s'%s",
         b"more than one" if is_many else b"no", b"named" if is_name else b"for the authority", shown,
         b": name one in the gRPC metadata x-gateway-inference-pool" if is_many else b"",
     )
-    return _write_refusal(out, &PK_POOL_REFUSAL, message, b"null")
+    return _write_refusal(out, &given, &PK_POOL_REFUSAL, message, b"null")
 
 
 # --- Python face ---
 
 
-def refusal(int failure, int problem=0, uint32_t offset=0) -> bytes:
+def refusal(int failure, int problem=0, uint32_t offset=0, uint32_t retry_after_s=0) -> bytes:
     """The ImmediateResponse for a failure (an index of `stats.FAILURES`); for tests and tools.
 
     `problem` (one of `apis`'s BODY_*) and `offset` say what a 400 is about. MemoryError only.
     """
     cdef out_t out
+    cdef refusal_t given
+    memset(&given, 0, sizeof(given))
+    given.failure, given.problem, given.offset, given.retry_after_s = failure, problem, offset, retry_after_s
     memset(&out, 0, sizeof(out_t))
     try:
-        if out_refusal(&out, failure, problem, offset) != PK_OK:
+        if out_refusal(&out, &given) != PK_OK:
             raise MemoryError("no memory for a refusal")
         return out_list(&out)[0]
     finally:

@@ -11,7 +11,7 @@ headers are answered (STREAMED, NONE), the pick is made without it.
 """
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from picker._core.alloc cimport PK_E_FORMAT, PK_E_MISSING, PK_E_NOMEM, PK_OK, pk_resize
 from picker._core.apis cimport PK_API_OTHER, PK_BODY_NOT_JSON, PK_BODY_OK, route_api, route_header
@@ -62,6 +62,7 @@ from picker._core.replies cimport (
     out_refusal,
     out_strip,
     out_trailers,
+    refusal_t,
     splice_t,
 )
 from picker._core.score cimport PK_NEED_PLUGIN
@@ -99,12 +100,15 @@ cdef void request_drop(session_t* session) noexcept nogil:
 
 cdef int _refuse(session_t* session, int failure, int problem, out_t* out) noexcept nogil:
     """An ImmediateResponse; the session is over."""
-    cdef uint32_t offset = session.scratch.scan.error_at if problem == PK_BODY_NOT_JSON else 0
+    cdef refusal_t refusal
+    memset(&refusal, 0, sizeof(refusal))
+    refusal.failure, refusal.problem = failure, problem
+    refusal.offset = session.scratch.scan.error_at if problem == PK_BODY_NOT_JSON else 0
     session.failure = failure
     session.is_refused = True
     session.state = PK_STATE_ENDED
     request_drop(session)
-    return out_refusal(out, failure, problem, offset)
+    return out_refusal(out, &refusal)
 
 
 cdef int request_refuse(session_t* session, int failure, out_t* out) noexcept nogil:

@@ -29,7 +29,15 @@ cdef enum:
     PK_FAIL_EXHAUSTED = 9          # 429
     PK_FAIL_LARGE_HEADERS = 10     # 431
     PK_FAIL_BAD_REWRITE = 11       # 400
-    PK_FAIL_KINDS = 12
+    PK_FAIL_SATURATED = 12         # 429: sheddable, and there is no place for it now
+    PK_FAIL_QUEUE_FULL = 13        # 429: as many wait as may
+    PK_FAIL_QUEUE_TTL = 14         # 429: it waited as long as it may
+    PK_FAIL_STOPPING = 15          # 503: it waited while picker stopped, or its pool was closed
+    PK_FAIL_DENIED = 16            # 429: an admitter's word
+    PK_FAIL_EVICTED = 17           # 429: it ran, and made room
+    PK_FAIL_QUOTA = 18             # 429: its key has used up what it may
+    PK_FAIL_ABANDONED = 19         # the client went away while it waited
+    PK_FAIL_KINDS = 20
 
 ctypedef struct hist_t:
     const double* bounds       # static

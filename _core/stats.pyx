@@ -281,7 +281,8 @@ cdef void stats_keep(stats_t* stats, const uint8_t* name, size_t size) noexcept 
 
 FAILURES = (
     "None", "BadRequest", "PayloadTooLarge", "ServiceUnavailable", "ModelServerError", "NoAnswer", "Canceled",
-    "RequestTimeout", "Internal", "ResourceExhausted", "HeadersTooLarge", "BadRewriteHeader",
+    "RequestTimeout", "Internal", "ResourceExhausted", "HeadersTooLarge", "BadRewriteHeader", "Saturated", "QueueFull",
+    "QueueTimeout", "ShuttingDown", "AdmissionDenied", "Evicted", "QuotaExceeded", "ContextCancelled",
 )
 """What `error_code` says on the metrics page, by PK_FAIL_*."""
 

@@ -27,9 +27,19 @@ _NAMES = (
 _POOL = re.compile(r'[{,]pool="')
 _PREFIXES = ("inference_", "llm_d_epp_", "picker_")
 
-SHED = frozenset(["ResourceExhausted", "InferencePoolResourceExhausted", "TooManyRequests"])
+SHED = frozenset(
+    [
+        *("ResourceExhausted", "InferencePoolResourceExhausted", "TooManyRequests", "Saturated", "QueueFull"),
+        *("QueueTimeout", "AdmissionDenied", "Evicted"),
+    ]
+)
 """`error_code` of requests refused because there was too much to do."""
-CLIENTS_OWN = frozenset(["BadRequest", "PayloadTooLarge", "HeadersTooLarge", "BadRewriteHeader", "RequestTimeout"])
+CLIENTS_OWN = frozenset(
+    [
+        *("BadRequest", "PayloadTooLarge", "HeadersTooLarge", "BadRewriteHeader", "RequestTimeout", "QuotaExceeded"),
+        "ContextCancelled",
+    ]
+)
 """`error_code` of what is the client's doing, which says nothing of a side."""
 _CANCELED = "Canceled"
 

@@ -184,12 +184,22 @@ def test_no_endpoint_is_a_503() -> None:
 
 @pytest.mark.parametrize("failure", range(-1, len(FAILURES) + 2))
 def test_every_refusal_is_an_openai_error(failure: int) -> None:
-    expected = {1: 400, 2: 413, 3: 503, 7: 408, 9: 429, 10: 431, 11: 400}.get(failure, 500)
+    expected = {1: 400, 2: 413, 3: 503, 7: 408, 9: 429, 10: 431, 11: 400, 15: 503}.get(failure, 500)
+    if failure in (12, 13, 14, 16, 17, 18):
+        expected = 429
     gateway = Gateway(engine_with())
     for problem in range(-1, 9):
         gateway.immediate = messages.parse(replies.refusal(failure, problem, 2**32 - 1)).immediate_response
         assert error_of(gateway)["status"] == expected
         assert gateway.immediate.details.isascii() and " " not in gateway.immediate.details
+
+
+@pytest.mark.parametrize(("retry_after_s", "said"), [(0, "1"), (1, "1"), (60, "60"), (2**32 - 1, "4294967295")])
+@pytest.mark.parametrize("failure", [FAILURES.index("QueueTimeout"), FAILURES.index("ShuttingDown")])
+def test_when_to_come_again(failure: int, retry_after_s: int, said: str) -> None:
+    response = messages.parse(replies.refusal(failure, retry_after_s=retry_after_s)).immediate_response
+    headers = {option.header.key: option.header.raw_value for option in response.headers.set_headers}
+    assert headers["retry-after"] == said.encode()
 
 
 def test_refusing_is_done_once() -> None:
