@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import signal
 import sys
+from pathlib import Path
 
 import uvloop
 
@@ -33,6 +34,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--max-num-batched-tokens", type=int, default=engine.max_num_batched_tokens, help="tokens per step"
     )
     group.add_argument("--speedup", type=float, default=1.0, help="divides all times of the engine (1 is an A100)")
+    parser.add_argument(
+        "--journal", type=Path, metavar="FILE", help="append what becomes of each request that has an x-journal-id"
+    )
     faults = parser.add_argument_group("faults (also: POST /admin/faults)")
     faults.add_argument("--error-rate", type=float, default=0.0, help="share of requests that fail, 0 to 1")
     faults.add_argument("--error-status", type=int, default=500, help="status of those that fail")
@@ -65,7 +69,7 @@ def _config(args: argparse.Namespace) -> ServerConfig:
         hang=args.hang,
         slow_metrics_s=args.slow_metrics_s,
     )
-    return ServerConfig(args.model, tuple(args.lora), engine, args.metrics, args.seed, faults)
+    return ServerConfig(args.model, tuple(args.lora), engine, args.metrics, args.seed, faults, journal=args.journal)
 
 
 async def _serve(config: ServerConfig, host: str, port: int) -> int:

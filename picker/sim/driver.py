@@ -1,4 +1,5 @@
-"""Drives an engine model in real time on the running loop: its virtual seconds are those of the monotonic clock.
+"""Drives an engine model in real time on the running loop: its virtual seconds are those of the monotonic clock, or,
+when it has been slowed down, a share of them.
 
 Lateness of the loop does not add up: steps begin where the model says, not when the timer fired.
 """
@@ -21,6 +22,14 @@ class EngineDriver:
         self._observe = observe
         self._queues: dict[Hashable, asyncio.Queue[Progress]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._speed = 1.0
+        self._since_s = self._began_s = time.monotonic()  # when this speed began, on the clock and for the engine
+
+    def set_speed(self, speed: float) -> None:
+        """Engine seconds per second, from now on: 0.5 is half as fast. Positive."""
+        self._began_s, self._since_s = self._catch_up(), time.monotonic()
+        self._speed = speed
+        self._arm()
 
     def submit(self, request: Request) -> asyncio.Queue[Progress]:
         """Starts `request`; its progress comes through the queue. `forget` must be called when it is over.
@@ -57,8 +66,11 @@ class EngineDriver:
             self._timer.cancel()
             self._timer = None
 
+    def _now_s(self) -> float:
+        return self._began_s + (time.monotonic() - self._since_s) * self._speed
+
     def _catch_up(self) -> float:
-        now_s = time.monotonic()
+        now_s = self._now_s()
         for event in self._engine.step(now_s):
             self._observe(event)
             queue = self._queues.get(event.request_id)
@@ -70,7 +82,7 @@ class EngineDriver:
         self.close()
         at_s = self._engine.next_step_at()
         if at_s is not None:
-            delay_s = max(at_s - time.monotonic(), TIMER_GRAIN_S)
+            delay_s = max((at_s - self._now_s()) / self._speed, TIMER_GRAIN_S)
             self._timer = asyncio.get_running_loop().call_later(delay_s, self._tick)
 
     def _tick(self) -> None:

@@ -13,6 +13,7 @@ class Faults(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     hang: bool = False  # accept inference requests and never answer them
     slow_metrics_s: float = 0.0
     refuse_metrics: bool = False  # answer 503
+    speed: float = 1.0  # of the engine: 0.5 takes twice as long for everything
     die: bool = False  # the process ends at once, connections are reset
 
     def __post_init__(self) -> None:
@@ -20,6 +21,8 @@ class Faults(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             raise ValueError("error_status must be from 400 to 599")
         if not 0 <= self.error_rate <= 1:
             raise ValueError("error_rate must be from 0 to 1")
+        if not 1e-6 <= self.speed <= 1e6:
+            raise ValueError("speed must be from 1e-6 to 1e6")
         if self.slow_metrics_s < 0:
             raise ValueError("slow_metrics_s must not be negative")
 

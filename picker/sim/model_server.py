@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -22,6 +23,7 @@ from picker.sim import exposition, openai
 from picker.sim.driver import EngineDriver
 from picker.sim.engine import Engine, EngineConfig, EngineFull, Progress, Request
 from picker.sim.faults import Faults
+from picker.sim.journal import HEADER, Journal
 
 MAX_BODY_BYTES = 256 << 20
 MAX_ADAPTERS = 1024
@@ -39,6 +41,7 @@ class ServerConfig:
     seed: int = 0
     faults: Faults = field(default_factory=Faults)
     max_adapters: int = MAX_ADAPTERS
+    journal: Path | None = None
 
 
 class _Refusal(Exception):
@@ -67,10 +70,12 @@ class ModelServer:
         self.adapters = dict.fromkeys(config.adapters)  # an ordered set
         self._latencies = exposition.Latencies()
         self._driver = EngineDriver(Engine(config.engine), self._latencies.observe)
+        self._driver.set_speed(config.faults.speed)
         self._ids = count(1)
         self._dice = random.Random(config.seed)
         self._started = time.time()
         self._end_process = end_process
+        self._journal = Journal(config.journal) if config.journal else None
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_refusals])
@@ -92,6 +97,8 @@ class ModelServer:
 
     def close(self) -> None:
         self._driver.close()
+        if self._journal is not None:
+            self._journal.close()
 
     # --- inference ---
 
@@ -105,10 +112,16 @@ class ModelServer:
         body = await request.read()
         receipt = _receipt(request, body)
         try:
-            return await self._answer(request, body, receipt, chat=chat)
+            with self._entry(request.headers.get(HEADER, "")):
+                return await self._answer(request, body, receipt, chat=chat)
         except _Refusal as refusal:
             refusal.headers = receipt
             raise
+
+    def _entry(self, request_id: str) -> contextlib.AbstractContextManager[None]:
+        if self._journal is None or not request_id:
+            return contextlib.nullcontext()
+        return self._journal.entry(request_id, _Refusal)
 
     async def _answer(
         self, request: web.Request, body: bytes, receipt: dict[str, str], *, chat: bool
@@ -253,6 +266,7 @@ class ModelServer:
             self.faults = self.faults.changed(await request.read())
         except ValueError as error:  # msgspec's are ValueErrors too
             raise _Refusal(400, "BadRequestError", str(error)) from None
+        self._driver.set_speed(self.faults.speed)
         if self.faults.die:
             self._end_process(DIED)
         return await self._show_faults(request)

@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import replace
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -15,6 +16,7 @@ import pytest
 
 from picker.sim.engine import EngineConfig, TimingModel
 from picker.sim.faults import Faults
+from picker.sim.journal import read as read_journal
 from picker.sim.model_server import DIED, ModelServer, ServerConfig, serve
 from tests.support.shared import SHARED, needs_shared
 
@@ -302,8 +304,45 @@ async def test_faults_are_switched_at_run_time() -> None:
         assert (await client.post("/v1/chat/completions", chat()))[0] == 200
         async with client.session.get(client.url("/metrics")) as response:
             assert response.status == 503
-        for bad in ({"error_rate": 2}, {"no_such": 1}, [], {"error_status": 200}):
+        for bad in ({"error_rate": 2}, {"no_such": 1}, [], {"error_status": 200}, {"speed": 0}):
             assert (await client.post("/admin/faults", bad))[0] == 400
+
+
+@in_loop
+async def test_an_engine_that_all_but_stands_still_goes_on_when_it_is_fast_again() -> None:
+    async with running(faults=Faults(speed=1e-6)) as client:
+        request = asyncio.create_task(client.post("/v1/chat/completions", chat(max_tokens=50)))
+        await client.until(lambda metrics: metrics[RUNNING] == 1)
+        assert not request.done()
+        await client.post("/admin/faults", {"speed": 1.0})
+        status, reply, _ = await request
+        assert (status, reply["usage"]["completion_tokens"]) == (200, 50)
+
+
+@in_loop
+async def test_a_journal_says_what_became_of_each_request(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    async with running(journal=path) as client:
+        named = {"x-journal-id": "one two"}
+        async with client.session.post(client.url("/v1/chat/completions"), json=chat(), headers=named) as response:
+            assert response.status == 200
+        await client.post("/v1/chat/completions", chat())  # without an id: left out
+        bad = client.session.post(client.url("/v1/completions"), json={}, headers={"x-journal-id": "bad"})
+        async with bad as response:
+            assert response.status == 400
+    async with running(engine=FROZEN, journal=path) as client:
+        leaving = client.session.post(
+            client.url("/v1/completions"), json={"prompt": "x"}, headers={"x-journal-id": "c"}
+        )
+        request = asyncio.ensure_future(leaving.__aenter__())
+        await client.until(lambda metrics: metrics[RUNNING] == 1)
+        request.cancel()
+        await client.until(lambda metrics: ("cut", "c") in read_journal(path))
+    assert read_journal(path) == [
+        *(("begin", "one_two"), ("end", "one_two")),
+        *(("begin", "bad"), ("refused", "bad")),
+        *(("begin", "c"), ("cut", "c")),
+    ]
 
 
 @in_loop
