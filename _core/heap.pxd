@@ -1,28 +1,30 @@
-# A leftist heap of nodes that are part of what they rank: no memory of its own, any node can leave.
+# What comes first, of things that lie still in memory and may leave from anywhere.
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 ctypedef struct rank_t:
-    # The least comes first: by tag, then order, then turn. No two nodes of a heap have the same turn.
+    # The least comes first: by tag, then order, then turn.
     uint64_t tag
     int64_t order
     uint64_t turn
 
 ctypedef struct node_t:
-    # Embedded in what is ranked.
+    # Embedded in what is ranked. The rank must not change while the node is in a heap.
     rank_t rank
     node_t* left
     node_t* right
     node_t* parent
     uint32_t distance          # to the nearest free place below, from 1; 0 = in no heap
 
-cdef bint rank_before(const rank_t* a, const rank_t* b) noexcept nogil
-# Put a node that is in no heap under `root` (NULL = empty), by its rank
 cdef void heap_push(node_t** root, node_t* node) noexcept nogil
-# Take a node out, wherever it stands; it must be in this heap
 cdef void heap_drop(node_t** root, node_t* node) noexcept nogil
-# All of one heap into another
-cdef void heap_join(node_t** root, node_t** other) noexcept nogil
+cdef int64_t heap_check(const node_t* root) except -1
+
+
+cdef inline bint rank_before(const rank_t* a, const rank_t* b) noexcept nogil:
+    if a.tag != b.tag:
+        return a.tag < b.tag
+    return a.order < b.order or (a.order == b.order and a.turn < b.turn)
 
 
 cdef class Heap:

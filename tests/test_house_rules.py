@@ -32,10 +32,12 @@ PART_OF = {
     "fields": "bbr",
     "heads": "h2",
     "reading": "session",
+    "records": "queue",
     "renaming": "session",
     "replies": "session",
     "request": "session",
     "response": "session",
+    "schedule": "queue",
 }
 """Kernels without a class of their own: modelled and tested through another module's."""
 

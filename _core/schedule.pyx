@@ -1,0 +1,636 @@
+"""Whose turn it is: strict priority between bands, start-time fair queueing between the flows of a band, an order in a flow.
+
+A flow's tag is the virtual time at which its next request begins. The least goes next; that moves the band's clock to
+its tag, and its tag on by what the request costs. Whoever comes, or comes back, begins at the clock, or at the old tag
+where that is still ahead: being idle saves nothing up and lets no debt go. So of any two flows that wait all the while,
+neither gets more than the other by more than the greatest cost of each, however uneven the costs; there are no rounds
+to spin through. What a flow could not take when its turn came (it was left out of a round) is not saved up either.
+With PK_FAIR_ROUND_ROBIN every request costs 1, with PK_FAIR_STRICT nothing, so that only the order counts.
+
+Invariants: bands stand in the order of their priority; a flow, a group, a lane are there as long as somebody waits of
+    them, a flow also while it is idle and ahead of the clock; a lane is ranked by its flow's tag and its first request,
+    a group by its first lane; what is left out of a round is in a list instead of its heap.
+Cost: O(log n) to add, remove, skip; to charge, that for each lane of the flow; to block, O(bands) more. What is ever in
+    need of memory is reserved first.
+Memory: owns its records; the requests belong to those who add them.   Threads: one at a time.
+Source: P. Goyal, H. Vin, H. Cheng, Start-time Fair Queueing, SIGCOMM 1996.
+"""
+from libc.stddef cimport size_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memmove, memset
+
+from picker._core.alloc cimport PK_E_NOMEM, PK_OK, pk_free, pk_grow
+from picker._core.codec cimport slice_t
+from picker._core.heap cimport heap_check, heap_drop, heap_push, node_t, rank_t
+from picker._core.records cimport (
+    index_add, index_drop, index_find, index_free, index_reserve, record_t, slab_free, slab_give, slab_init,
+    slab_reserve, slab_take,
+)
+
+# --- C kernel ---
+
+
+cdef void schedule_init(schedule_t* schedule, uint32_t most_flows) noexcept nogil:
+    """Nobody waits. Beyond `most_flows`, new flows share one in each band."""
+    memset(schedule, 0, sizeof(schedule_t))
+    schedule.most_flows = most_flows
+    slab_init(&schedule.band_slab, sizeof(band_t))
+    slab_init(&schedule.flow_slab, sizeof(flow_t))
+    slab_init(&schedule.group_slab, sizeof(group_t))
+    slab_init(&schedule.lane_slab, sizeof(lane_t))
+
+
+cdef void schedule_free(schedule_t* schedule) noexcept nogil:
+    """Those who wait are forgotten, not touched."""
+    pk_free(schedule.bands)
+    index_free(&schedule.flows)
+    index_free(&schedule.groups)
+    index_free(&schedule.lanes)
+    slab_free(&schedule.band_slab)
+    slab_free(&schedule.flow_slab)
+    slab_free(&schedule.group_slab)
+    slab_free(&schedule.lane_slab)
+    schedule_init(schedule, schedule.most_flows)
+
+
+cdef int schedule_reserve(schedule_t* schedule, uint32_t bands) noexcept nogil:
+    """Room for so many more bands, and for a request of a new flow in a new group. PK_OK or PK_E_NOMEM."""
+    if pk_grow(<void**>&schedule.bands, &schedule.capacity, <size_t>schedule.count + bands, sizeof(band_t*)) != PK_OK:
+        return PK_E_NOMEM
+    if slab_reserve(&schedule.band_slab, bands) != PK_OK or slab_reserve(&schedule.flow_slab, 1) != PK_OK:
+        return PK_E_NOMEM
+    if slab_reserve(&schedule.group_slab, 1) != PK_OK or slab_reserve(&schedule.lane_slab, 1) != PK_OK:
+        return PK_E_NOMEM
+    if index_reserve(&schedule.flows) != PK_OK or index_reserve(&schedule.groups) != PK_OK:
+        return PK_E_NOMEM
+    return index_reserve(&schedule.lanes)
+
+
+# --- C kernel: bands ---
+
+
+cdef uint32_t _place(const schedule_t* schedule, int32_t priority) noexcept nogil:
+    """Where a band of this priority stands, or would stand."""
+    cdef uint32_t low = 0, high = schedule.count, middle
+    while low < high:
+        middle = (low + high) // 2
+        if schedule.bands[middle].priority > priority:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+cdef band_t* schedule_band(const schedule_t* schedule, int32_t priority) noexcept nogil:
+    """The band of this priority, or NULL."""
+    cdef uint32_t place = _place(schedule, priority)
+    if place == schedule.count or schedule.bands[place].priority != priority:
+        return NULL
+    return schedule.bands[place]
+
+
+cdef void _shift(schedule_t* schedule, uint32_t place, uint32_t to, uint32_t count) noexcept nogil:
+    """Move so many bands; who they are is looked for from there again."""
+    cdef uint32_t i
+    memmove(&schedule.bands[to], &schedule.bands[place], count * sizeof(band_t*))
+    for i in range(to, to + count):
+        schedule.bands[i].place = i
+    schedule.at = min(schedule.at, min(place, to))
+
+
+cdef band_t* schedule_add_band(schedule_t* schedule, int32_t priority, const band_rules_t* rules) noexcept nogil:
+    """A band that is not there; its room was reserved."""
+    cdef uint32_t place = _place(schedule, priority)
+    cdef band_t* band = <band_t*>slab_take(&schedule.band_slab)
+    _shift(schedule, place, place + 1, schedule.count - place)
+    band.priority = priority
+    band.rules = rules[0]
+    band.place = place
+    schedule.bands[place] = band
+    schedule.count += 1
+    return band
+
+
+cdef void schedule_drop_band(schedule_t* schedule, band_t* band) noexcept nogil:
+    """A band in which nobody waits."""
+    schedule.count -= 1
+    _shift(schedule, band.place + 1, band.place, schedule.count - band.place)
+    slab_give(&schedule.band_slab, band)
+
+
+# --- C kernel: ranks, and what is left out of a round ---
+
+
+cdef inline queued_t* _head(const lane_t* lane) noexcept nogil:
+    return lane.oldest if lane.ranked == NULL else queued_of(lane.ranked)
+
+
+cdef inline band_t* _band(const group_t* group) noexcept nogil:
+    return <band_t*>group.record.parent
+
+
+cdef inline flow_t* _flow(const lane_t* lane) noexcept nogil:
+    return <flow_t*>lane.record.parent
+
+
+cdef inline int64_t _order(const band_t* band, const queued_t* item) noexcept nogil:
+    if band.rules.order == PK_ORDER_FCFS:
+        return 0
+    return item.expires_ns if band.rules.order == PK_ORDER_EDF else item.slo_ns
+
+
+cdef inline rank_t _rank_of(const lane_t* lane) noexcept nogil:
+    """A flow that lags behind the clock is ranked by how far: whoever had to wait longest goes first."""
+    cdef rank_t rank = _head(lane).node.rank
+    rank.tag = _flow(lane).tag
+    return rank
+
+
+cdef void _put_aside(node_t** list, node_t* node) noexcept nogil:
+    """Into a list of what is left out; the node is in no heap."""
+    node.left = list[0]
+    node.right = NULL
+    if node.left != NULL:
+        node.left.right = node
+    list[0] = node
+
+
+cdef void _put_back(node_t** list, node_t* node) noexcept nogil:
+    if node.left != NULL:
+        node.left.right = node.right
+    if node.right != NULL:
+        node.right.left = node.left
+    else:
+        list[0] = node.left
+    node.left = node.right = NULL
+
+
+cdef void _rank_group(schedule_t* schedule, group_t* group) noexcept nogil:
+    """Its first lane may be another one."""
+    cdef node_t* node = &group.record.node
+    cdef band_t* band = _band(group)
+    if group.is_parked:
+        return
+    if node.distance:
+        heap_drop(&band.groups, node)
+    if group.lanes != NULL:
+        node.rank = group.lanes.rank
+        heap_push(&band.groups, node)
+        if band.place < schedule.at:
+            schedule.at = band.place
+
+
+cdef void _rank_lane(schedule_t* schedule, lane_t* lane) noexcept nogil:
+    """Its first request, or its flow's tag, may be another one."""
+    cdef group_t* group = lane.group
+    cdef node_t* node = &lane.record.node
+    if lane.is_parked:
+        return
+    if node.distance:
+        heap_drop(&group.lanes, node)
+    node.rank = _rank_of(lane)
+    heap_push(&group.lanes, node)
+    _rank_group(schedule, group)
+
+
+cdef void _park_lane(schedule_t* schedule, lane_t* lane) noexcept nogil:
+    heap_drop(&lane.group.lanes, &lane.record.node)
+    lane.is_parked = True
+    _put_aside(&schedule.parked_lanes, &lane.record.node)
+    _rank_group(schedule, lane.group)
+
+
+cdef void _park_group(schedule_t* schedule, group_t* group) noexcept nogil:
+    if group.record.node.distance:
+        heap_drop(&_band(group).groups, &group.record.node)
+    group.is_parked = True
+    _put_aside(&schedule.parked_groups, &group.record.node)
+
+
+cdef void schedule_begin(schedule_t* schedule) noexcept nogil:
+    """A new round: nobody is left out."""
+    cdef lane_t* lane
+    cdef group_t* group
+    while schedule.parked_lanes != NULL:
+        lane = <lane_t*>schedule.parked_lanes
+        _put_back(&schedule.parked_lanes, &lane.record.node)
+        lane.is_parked = False
+        _rank_lane(schedule, lane)
+    while schedule.parked_groups != NULL:
+        group = <group_t*>schedule.parked_groups
+        _put_back(&schedule.parked_groups, &group.record.node)
+        group.is_parked = False
+        _rank_group(schedule, group)
+    schedule.at = 0
+
+
+cdef queued_t* schedule_peek(schedule_t* schedule) noexcept nogil:
+    """Who is next in this round, or NULL."""
+    cdef const band_t* band
+    while schedule.at < schedule.count:
+        band = schedule.bands[schedule.at]
+        if band.groups != NULL:
+            return _head(<lane_t*>(<group_t*>band.groups).lanes)
+        schedule.at += 1
+    return NULL
+
+
+cdef void schedule_skip(schedule_t* schedule, queued_t* item) noexcept nogil:
+    """Leave its flow's requests of its group out of the rest of the round."""
+    if not item.lane.is_parked:
+        _park_lane(schedule, item.lane)
+
+
+cdef void schedule_block(schedule_t* schedule, queued_t* item) noexcept nogil:
+    """Leave its group out of the rest of the round, in its band and in all below."""
+    cdef group_t* group
+    cdef uint32_t i
+    for i in range(band_of(item).place, schedule.count):
+        group = <group_t*>index_find(&schedule.groups, schedule.bands[i], item.group)
+        if group != NULL and not group.is_parked:
+            _park_group(schedule, group)
+
+
+# --- C kernel: flows, groups and lanes come and go ---
+
+
+cdef void _drop_idle(schedule_t* schedule, band_t* band) noexcept nogil:
+    """Forget the idle flow that is the least ahead."""
+    cdef flow_t* flow = <flow_t*>band.idle
+    heap_drop(&band.idle, &flow.record.node)
+    _drop_flow(schedule, band, flow)
+
+
+cdef void _drop_flow(schedule_t* schedule, band_t* band, flow_t* flow) noexcept nogil:
+    if flow.is_shared:
+        band.shared = NULL
+    else:
+        schedule.flow_count -= 1
+        index_drop(&schedule.flows, &flow.record)
+    slab_give(&schedule.flow_slab, flow)
+
+
+cdef bint _is_full(schedule_t* schedule, band_t* band) noexcept nogil:
+    """No further flow can be told apart, not even when idle ones are forgotten: of this band, then of any."""
+    cdef uint32_t i = 0
+    while schedule.flow_count >= schedule.most_flows:
+        if band.idle != NULL:
+            _drop_idle(schedule, band)
+        elif i == schedule.count:
+            return True
+        else:
+            band = schedule.bands[i]
+            i += 1
+    return False
+
+
+cdef flow_t* _new_flow(schedule_t* schedule, band_t* band, uint64_t id, slice_t name) noexcept nogil:
+    """A flow that is not there, or the one that those share who come too late."""
+    cdef bint is_shared = _is_full(schedule, band)
+    cdef flow_t* flow
+    if is_shared and band.shared != NULL:
+        return band.shared
+    flow = <flow_t*>slab_take(&schedule.flow_slab)
+    flow.is_shared = is_shared
+    if is_shared:
+        flow.record.parent = band
+        band.shared = flow
+        return flow
+    schedule.flow_count += 1
+    flow.name_size = <uint32_t>min(name.size, PK_QUEUE_NAME_BYTES)
+    if flow.name_size:
+        memcpy(flow.name, name.data, flow.name_size)
+    index_add(&schedule.flows, &flow.record, band, id)
+    return flow
+
+
+cdef flow_t* _busy_flow(schedule_t* schedule, band_t* band, uint64_t id, slice_t name) noexcept nogil:
+    """The flow, to which somebody comes. One that was idle begins at the clock, or where it was if that is ahead."""
+    cdef flow_t* flow = <flow_t*>index_find(&schedule.flows, band, id)
+    if flow == NULL:
+        flow = _new_flow(schedule, band, id, name)
+    if flow.requests:
+        return flow
+    if flow.record.node.distance:
+        heap_drop(&band.idle, &flow.record.node)
+    if flow.tag < band.clock:
+        flow.tag = band.clock
+    flow.next = band.first
+    if flow.next != NULL:
+        flow.next.previous = flow
+    band.first = flow
+    band.busy += 1
+    return flow
+
+
+cdef group_t* _group(schedule_t* schedule, band_t* band, uint64_t id) noexcept nogil:
+    cdef group_t* group = <group_t*>index_find(&schedule.groups, band, id)
+    if group == NULL:
+        group = <group_t*>slab_take(&schedule.group_slab)
+        index_add(&schedule.groups, &group.record, band, id)
+    return group
+
+
+cdef lane_t* _lane(schedule_t* schedule, band_t* band, flow_t* flow, uint64_t id) noexcept nogil:
+    """The lane of a flow in a group, made if need be."""
+    cdef lane_t* lane = <lane_t*>index_find(&schedule.lanes, flow, id)
+    if lane != NULL:
+        return lane
+    lane = <lane_t*>slab_take(&schedule.lane_slab)
+    index_add(&schedule.lanes, &lane.record, flow, id)
+    lane.group = _group(schedule, band, id)
+    lane.group.count += 1
+    lane.next = flow.first
+    if lane.next != NULL:
+        lane.next.previous = lane
+    flow.first = lane
+    return lane
+
+
+cdef void _drop_lane(schedule_t* schedule, lane_t* lane) noexcept nogil:
+    """The lane, of which nobody waits any more, and its group with the last one."""
+    cdef flow_t* flow = _flow(lane)
+    cdef group_t* group = lane.group
+    if lane.is_parked:
+        _put_back(&schedule.parked_lanes, &lane.record.node)
+    else:
+        heap_drop(&group.lanes, &lane.record.node)
+        _rank_group(schedule, group)
+    if lane.next != NULL:
+        lane.next.previous = lane.previous
+    if lane.previous != NULL:
+        lane.previous.next = lane.next
+    else:
+        flow.first = lane.next
+    index_drop(&schedule.lanes, &lane.record)
+    slab_give(&schedule.lane_slab, lane)
+    group.count -= 1
+    if group.count == 0:
+        if group.is_parked:
+            _put_back(&schedule.parked_groups, &group.record.node)
+        index_drop(&schedule.groups, &group.record)
+        slab_give(&schedule.group_slab, group)
+
+
+cdef void _rest_flow(schedule_t* schedule, band_t* band, flow_t* flow, uint64_t turn) noexcept nogil:
+    """Nobody waits of it since the request of that turn: it is forgotten, unless it is ahead of the clock."""
+    if flow.next != NULL:
+        flow.next.previous = flow.previous
+    if flow.previous != NULL:
+        flow.previous.next = flow.next
+    else:
+        band.first = flow.next
+    flow.next = flow.previous = NULL
+    band.busy -= 1
+    if flow.tag <= band.clock:
+        _drop_flow(schedule, band, flow)
+        return
+    flow.record.node.rank.tag = flow.tag
+    flow.record.node.rank.turn = turn
+    heap_push(&band.idle, &flow.record.node)
+
+
+cdef void _forget_idle(schedule_t* schedule, band_t* band) noexcept nogil:
+    """Those that the clock has caught up with; all, and the time, if nobody waits in the band."""
+    while band.idle != NULL and (band.requests == 0 or band.idle.rank.tag <= band.clock):
+        _drop_idle(schedule, band)
+    if band.requests == 0:
+        band.clock = 0
+
+
+# --- C kernel: requests come and go ---
+
+
+cdef void schedule_add(schedule_t* schedule, band_t* band, queued_t* item, slice_t name) noexcept nogil:
+    """Let it wait; room was reserved. Its rank's turn is set, and greater than that of all who wait."""
+    cdef flow_t* flow = _busy_flow(schedule, band, item.flow, name)
+    cdef lane_t* lane = _lane(schedule, band, flow, item.group)
+    item.lane = lane
+    item.node.rank.tag = 0
+    item.node.rank.order = _order(band, item)
+    item.next = NULL
+    item.previous = lane.newest
+    if lane.newest == NULL:
+        lane.oldest = item
+    else:
+        lane.newest.next = item
+    lane.newest = item
+    if band.rules.order != PK_ORDER_FCFS:
+        heap_push(&lane.ranked, &item.node)
+    flow.requests += 1
+    flow.bytes += item.bytes
+    band.requests += 1
+    band.bytes += item.bytes
+    if _head(lane) == item:
+        _rank_lane(schedule, lane)
+
+
+cdef inline uint64_t _cost(const band_t* band, const queued_t* item) noexcept nogil:
+    if band.rules.fairness == PK_FAIR_ROUND_ROBIN or item.cost < 1:
+        return 1
+    return <uint64_t>min(item.cost, PK_MOST_COST)
+
+
+cdef void _unlink(queued_t* item) noexcept nogil:
+    cdef lane_t* lane = item.lane
+    if item.node.distance:
+        heap_drop(&lane.ranked, &item.node)
+    if item.previous == NULL:
+        lane.oldest = item.next
+    else:
+        item.previous.next = item.next
+    if item.next == NULL:
+        lane.newest = item.previous
+    else:
+        item.next.previous = item.previous
+    item.next = item.previous = NULL
+    item.lane = NULL
+
+
+cdef void schedule_remove(schedule_t* schedule, queued_t* item) noexcept nogil:
+    """It waits no more. Its band stays, even when it is empty now."""
+    cdef lane_t* lane = item.lane
+    cdef flow_t* flow = _flow(lane)
+    cdef band_t* band = band_of(item)
+    cdef bint is_head = _head(lane) == item
+    _unlink(item)
+    flow.requests -= 1
+    flow.bytes -= item.bytes
+    band.requests -= 1
+    band.bytes -= item.bytes
+    if lane.oldest == NULL:
+        _drop_lane(schedule, lane)
+    elif is_head:
+        _rank_lane(schedule, lane)
+    if flow.requests == 0:
+        _rest_flow(schedule, band, flow, item.node.rank.turn)
+        _forget_idle(schedule, band)
+
+
+cdef void schedule_take(schedule_t* schedule, queued_t* item) noexcept nogil:
+    """It goes: the clock comes to where its flow stood, and the flow moves on by what the request costs."""
+    cdef band_t* band = band_of(item)
+    cdef flow_t* flow = _flow(item.lane)
+    cdef lane_t* lane = flow.first
+    cdef bint is_head = _head(item.lane) == item
+    if band.rules.fairness != PK_FAIR_STRICT:
+        if flow.tag > band.clock:
+            band.clock = flow.tag
+        flow.tag = band.clock + _cost(band, item)
+        while lane != NULL:
+            if lane != item.lane or not is_head:  # else it gets another first request, or goes
+                _rank_lane(schedule, lane)
+            lane = lane.next
+        _forget_idle(schedule, band)
+    schedule_remove(schedule, item)
+
+
+cdef void _sort_lane(lane_t* lane, const band_t* band) noexcept nogil:
+    cdef queued_t* item = lane.oldest
+    lane.ranked = NULL
+    while item != NULL:
+        item.node.distance = 0
+        item.node.rank.order = _order(band, item)
+        if band.rules.order != PK_ORDER_FCFS:
+            heap_push(&lane.ranked, &item.node)
+        item = item.next
+
+
+cdef void schedule_sort(schedule_t* schedule, band_t* band, const band_rules_t* rules) noexcept nogil:
+    """Other rules for a band. Where flows are charged otherwise than before, all begin anew. O(n log n) if they are."""
+    cdef bint is_reordered = band.rules.order != rules.order
+    cdef bint is_recharged = band.rules.fairness != rules.fairness
+    cdef flow_t* flow = band.first
+    cdef lane_t* lane
+    band.rules = rules[0]
+    if not is_reordered and not is_recharged:
+        return
+    if is_recharged:
+        while band.idle != NULL:
+            _drop_idle(schedule, band)
+        band.clock = 0
+    while flow != NULL:
+        if is_recharged:
+            flow.tag = 0
+        lane = flow.first
+        while lane != NULL:
+            if is_reordered:
+                _sort_lane(lane, band)
+            _rank_lane(schedule, lane)
+            lane = lane.next
+        flow = flow.next
+
+
+# --- C kernel: invariants ---
+
+
+cdef size_t _check_lane(const band_t* band, const lane_t* lane) except? 0:
+    """How many wait in it."""
+    cdef const queued_t* item = lane.oldest
+    cdef const queued_t* before = NULL
+    cdef size_t count = 0
+    assert lane.group.record.parent == <void*>band and lane.group.record.id == lane.record.id
+    assert lane.is_parked == (lane.record.node.distance == 0)
+    while item != NULL:
+        assert item.lane == lane and item.previous == before and queued_of(<node_t*>&item.node) == item
+        assert item.node.rank.order == _order(band, item)
+        assert (item.node.distance != 0) == (band.rules.order != PK_ORDER_FCFS)
+        assert before == NULL or before.node.rank.turn < item.node.rank.turn
+        before = item
+        item = item.next
+        count += 1
+    assert lane.newest == before and count > 0
+    assert heap_check(lane.ranked) == (0 if band.rules.order == PK_ORDER_FCFS else count)
+    if not lane.is_parked:
+        rank = _rank_of(lane)
+        assert (rank.tag, rank.order, rank.turn) == (
+            lane.record.node.rank.tag, lane.record.node.rank.order, lane.record.node.rank.turn
+        )
+    return count
+
+
+cdef size_t _check_flow(const schedule_t* schedule, const band_t* band, const flow_t* flow) except? 0:
+    """How many lanes it has."""
+    cdef const lane_t* lane = flow.first
+    cdef const lane_t* before = NULL
+    cdef size_t requests = 0, lanes = 0
+    assert flow.record.parent == <void*>band and flow.record.node.distance == 0
+    if not flow.is_shared:
+        assert index_find(&schedule.flows, band, flow.record.id) == &flow.record
+    while lane != NULL:
+        assert lane.previous == before and _flow(lane) == flow
+        assert index_find(&schedule.lanes, flow, lane.record.id) == &lane.record
+        assert index_find(&schedule.groups, band, lane.record.id) == &lane.group.record
+        requests += _check_lane(band, lane)
+        before = lane
+        lane = lane.next
+        lanes += 1
+    assert requests == flow.requests > 0 and lanes > 0
+    return lanes
+
+
+cdef size_t _check_band(const schedule_t* schedule, const band_t* band) except? 0:
+    """How many lanes it has."""
+    cdef const flow_t* flow = band.first
+    cdef const flow_t* before = NULL
+    cdef size_t requests = 0, bytes = 0, lanes = 0, busy = 0
+    while flow != NULL:
+        assert flow.previous == before
+        lanes += _check_flow(schedule, band, flow)
+        requests += flow.requests
+        bytes += flow.bytes
+        busy += 1
+        before = flow
+        flow = flow.next
+    assert (requests, bytes, busy) == (band.requests, band.bytes, band.busy)
+    assert requests > 0 or (band.idle == NULL and band.clock == 0)
+    assert band.idle == NULL or band.idle.rank.tag > band.clock
+    assert heap_check(band.groups) <= lanes
+    return lanes
+
+
+cdef size_t _check_parked(const node_t* node) except? 0:
+    cdef size_t count = 0
+    while node != NULL:
+        assert node.distance == 0 and (node.left == NULL or node.left.right == node)
+        node = node.left
+        count += 1
+    return count
+
+
+cdef size_t _check_groups(const schedule_t* schedule) except? 0:
+    """How many lanes they have."""
+    cdef const record_t* record
+    cdef const group_t* group
+    cdef size_t i, lanes = 0, parked_groups = 0, parked_lanes = 0
+    for i in range(schedule.groups.places):
+        record = schedule.groups.buckets[i]
+        while record != NULL:
+            group = <const group_t*>record
+            parked_lanes += group.count - <size_t>heap_check(group.lanes)
+            parked_groups += group.is_parked
+            assert (record.node.distance != 0) == (group.lanes != NULL and not group.is_parked)
+            assert group.lanes == NULL or group.is_parked or group.lanes.rank.turn == record.node.rank.turn
+            lanes += group.count
+            record = record.chain
+    assert parked_lanes == _check_parked(schedule.parked_lanes)
+    assert parked_groups == _check_parked(schedule.parked_groups)
+    return lanes
+
+
+cdef object schedule_check(const schedule_t* schedule):
+    """Assert the invariants."""
+    cdef const band_t* band
+    cdef size_t i, lanes = 0, flows = 0, shared = 0
+    for i in range(schedule.count):
+        band = schedule.bands[i]
+        assert band.place == i and (i == 0 or schedule.bands[i - 1].priority > band.priority)
+        assert i >= schedule.at or band.groups == NULL
+        lanes += _check_band(schedule, band)
+        flows += band.busy + <size_t>heap_check(band.idle)
+        shared += band.shared != NULL
+    assert lanes == schedule.lane_slab.count == schedule.lanes.count == _check_groups(schedule)
+    assert flows == schedule.flow_slab.count == schedule.flows.count + shared
+    assert schedule.flow_count == schedule.flows.count <= schedule.most_flows
+    assert schedule.groups.count == schedule.group_slab.count
+    assert schedule.count == schedule.band_slab.count
