@@ -49,6 +49,7 @@ ctypedef struct endpoint_t:
     load_t load
     int64_t scraped_ns         # when `load` was read; 0 = never
     int64_t requests           # booked: picked and not yet ended
+    int64_t unanswered         # of them: no first byte yet
     int64_t prefill_tokens     # booked: uncached prompt tokens not yet answered by a first byte
     int64_t resident_tokens    # booked: prompt and expected output of running requests
     double prefill_rate        # learned: tokens per second
@@ -75,6 +76,7 @@ ctypedef struct booking_t:
     int64_t resident_tokens    # still booked
     int64_t ahead_tokens       # prefill tokens that were booked before this request, and its own
     int64_t booked_ns
+    bint is_answered           # its first byte has come
 
 ctypedef struct endpoints_t:
     endpoint_t* slots

@@ -183,6 +183,7 @@ cdef int endpoints_book(
     if endpoint.ejections and endpoints_open(endpoint, now_ns):
         _probe(table, endpoint, now_ns)
     endpoint.requests += 1
+    endpoint.unanswered += 1
     endpoint.prefill_tokens += prefill
     endpoint.resident_tokens += resident
     endpoint.picks += 1
@@ -192,6 +193,7 @@ cdef int endpoints_book(
     booking.resident_tokens = resident
     booking.ahead_tokens = endpoint.prefill_tokens
     booking.booked_ns = now_ns
+    booking.is_answered = False
     return PK_OK
 
 
@@ -209,6 +211,8 @@ cdef void endpoints_first_byte(endpoints_t* table, booking_t* booking, bint lear
     if endpoint == NULL or booking.generation == 0:
         return
     endpoint.prefill_tokens -= booking.prefill_tokens
+    endpoint.unanswered -= not booking.is_answered
+    booking.is_answered = True
     if learn and booking.ahead_tokens >= LEARN_FROM_TOKENS and booking.prefill_tokens > 0 and took > 0:
         rate = <double>booking.ahead_tokens * 1e9 / <double>took
         endpoint.prefill_rate = _learned(endpoints_rate(table, endpoint, now_ns), rate)
@@ -222,6 +226,7 @@ cdef void endpoints_release(endpoints_t* table, booking_t* booking) noexcept nog
     cdef endpoint_t* endpoint = endpoints_get(table, booking.slot, booking.generation)
     if endpoint != NULL and booking.generation != 0:
         endpoint.requests -= 1
+        endpoint.unanswered -= not booking.is_answered
         endpoint.prefill_tokens -= booking.prefill_tokens
         endpoint.resident_tokens -= booking.resident_tokens
     booking.generation = 0
@@ -310,6 +315,7 @@ cdef dict endpoint_view(const endpoints_t* table, uint32_t slot, int64_t now_ns)
         "max_lora": endpoint.load.max_lora,
         "scraped_ns": endpoint.scraped_ns,
         "requests": endpoint.requests,
+        "unanswered": endpoint.unanswered,
         "prefill_tokens": endpoint.prefill_tokens,
         "resident_tokens": endpoint.resident_tokens,
         "prefill_rate": endpoints_rate(table, endpoint, now_ns),
@@ -426,6 +432,7 @@ cdef class Endpoints:
             if endpoint.used:
                 used += 1
                 assert min(endpoint.requests, endpoint.prefill_tokens, endpoint.resident_tokens) >= 0
+                assert 0 <= endpoint.unanswered <= endpoint.requests
                 assert endpoint.requests > 0 or endpoint.prefill_tokens == endpoint.resident_tokens == 0
                 assert 0 < endpoint.generation <= self._table.generation
                 assert endpoint.ejections > 0 or endpoint.ejected_ns == endpoint.ejected_until_ns == 0

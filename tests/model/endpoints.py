@@ -52,6 +52,10 @@ class Endpoint:
         return sum(not booking.released for booking in self.bookings)
 
     @property
+    def unanswered(self) -> int:
+        return sum(not booking.released and not booking.answered for booking in self.bookings)
+
+    @property
     def prefill_tokens(self) -> int:
         return sum(b.prefill for b in self.bookings if not b.released and not b.answered)
 
@@ -184,6 +188,7 @@ class Table:
             "max_lora": endpoint.load.max_lora,
             "scraped_ns": endpoint.scraped_ns,
             "requests": endpoint.requests,
+            "unanswered": endpoint.unanswered,
             "prefill_tokens": endpoint.prefill_tokens,
             "resident_tokens": endpoint.resident_tokens,
             "prefill_rate": rate(endpoint.prefill_rate, endpoint.rate_ns, self.fleet_rate, now_ns),

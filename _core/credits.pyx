@@ -1,0 +1,576 @@
+"""What an endpoint can take now: credit, by what it is seen to do, or by thresholds.
+
+Adaptive credit asks three things of an endpoint, and each has an answer that nobody had to configure.
+Prefill: is the prefill work sent to it about to be done? First tokens teach how long prefills take on it, overhead +
+    tokens / rate, and so when it will want more. More than that waits in picker's queue, where its order can still
+    change: what waits in an engine is in everybody's way.
+Memory: does the request fit into its KV cache? Scrapes teach how many booked tokens fill it.
+Places: how many requests does it run at the same time? Met when a scrape shows requests waiting that nothing else
+    explains; from then on as many as it was seen to run, and now and then one more.
+A share below one is a band's that must leave room for a higher one: it finds an endpoint full a little earlier.
+
+Invariants: an endpoint with nothing booked and nothing scraped always has credit; no figure makes a window smaller than
+    one request. Metrics that are missing or old are left out: what is booked, and first tokens, speak alone.
+Cost: O(1) per operation, O(slots) for the saturation. Allocates only in `credits_widen`.
+Memory: a table by slot.   Threads: one at a time; the engine holds its lock.
+"""
+cimport cython
+from libc.math cimport INFINITY, fmax, fmin
+from libc.stdint cimport int64_t, uint32_t
+from libc.string cimport memset
+
+from picker._core.alloc cimport PK_E_LIMIT, PK_E_RANGE, PK_OK, pk_free, pk_grow
+from picker._core.endpoints cimport (
+    Booking,
+    adapters_t,
+    booking_t,
+    endpoint_t,
+    endpoints_add,
+    endpoints_book,
+    endpoints_first_byte,
+    endpoints_free,
+    endpoints_get,
+    endpoints_init,
+    endpoints_rate,
+    endpoints_release,
+    endpoints_remove,
+    endpoints_scraped,
+    identity_fill,
+    identity_t,
+    load_t,
+)
+
+# --- C kernel ---
+
+cdef int64_t MOMENT_NS = 2_000_000         # first tokens this close come of one step of the engine
+cdef int64_t STALE_NS = 1_000_000_000      # metrics older than this say nothing
+cdef int64_t HOLD_NS = 5_000_000_000       # a limit met is tried again after this long
+cdef double KEEP = 0.95                    # weight of what was observed before, at each observation
+cdef double OVERHEAD_S = 0.03              # before anything is learned
+cdef double GREATEST_OVERHEAD_S = 2.0
+cdef double ENOUGH = 4.0                   # observations for a line
+cdef double KV_SHARE = 0.2                 # weight of one more scrape
+cdef double KV_LEAST = 0.05                # usage below this teaches nothing
+cdef double KV_FULL = 0.85                 # usage at which waiting requests wait for memory
+
+
+cdef inline double _positive(double value) noexcept nogil:
+    # Written so that NaN becomes zero.
+    return value if value > 0.0 else 0.0
+
+
+cdef void credits_init(credits_t* credits) noexcept nogil:
+    """An empty table that gives credit to everybody."""
+    memset(credits, 0, sizeof(credits_t))
+
+
+cdef void credits_free(credits_t* credits) noexcept nogil:
+    pk_free(credits.slots)
+    credits.slots = NULL
+    credits.capacity = 0
+
+
+cdef void credits_rule(credits_t* credits, const credit_rules_t* rules) noexcept nogil:
+    """Other rules from now on; what was learned stays."""
+    credits.rules = rules[0]
+
+
+cdef int credits_widen(credits_t* credits, uint32_t width) noexcept nogil:
+    """Room for the slots 0 to `width` - 1. PK_OK or PK_E_NOMEM."""
+    cdef size_t had = credits.capacity
+    cdef int code = pk_grow(<void**>&credits.slots, &credits.capacity, width, sizeof(credit_t))
+    if code == PK_OK and credits.capacity > had:
+        memset(credits.slots + had, 0, (credits.capacity - had) * sizeof(credit_t))
+    return code
+
+
+cdef void credits_start(credits_t* credits, const endpoints_t* endpoints, uint32_t slot) noexcept nogil:
+    """A new endpoint is in `slot`, there is room for it: nothing is known of it."""
+    cdef credit_t* credit = &credits.slots[slot]
+    memset(credit, 0, sizeof(credit_t))
+    credit.generation = endpoints.slots[slot].generation
+    credit.overhead = OVERHEAD_S
+    credit.limit = INFINITY
+
+
+cdef inline credit_t* _credit(
+    const credits_t* credits, const endpoints_t* endpoints, uint32_t slot, uint32_t generation
+) noexcept nogil:
+    """NULL if the endpoint has gone, or was never told of."""
+    if endpoints_get(endpoints, slot, generation) == NULL or slot >= credits.capacity:
+        return NULL
+    return &credits.slots[slot] if credits.slots[slot].generation == generation else NULL
+
+
+# --- C kernel: what prefill work takes ---
+
+
+cdef inline double _rate(const endpoints_t* endpoints, uint32_t slot, const credit_t* credit,
+                         int64_t now_ns) noexcept nogil:
+    return credit.rate if credit.rate > 0.0 else endpoints_rate(endpoints, &endpoints.slots[slot], now_ns)
+
+
+cdef void _fit(credit_t* credit, double prior_rate) noexcept nogil:
+    """The line through what was observed; while that is too little, or no line, the known rate and what is over."""
+    cdef double spread = credit.weight * credit.tokens_tokens - credit.tokens * credit.tokens
+    cdef double slope = credit.weight * credit.tokens_seconds - credit.tokens * credit.seconds
+    cdef double usual = 1.0 / prior_rate
+    if credit.weight < ENOUGH or spread <= 0.01 * credit.tokens * credit.tokens:
+        slope = usual
+    else:
+        slope = fmin(fmax(slope / spread, usual / 8.0), usual * 8.0)
+    credit.rate = 1.0 / slope
+    credit.overhead = (credit.seconds - slope * credit.tokens) / credit.weight
+    credit.overhead = fmin(fmax(credit.overhead, 0.001), GREATEST_OVERHEAD_S)
+
+
+cdef void _observe(credit_t* credit) noexcept nogil:
+    """What the last moment's first tokens took, into the sums."""
+    cdef double x = credit.group_tokens, y = credit.group_seconds
+    if y <= 0.0:
+        return
+    credit.weight = KEEP * credit.weight + 1.0
+    credit.tokens = KEEP * credit.tokens + x
+    credit.seconds = KEEP * credit.seconds + y
+    credit.tokens_tokens = KEEP * credit.tokens_tokens + x * x
+    credit.tokens_seconds = KEEP * credit.tokens_seconds + x * y
+    credit.group_tokens = credit.group_seconds = 0.0
+
+
+cdef inline double _ahead_s(const credit_t* credit, int64_t now_ns) noexcept nogil:
+    """Until the prefill work sent to it should be done; negative: it should have been."""
+    return <double>(credit.free_ns - now_ns) * 1e-9
+
+
+cdef void credits_booked(
+    credits_t* credits, const endpoints_t* endpoints, const booking_t* booking, int64_t now_ns
+) noexcept nogil:
+    """A request was just booked."""
+    cdef credit_t* credit = _credit(credits, endpoints, booking.slot, booking.generation)
+    cdef double seconds
+    if credit == NULL:
+        return
+    seconds = <double>booking.prefill_tokens / _rate(endpoints, booking.slot, credit, now_ns)
+    if credit.free_ns <= now_ns:
+        credit.free_ns = now_ns
+        seconds += credit.overhead
+    credit.free_ns += <int64_t>(seconds * 1e9)
+    credit.sent += 1
+    credit.sent_ns = now_ns
+
+
+cdef void credits_first_byte(
+    credits_t* credits, const endpoints_t* endpoints, const booking_t* booking, bint learn, int64_t now_ns
+) noexcept nogil:
+    """A first byte has come, and `endpoints_first_byte` is about to be told. With `learn` it is a first token."""
+    cdef credit_t* credit = _credit(credits, endpoints, booking.slot, booking.generation)
+    cdef const endpoint_t* endpoint
+    cdef double left
+    cdef int64_t since
+    if credit == NULL or booking.is_answered:
+        return
+    endpoint = &endpoints.slots[booking.slot]
+    credit.entered += 1
+    credit.told = learn if credit.freed_ns == 0 else 0.9 * credit.told + 0.1 * learn
+    if learn:
+        if now_ns - credit.freed_ns > MOMENT_NS:
+            _observe(credit)
+            since = credit.freed_ns if credit.freed_ns > booking.booked_ns else booking.booked_ns
+            credit.group_seconds = <double>(now_ns - since) * 1e-9
+        credit.group_tokens += <double>booking.prefill_tokens
+        if credit.weight > 0:
+            _fit(credit, endpoints_rate(endpoints, endpoint, now_ns))
+        left = <double>(endpoint.prefill_tokens - booking.prefill_tokens) / _rate(endpoints, booking.slot, credit, now_ns)
+        credit.free_ns = now_ns
+        if endpoint.unanswered > 1:
+            credit.free_ns += <int64_t>((left + credit.overhead) * 1e9)
+    credit.freed_ns = now_ns
+
+
+cdef void credits_released(
+    credits_t* credits, const endpoints_t* endpoints, const booking_t* booking, int64_t now_ns
+) noexcept nogil:
+    """A booking is about to be released."""
+    cdef credit_t* credit = _credit(credits, endpoints, booking.slot, booking.generation)
+    if credit != NULL and not booking.is_answered:
+        credit.vanished += 1
+        credit.vanished_tokens += booking.resident_tokens
+
+
+# --- C kernel: how much it holds ---
+
+
+cdef inline bint _is_fresh(const endpoint_t* endpoint, int64_t now_ns) noexcept nogil:
+    return endpoint.scraped_ns != 0 and now_ns - endpoint.scraped_ns <= STALE_NS
+
+
+cdef inline double _queue(const endpoint_t* endpoint, const credit_t* credit) noexcept nogil:
+    """Requests of the last scrape that still wait in the engine."""
+    return _positive(endpoint.load.waiting - <double>credit.entered)
+
+
+cdef void _learn_kv(credit_t* credit, const endpoint_t* endpoint) noexcept nogil:
+    """How many booked tokens fill the cache: those of the running ones fill what is used."""
+    cdef double running = _positive(endpoint.load.running), waiting = _positive(endpoint.load.waiting)
+    cdef double held = <double>endpoint.resident_tokens
+    if endpoint.load.kv_usage < KV_LEAST or held <= 0.0:
+        return
+    if running > 0.0:
+        held *= running / (running + waiting)
+    held /= endpoint.load.kv_usage
+    credit.kv_tokens = held if credit.kv_tokens <= 0.0 else credit.kv_tokens + KV_SHARE * (held - credit.kv_tokens)
+
+
+cdef void _learn_limit(credit_t* credit, const endpoint_t* endpoint, int64_t now_ns) noexcept nogil:
+    """Requests wait in the engine, and neither prefill work nor memory explains it: it runs as many as it can."""
+    cdef bint waits = endpoint.load.waiting > <double>credit.sent and credit.free_ns < now_ns
+    if waits and endpoint.load.running >= 1.0 and endpoint.load.kv_usage < KV_FULL:
+        credit.limit = endpoint.load.running
+        credit.limited_ns = now_ns
+    elif now_ns - credit.limited_ns >= HOLD_NS and <double>endpoint.requests >= credit.limit - 1.0:
+        credit.limit += fmax(1.0, credit.limit / 64.0)
+        credit.limited_ns = now_ns
+
+
+cdef void credits_scraped(
+    credits_t* credits, const endpoints_t* endpoints, uint32_t slot, int64_t now_ns
+) noexcept nogil:
+    """`endpoints_scraped` was just told."""
+    cdef const endpoint_t* endpoint = &endpoints.slots[slot]
+    cdef credit_t* credit = _credit(credits, endpoints, slot, endpoint.generation)
+    if credit == NULL:
+        return
+    _learn_kv(credit, endpoint)
+    _learn_limit(credit, endpoint, now_ns)
+    credit.requests = endpoint.requests
+    credit.resident_tokens = endpoint.resident_tokens
+    credit.sent = credit.entered = credit.vanished = credit.vanished_tokens = 0
+
+
+cdef inline double _in_flight(const endpoint_t* endpoint, const credit_t* credit, bint fresh) noexcept nogil:
+    """Requests on it: those booked, those that ended untold since it was scraped, and those of others."""
+    cdef double others = 0.0
+    if fresh:
+        others = _positive(_positive(endpoint.load.waiting) + _positive(endpoint.load.running) - <double>credit.requests)
+        others += <double>credit.vanished
+    return <double>endpoint.requests + others
+
+
+cdef inline double _kv_used(const endpoint_t* endpoint, const credit_t* credit, bint fresh) noexcept nogil:
+    """KV usage as it should be now, with what waits for memory."""
+    cdef double booked = <double>endpoint.resident_tokens
+    if fresh and endpoint.load.kv_usage >= 0.0:
+        booked += <double>(credit.vanished_tokens - credit.resident_tokens)
+        if endpoint.requests > 0:
+            booked += _queue(endpoint, credit) * <double>endpoint.resident_tokens / <double>endpoint.requests
+        return endpoint.load.kv_usage + booked / credit.kv_tokens
+    return booked / credit.kv_tokens
+
+
+# --- C kernel: credit ---
+
+
+cdef bint _has_place(const credit_t* credit, double in_flight, double share) noexcept nogil:
+    cdef double limit = credit.limit
+    if share < 1.0:
+        limit = fmin(limit * share, limit - 1.0)
+    return in_flight + 1.0 <= fmax(limit, 1.0)
+
+
+cdef bint _has_memory(
+    const credit_t* credit, const endpoint_t* endpoint, bint fresh, int64_t resident, double share
+) noexcept nogil:
+    if credit.kv_tokens <= 0.0:
+        return not (fresh and endpoint.load.kv_usage > share)
+    return _kv_used(endpoint, credit, fresh) + <double>resident / credit.kv_tokens <= share
+
+
+cdef bint _is_stuck(const credit_t* credit, const endpoint_t* endpoint, bint fresh, double ahead_s) noexcept nogil:
+    """Its prefills should have been done long since, but it does not get on."""
+    if ahead_s > 0.0:
+        return False
+    if fresh and _queue(endpoint, credit) > 0.0:
+        return True
+    return credit.told > 0.5 and endpoint.unanswered > 0 and ahead_s < -credit.overhead
+
+
+cdef bint _wants_work(
+    const credit_t* credit, const endpoint_t* endpoint, bint fresh, int64_t prefill, double rate, double share,
+    int64_t now_ns
+) noexcept nogil:
+    cdef double ahead_s = _ahead_s(credit, now_ns)
+    if credit.told > 0.5 and endpoint.unanswered == 0:
+        return not (fresh and share < 1.0 and _queue(endpoint, credit) > 0.0)
+    if _is_stuck(credit, endpoint, fresh, ahead_s):
+        return False
+    if ahead_s <= credit.overhead * (1.0 if share < 1.0 else 4.0):
+        return True
+    return <double>(endpoint.prefill_tokens + prefill) <= credit.overhead * rate
+
+
+cdef bint _allow_adaptive(
+    const credit_t* credit, const endpoints_t* endpoints, uint32_t slot,
+    int64_t prefill, int64_t resident, double share, int64_t now_ns
+) noexcept nogil:
+    cdef const endpoint_t* endpoint = &endpoints.slots[slot]
+    cdef bint fresh = _is_fresh(endpoint, now_ns)
+    cdef double in_flight = _in_flight(endpoint, credit, fresh)
+    if in_flight <= 0.0:
+        return True
+    return (
+        _has_place(credit, in_flight, share)
+        and _has_memory(credit, endpoint, fresh, resident, share)
+        and _wants_work(credit, endpoint, fresh, prefill, _rate(endpoints, slot, credit, now_ns), share, now_ns)
+    )
+
+
+cdef double _fullness_by_load(
+    const credit_rules_t* rules, const credit_t* credit, const endpoint_t* endpoint, int64_t now_ns
+) noexcept nogil:
+    """The fuller of queue and memory, each by its threshold; what was sent since the scrape counts as queue."""
+    cdef double queue
+    if endpoint.scraped_ns == 0 or now_ns - endpoint.scraped_ns > rules.stale_ns:
+        queue = <double>endpoint.unanswered
+        return queue / rules.queue
+    queue = _positive(endpoint.load.waiting) + <double>credit.sent
+    return fmax(queue / rules.queue, _positive(endpoint.load.kv_usage) / rules.kv)
+
+
+cdef double _fullness_by_count(const credit_rules_t* rules, const endpoint_t* endpoint) noexcept nogil:
+    cdef double requests = <double>endpoint.requests / rules.requests
+    cdef double tokens = <double>endpoint.resident_tokens / rules.tokens
+    if rules.counts == PK_COUNT_REQUESTS:
+        return requests
+    return tokens if rules.counts == PK_COUNT_TOKENS else fmax(requests, tokens)
+
+
+cdef double _fullness_as_seen(
+    const credit_t* credit, const endpoints_t* endpoints, uint32_t slot, int64_t now_ns
+) noexcept nogil:
+    cdef const endpoint_t* endpoint = &endpoints.slots[slot]
+    cdef bint fresh = _is_fresh(endpoint, now_ns)
+    cdef double fill = _in_flight(endpoint, credit, fresh) / fmax(credit.limit, 1.0)
+    cdef double ahead = _ahead_s(credit, now_ns) / (2.0 * credit.overhead)
+    if credit.kv_tokens > 0.0:
+        fill = fmax(fill, _kv_used(endpoint, credit, fresh))
+    if endpoint.unanswered > 0 or credit.told <= 0.5:
+        fill = fmax(fill, ahead)
+    return fill
+
+
+cdef double credits_fullness(
+    const credits_t* credits, const endpoints_t* endpoints, uint32_t slot, int64_t now_ns
+) noexcept nogil:
+    """How full an endpoint is: 0 empty, about 1 full, above that over-full. Of a slot in use."""
+    cdef const endpoint_t* endpoint = &endpoints.slots[slot]
+    cdef const credit_t* credit = _credit(credits, endpoints, slot, endpoint.generation)
+    if credit == NULL or credits.rules.mode == PK_CREDIT_OFF:
+        return 0.0
+    if credits.rules.mode == PK_CREDIT_UTILIZATION:
+        return _fullness_by_load(&credits.rules, credit, endpoint, now_ns)
+    if credits.rules.mode == PK_CREDIT_CONCURRENCY:
+        return _fullness_by_count(&credits.rules, endpoint)
+    return _fullness_as_seen(credit, endpoints, slot, now_ns)
+
+
+cdef bint credits_allow(
+    const credits_t* credits, const endpoints_t* endpoints, uint32_t slot,
+    int64_t prefill, int64_t resident, double share, int64_t now_ns
+) noexcept nogil:
+    """May a request of so many uncached and so many resident tokens go to the endpoint in `slot`?
+
+    `share`: of the endpoint's room that its band may fill; below 1 also means that it leaves room for a higher band.
+    """
+    cdef const credit_t* credit = _credit(credits, endpoints, slot, endpoints.slots[slot].generation)
+    if credit == NULL or credits.rules.mode == PK_CREDIT_OFF:
+        return True
+    if credits.rules.mode == PK_CREDIT_ADAPTIVE:
+        return _allow_adaptive(credit, endpoints, slot, prefill, resident, share, now_ns)
+    return credits_fullness(credits, endpoints, slot, now_ns) < share * (1.0 + credits.rules.headroom)
+
+
+cdef double credits_saturation(
+    const credits_t* credits, const endpoints_t* endpoints, int64_t now_ns
+) noexcept nogil:
+    """How full the pool is: the mean over its endpoints, 1 if it has none."""
+    cdef double sum = 0.0
+    cdef uint32_t slot
+    if endpoints.count == 0:
+        return 1.0
+    for slot in range(endpoints.width):
+        if endpoints.slots[slot].used:
+            sum += _positive(credits_fullness(credits, endpoints, slot, now_ns))
+    return sum / <double>endpoints.count
+
+
+# --- Python face ---
+
+cdef dict _COUNTS = {"requests": PK_COUNT_REQUESTS, "tokens": PK_COUNT_TOKENS, "hybrid": PK_COUNT_HYBRID}
+cdef double GREATEST = 1e12
+
+
+cdef double _threshold(object name, object value, bint zero) except -1.0:
+    cdef double threshold = value
+    if not (0.0 < threshold <= GREATEST or (zero and threshold == 0.0)):
+        raise ValueError(f"{name} cannot be {threshold:g}")
+    return threshold
+
+
+cdef int credit_rules_fill(credit_rules_t* rules, object detector) except -1:
+    """Rules of a detector: see `Credits`. ValueError for what none can be; then `rules` is as it was."""
+    cdef credit_rules_t fresh
+    memset(&fresh, 0, sizeof(credit_rules_t))
+    kind, *values = detector if detector is not None else ("off",)
+    if kind == "adaptive" and not values:
+        fresh.mode = PK_CREDIT_ADAPTIVE
+    elif kind == "utilization" and len(values) == 4:
+        fresh.mode = PK_CREDIT_UTILIZATION
+        fresh.queue = _threshold("the queue threshold", values[0], False)
+        fresh.kv = _threshold("the KV threshold", values[1], False)
+        fresh.headroom = _threshold("headroom", values[2], True)
+        fresh.stale_ns = <int64_t>(fmin(_threshold("staleness", values[3], False), 1e9) * 1e9)
+    elif kind == "concurrency" and len(values) == 4 and values[0] in _COUNTS:
+        fresh.mode = PK_CREDIT_CONCURRENCY
+        fresh.counts = _COUNTS[values[0]]
+        fresh.requests = _threshold("most requests", values[1], False)
+        fresh.tokens = _threshold("most tokens", values[2], False)
+        fresh.headroom = _threshold("headroom", values[3], True)
+    elif kind != "off" or values:
+        raise ValueError(f"no detector is {detector!r}")
+    rules[0] = fresh
+    return 0
+
+
+cdef dict credits_view(const credits_t* credits, const endpoints_t* endpoints, uint32_t slot, int64_t now_ns):
+    """What is known of the credit of the endpoint in a slot in use, for metrics and people.
+
+    `limit` requests and `kv_tokens` are None while they are not known; times in seconds, `prefill_rate` in tokens/s.
+    """
+    cdef const endpoint_t* endpoint = &endpoints.slots[slot]
+    cdef const credit_t* credit = _credit(credits, endpoints, slot, endpoint.generation)
+    if credit == NULL:
+        return {}
+    return {
+        "fullness": credits_fullness(credits, endpoints, slot, now_ns),
+        "in_flight": _in_flight(endpoint, credit, _is_fresh(endpoint, now_ns)),
+        "limit": None if credit.limit == INFINITY else credit.limit,
+        "kv_tokens": credit.kv_tokens if credit.kv_tokens > 0.0 else None,
+        "kv_used": _kv_used(endpoint, credit, _is_fresh(endpoint, now_ns)) if credit.kv_tokens > 0.0 else None,
+        "ahead_s": _positive(_ahead_s(credit, now_ns)),
+        "overhead_s": credit.overhead,
+        "prefill_rate": _rate(endpoints, slot, credit, now_ns),
+        "told": credit.told,
+    }
+
+
+@cython.final
+@cython.auto_pickle(False)
+cdef class Credits:
+    """Credits over endpoints of their own, for tests and benchmarks; the engine runs the same kernel.
+
+    `detector`: None, ("adaptive",), ("utilization", queue, kv, headroom, staleness in s) or ("concurrency",
+    "requests" | "tokens" | "hybrid", requests, tokens, headroom). Times in nanoseconds. ValueError for what no
+    detector can be, KeyError wherever an endpoint has gone.
+    """
+
+    def __cinit__(self, detector=("adaptive",), *, uint32_t limit=1024, double prior_rate=15000.0):
+        endpoints_init(&self._table, limit, prior_rate)
+        credits_init(&self._credits)
+        self.set_detector(detector)
+
+    def __dealloc__(self):
+        endpoints_free(&self._table)
+        credits_free(&self._credits)
+
+    def set_detector(self, detector) -> None:
+        """Other rules from now on."""
+        cdef credit_rules_t rules
+        credit_rules_fill(&rules, detector)
+        credits_rule(&self._credits, &rules)
+
+    def add(self, bytes target not None) -> tuple:
+        """(slot, generation) of a new endpoint. OverflowError at the limit, MemoryError."""
+        cdef identity_t identity
+        identity_fill(&identity, target, target.rpartition(b":")[0], b"", 0)
+        if credits_widen(&self._credits, self._table.width + 1) != PK_OK:
+            raise MemoryError("no memory for a further endpoint")
+        cdef int64_t slot = endpoints_add(&self._table, &identity)
+        if slot == PK_E_LIMIT:
+            raise OverflowError(f"at most {self._table.limit} endpoints")
+        if slot < 0:
+            raise MemoryError("no memory for a further endpoint")
+        credits_start(&self._credits, &self._table, <uint32_t>slot)
+        return slot, self._table.slots[slot].generation
+
+    def remove(self, uint32_t slot, uint32_t generation) -> None:
+        """Its bookings become void."""
+        if endpoints_remove(&self._table, slot, generation) != PK_OK:
+            raise KeyError((slot, generation))
+
+    cdef int _require(self, uint32_t slot) except -1:
+        if slot >= self._table.width or not self._table.slots[slot].used:
+            raise KeyError(slot)
+        return 0
+
+    def scraped(self, uint32_t slot, *, double waiting=-1.0, double running=-1.0, double kv_usage=-1.0,
+                int64_t now_ns) -> None:
+        """A scrape replaces what was known of the load."""
+        cdef load_t load = load_t(waiting, running, kv_usage, -1.0)
+        cdef adapters_t none
+        self._require(slot)
+        none.count = 0
+        endpoints_scraped(&self._table, slot, self._table.slots[slot].generation, &load, &none, &none, now_ns)
+        credits_scraped(&self._credits, &self._table, slot, now_ns)
+
+    def book(self, uint32_t slot, int64_t prefill, int64_t resident, int64_t now_ns) -> Booking:
+        """Book a request's tokens, whether or not there is credit. ValueError for absurd numbers of tokens."""
+        cdef Booking booking = Booking()
+        cdef int code = endpoints_book(&self._table, &booking._held, slot, prefill, resident, now_ns)
+        if code == PK_E_RANGE:
+            raise ValueError(f"cannot book {prefill} and {resident} tokens")
+        if code != PK_OK:
+            raise KeyError(slot)
+        credits_booked(&self._credits, &self._table, &booking._held, now_ns)
+        return booking
+
+    def first_byte(self, Booking booking not None, *, bint learn, int64_t now_ns) -> None:
+        """The first byte of its answer; with `learn` it is a first token."""
+        credits_first_byte(&self._credits, &self._table, &booking._held, learn, now_ns)
+        endpoints_first_byte(&self._table, &booking._held, learn, now_ns)
+
+    def release(self, Booking booking not None, int64_t now_ns) -> None:
+        """Release a booking; a second time does nothing."""
+        credits_released(&self._credits, &self._table, &booking._held, now_ns)
+        endpoints_release(&self._table, &booking._held)
+
+    def allow(self, uint32_t slot, int64_t prefill, int64_t resident, *, double share=1.0, int64_t now_ns) -> bool:
+        """May such a request go there now?"""
+        self._require(slot)
+        return bool(credits_allow(&self._credits, &self._table, slot, prefill, resident, share, now_ns))
+
+    def fullness(self, uint32_t slot, int64_t now_ns) -> float:
+        """0 is empty, about 1 full."""
+        self._require(slot)
+        return credits_fullness(&self._credits, &self._table, slot, now_ns)
+
+    def saturation(self, int64_t now_ns) -> float:
+        """How full the pool is; 1 if it is empty."""
+        return credits_saturation(&self._credits, &self._table, now_ns)
+
+    def view(self, uint32_t slot, int64_t now_ns) -> dict:
+        """What is known of its credit: see `credits_view`."""
+        self._require(slot)
+        return credits_view(&self._credits, &self._table, slot, now_ns)
+
+    def _check(self) -> None:
+        """Assert the invariants."""
+        cdef uint32_t slot
+        cdef const credit_t* credit
+        for slot in range(self._table.width):
+            if self._table.slots[slot].used:
+                credit = &self._credits.slots[slot]
+                assert credit.generation == self._table.slots[slot].generation
+                assert credit.limit >= 1.0 and credit.kv_tokens >= 0.0 and credit.rate >= 0.0
+                assert 0.0 < credit.overhead <= GREATEST_OVERHEAD_S and 0.0 <= credit.told <= 1.0
+                assert min(credit.sent, credit.entered, credit.vanished, credit.vanished_tokens) >= 0
+        assert self._table.width <= self._credits.capacity
