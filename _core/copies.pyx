@@ -9,6 +9,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
+from picker._core.decisions cimport PK_FLOW_BYTES
 from picker._core.dispatch cimport engine_t, pthread_mutex_lock, pthread_mutex_unlock
 from picker._core.endpoints cimport (
     PK_TARGET_BYTES,
@@ -157,7 +158,7 @@ def read_series(const unsigned char[::1] copies not None) -> list:
     cdef list rows = []
     for i in range(_count(copies, sizeof(series_t))):
         memcpy(&series, &copies[i * sizeof(series_t)], sizeof(series_t))
-        if series.name_size > PK_SERIES_BYTES:
+        if series.name_size > PK_SERIES_BYTES or series.flow_size > PK_FLOW_BYTES:
             raise ValueError("no copy of a model's figures")
         series_bind(&series)
         rows.append(series_view(&series))

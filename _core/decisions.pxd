@@ -7,16 +7,20 @@ from picker._core.score cimport PK_MAX_STEPS
 cdef enum:
     PK_DECISIONS = 1024        # kept
     PK_OBJECTIVE_BYTES = 64    # of an objective's name: more is not shown
+    PK_FLOW_BYTES = 64         # of a fairness id: likewise
 
 ctypedef struct objective_t:
     # What a request is for, as its client says.
     int32_t priority           # 0 = none was named, or it is not known
     uint32_t name_size         # 0 = none was named
     uint8_t name[PK_OBJECTIVE_BYTES]   # printable
+    uint32_t flow_size         # 0 = none was named
+    uint8_t flow[PK_FLOW_BYTES]        # fairness id, printable: as it is shown
 
 ctypedef struct decision_t:
     uint64_t number            # 1, 2, ...; 0 = empty
     int64_t now_ns
+    int64_t waited_ns          # in flow control's queue; 0 = it had its turn at once
     uint32_t series            # of the model, in stats
     uint32_t target_size
     uint8_t target[PK_TARGET_BYTES]

@@ -71,6 +71,8 @@ cdef dict decision_view(const decision_t* decision):
         "ttft_s": decision.ttft_s if decision.ttft_s >= 0 else None,
         "objective": decision.objective.name[:decision.objective.name_size].decode(),
         "priority": decision.objective.priority,
+        "fairness_id": decision.objective.flow[:decision.objective.flow_size].decode("latin-1"),
+        "waited_s": <double>decision.waited_ns * 1e-9,
     }
 
 

@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from picker._core.codec cimport buffer_t, slice_t
 from picker._core.decisions cimport decisions_t, objective_t
 from picker._core.endpoints cimport PK_TARGET_BYTES, booking_t, details_t, endpoint_t, endpoints_t
+from picker._core.flowstats cimport flowstats_t
 from picker._core.form cimport form_t
 from picker._core.names cimport names_t
 from picker._core.prompt cimport prompt_t
@@ -59,8 +60,10 @@ ctypedef struct request_t:
     uint64_t adapter           # hash of the model name
     uint64_t session           # hash of the session token; 0 = none
     const subset_t* subset     # NULL = the whole pool
-    uint32_t series            # of the model, in stats
+    uint32_t series            # of the model, the priority and the flow, in stats
+    bint is_known              # the model has a series of its own
     objective_t objective
+    int64_t waited_ns          # in flow control's queue
     int64_t now_ns
 
 ctypedef struct pick_t:
@@ -91,6 +94,7 @@ ctypedef struct outcome_t:
     bint is_surplus
     slice_t model              # its name while it has no series of its own, else empty
     slice_t target             # likewise the one it was rewritten to, if it was
+    const objective_t* objective
     uint64_t decision
     uint32_t status            # 0 = none
     bint is_stream
@@ -115,6 +119,7 @@ ctypedef struct engine_t:
     uint32_t* match            # by slot; as wide as the index
     size_t match_room
     stats_t stats
+    flowstats_t flowstats
     decisions_t decisions
     rewrites_t rewrites
     const names_t* objectives  # priorities (int32_t) by name; NULL: there are none
@@ -154,7 +159,7 @@ cdef int engine_open(engine_t* engine, bint* is_surplus) noexcept nogil
 cdef int engine_hold(engine_t* engine, uint64_t* held, uint64_t wanted) noexcept nogil
 cdef int engine_rewrite(engine_t* engine, slice_t model, buffer_t* target) noexcept nogil
 cdef void engine_objective(engine_t* engine, slice_t name, objective_t* objective) noexcept nogil
-cdef uint32_t engine_model(engine_t* engine, slice_t model, slice_t target) noexcept nogil
+cdef void engine_model(engine_t* engine, slice_t model, slice_t target, request_t* request) noexcept nogil
 cdef int engine_pick(engine_t* engine, const request_t* request, booking_t* booking, pick_t* pick) noexcept nogil
 cdef int engine_resume(engine_t* engine, const request_t* request, booking_t* booking, pick_t* pick) noexcept nogil
 cdef void engine_served(engine_t* engine, booking_t* booking, slice_t target, int64_t now_ns) noexcept nogil

@@ -41,6 +41,7 @@ from picker._core.endpoints cimport (
     endpoints_release,
     endpoints_succeeded,
 )
+from picker._core.flowstats cimport flowstats_init
 from picker._core.hashing cimport hash_xxh64
 from picker._core.names cimport names_find
 from picker._core.prompt cimport PK_BLOCK_TOKENS, PK_BYTES_PER_TOKEN
@@ -65,11 +66,13 @@ from picker._core.stats cimport (
     hist_add,
     hist_add_gaps,
     series_t,
+    stats_base,
     stats_find,
     stats_free,
     stats_init,
     stats_model,
     stats_name,
+    stats_series,
 )
 from picker._core.subset cimport subset_allows
 
@@ -107,6 +110,7 @@ cdef int engine_init(engine_t* engine, const limits_t* limits, double prior_rate
     rewrites_init(&engine.rewrites, limits.models)
     engine.output_tokens = 256.0
     endpoints_init(&engine.endpoints, limits.endpoints, prior_rate)
+    flowstats_init(&engine.flowstats)
     if radix_init(&engine.radix, ENDPOINTS_AT_FIRST, limits.endpoint_blocks, limits.index_blocks) != PK_OK:
         return PK_E_NOMEM
     if pk_grow(<void**>&engine.match, &engine.match_room, ENDPOINTS_AT_FIRST, sizeof(uint32_t)) != PK_OK:
@@ -186,18 +190,20 @@ cdef void engine_objective(engine_t* engine, slice_t name, objective_t* objectiv
         objective.name[i] = name.data[i] if 0x20 <= name.data[i] <= 0x7E else c"?"
 
 
-cdef uint32_t engine_model(engine_t* engine, slice_t model, slice_t target) noexcept nogil:
-    """The series of a model, and of the one it is rewritten to if any; `other` until a request for it has gone well.
+cdef void engine_model(engine_t* engine, slice_t model, slice_t target, request_t* request) noexcept nogil:
+    """Where a request for a model, or for the one it is rewritten to if any, is counted, by its objective as it stands.
 
-    So names that no model server knows take no room, however many a client thinks of.
+    That is `other` until a request for the model has gone well. So names that no model server knows take no room,
+    however many a client thinks of.
     """
     cdef uint8_t name[PK_SERIES_BYTES]
     cdef size_t size = stats_name(name, model, target)
     cdef uint32_t series
     pthread_mutex_lock(&engine.lock)
     series = stats_find(&engine.stats, name, size)
+    request.is_known = series != PK_OTHER_MODELS
+    request.series = stats_series(&engine.stats, series, &request.objective, False)
     pthread_mutex_unlock(&engine.lock)
-    return series
 
 
 # --- C kernel: the pick; all with the lock held ---
@@ -272,6 +278,7 @@ cdef void _record(engine_t* engine, const request_t* request, pick_t* pick) noex
     decision.total = frame.best
     decision.runner_up = frame.runner_up
     decision.objective = request.objective
+    decision.waited_ns = request.waited_ns
     while column + 1 < frame.count and frame.slots[column] != frame.chosen[0]:
         column += 1
     decision.steps = engine.pipeline.count
@@ -470,15 +477,23 @@ cdef void _count_tokens(engine_t* engine, series_t* series, const outcome_t* out
         hist_add(&series.tpot_s, (outcome.duration_s - outcome.ttft_s) / (output - 1.0))
 
 
-cdef series_t* _settled_series(engine_t* engine, const outcome_t* outcome) noexcept nogil:
-    """Where the request is counted. A model that has served one gets a series of its own."""
-    cdef decision_t* decision
+cdef uint32_t _settled_model(engine_t* engine, const outcome_t* outcome) noexcept nogil:
+    """The series of the model of a request that went well; it is made for its first."""
     cdef uint8_t name[PK_SERIES_BYTES]
     cdef size_t size
+    if outcome.model.size == 0:
+        return stats_base(&engine.stats, outcome.series)
+    size = stats_name(name, outcome.model, outcome.target)
+    return stats_model(&engine.stats, name, size) if size <= PK_SERIES_BYTES else <uint32_t>PK_OTHER_MODELS
+
+
+cdef series_t* _settled_series(engine_t* engine, const outcome_t* outcome) noexcept nogil:
+    """Where the request is counted. A model that has served one gets a series of its own, and so does who was served.
+    """
+    cdef decision_t* decision
     cdef uint32_t series = outcome.series
-    if outcome.failure == PK_FAIL_NONE and outcome.is_picked and outcome.model.size:
-        size = stats_name(name, outcome.model, outcome.target)
-        series = stats_model(&engine.stats, name, size) if size <= PK_SERIES_BYTES else <uint32_t>PK_OTHER_MODELS
+    if outcome.failure == PK_FAIL_NONE and outcome.is_picked and (outcome.model.size or outcome.objective.flow_size):
+        series = stats_series(&engine.stats, _settled_model(engine, outcome), outcome.objective, True)
         decision = decisions_get(&engine.decisions, outcome.decision)
         if decision != NULL:
             decision.series = series

@@ -121,6 +121,9 @@ class Engine:
     def count_scheduling(self, took_s: float) -> None:
         """How long a pick took, from the end of the body to the reply, in seconds."""
 
+    def count_dispatch(self, took_s: float) -> None:
+        """How long one round of dispatching what waits took, in seconds."""
+
     def endpoints(self, now_ns: int) -> list[dict[str, Any]]:
         """What is known of each endpoint, as dicts in slot order."""
 

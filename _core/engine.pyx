@@ -502,6 +502,12 @@ cdef class Engine:
         hist_add(&self._engine.stats.scheduling_s, took_s)
         pthread_mutex_unlock(&self._engine.lock)
 
+    def count_dispatch(self, double took_s) -> None:
+        """How long one round of dispatching what waits took, in seconds."""
+        pthread_mutex_lock(&self._engine.lock)
+        hist_add(&self._engine.flowstats.dispatch_s, took_s)
+        pthread_mutex_unlock(&self._engine.lock)
+
     def endpoints(self, int64_t now_ns) -> list:
         """What is known of each endpoint, as dicts in slot order."""
         cdef candidate_t candidate

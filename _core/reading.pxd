@@ -13,5 +13,7 @@ cdef int reading_find_cut(session_t* session) noexcept nogil
 cdef slice_t reading_model(const session_t* session, uint8_t* room) noexcept nogil
 # Series, adapter and root of the hashes by the model the request goes to, not escaped; NULL: as the client named it
 cdef int reading_name(session_t* session, const slice_t* target) noexcept nogil
+# Series of a request whose model nobody knows
+cdef void reading_unnamed(session_t* session) noexcept nogil
 # The prompt into `session.request`; only of a body that is not refused
 cdef int reading_hash(session_t* session) noexcept nogil

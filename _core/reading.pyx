@@ -28,7 +28,7 @@ from picker._core.form cimport form_hash, form_read
 from picker._core.hashing cimport chain_start, chain_t, hash_xxh64
 from picker._core.prompt cimport prompt_hash, prompt_read, prompt_root, prompt_tokens
 from picker._core.scan cimport scan_json, scan_unescape, value_t
-from picker._core.stats cimport PK_MODEL_BYTES, PK_OTHER_MODELS
+from picker._core.stats cimport PK_MODEL_BYTES
 from picker._core.vllmgrpc cimport vllm_hash, vllm_read
 
 # --- C kernel: finding ---
@@ -167,11 +167,18 @@ cdef int reading_name(session_t* session, const slice_t* target) noexcept nogil:
     cdef slice_t name = client if target == NULL else target[0]
     rewritten.data, rewritten.size = NULL, 0
     session.request.adapter = hash_xxh64(name.data, name.size, 0)
-    session.request.series = engine_model(session.engine, client, rewritten if target == NULL else name)
+    engine_model(session.engine, client, rewritten if target == NULL else name, &session.request)
     session.found.root = hash_xxh64(name.data, name.size, session.engine.hash_seed)
-    if session.engine.keeps_headers or (session.request.series == PK_OTHER_MODELS and name.size <= PK_MODEL_BYTES):
+    if session.engine.keeps_headers or (not session.request.is_known and name.size <= PK_MODEL_BYTES):
         return buffer_append(&session.model, name.data, name.size)
     return PK_OK
+
+
+cdef void reading_unnamed(session_t* session) noexcept nogil:
+    """Where a request is counted whose model nobody knows."""
+    cdef slice_t none
+    none.data, none.size = NULL, 0
+    engine_model(session.engine, none, none, &session.request)
 
 
 # --- C kernel: hashing ---

@@ -47,7 +47,7 @@ from picker._core.exchange cimport (
 )
 from picker._core.hashing cimport hash_xxh64
 from picker._core.outbox cimport out_t
-from picker._core.reading cimport reading_find, reading_find_cut, reading_hash, reading_name
+from picker._core.reading cimport reading_find, reading_find_cut, reading_hash, reading_name, reading_unnamed
 from picker._core.renaming cimport renaming_apply, renaming_ask, renaming_name, renaming_splice
 from picker._core.replies cimport (
     PK_OBJECTIVE_HEADER,
@@ -283,6 +283,8 @@ cdef int _complete(session_t* session, int64_t now_ns, out_t* out) noexcept nogi
             return code
         if problem != PK_BODY_OK:
             return _refuse(session, PK_FAIL_BAD_REQUEST, problem, out)
+    if not session.found.has_model:
+        reading_unnamed(session)
     session.request.subset = &session.subset
     session.request.now_ns = now_ns
     session.state = PK_STATE_WAITING

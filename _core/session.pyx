@@ -71,7 +71,6 @@ from picker._core.stats cimport (
     PK_FAIL_NO_ANSWER,
     PK_FAIL_TIMEOUT,
     PK_MODEL_BYTES,
-    PK_OTHER_MODELS,
 )
 from picker._core.subset cimport subset_free, subset_init
 
@@ -192,7 +191,8 @@ cdef void _settle(session_t* session) noexcept nogil:
     outcome.is_picked = session.is_picked
     outcome.is_counted = session.is_started
     outcome.is_surplus = session.is_surplus
-    if outcome.series == PK_OTHER_MODELS:
+    outcome.objective = &session.request.objective
+    if not session.request.is_known:
         _name(session, room, &outcome)
     outcome.decision = session.pick.decision
     outcome.request_bytes = session.request_bytes

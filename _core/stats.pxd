@@ -1,8 +1,9 @@
 # Counters and histograms of the data plane, read by the metrics page.
 from libc.stddef cimport size_t
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from picker._core.codec cimport slice_t
+from picker._core.decisions cimport PK_FLOW_BYTES, objective_t
 
 cdef enum:
     PK_MODEL_BYTES = 256       # longer model names share the series `other`
@@ -11,9 +12,23 @@ cdef enum:
     PK_MOST_KEPT = 4096        # models with a series beside the limit
     PK_NO_MODEL = 0            # series of requests whose model is not known
     PK_OTHER_MODELS = 1        # series of all models without one of their own
+    PK_OTHER_SERIES = 2        # of whatever has none because there are too many of all
     PK_MAX_BOUNDS = 36
     PK_GAPS = 16               # buckets of gaps_t
     PK_CLASSES = 6             # of status, by the first digit
+    PK_WAITS = 16              # bounds of wait_t
+
+# How a request left flow control: what the reference picker calls its outcome
+cdef enum:
+    PK_LEFT_DISPATCHED = 0
+    PK_LEFT_REJECTED_CAPACITY = 1      # at the door
+    PK_LEFT_REJECTED_NO_ENDPOINTS = 2
+    PK_LEFT_REJECTED_OTHER = 3
+    PK_LEFT_EVICTED_TTL = 4            # after a wait
+    PK_LEFT_EVICTED_NO_ENDPOINTS = 5
+    PK_LEFT_EVICTED_CANCELED = 6
+    PK_LEFT_EVICTED_OTHER = 7
+    PK_LEFT_KINDS = 8
 
 # How a request ended badly
 cdef enum:
@@ -50,10 +65,22 @@ ctypedef struct gaps_t:
     uint32_t buckets[PK_GAPS]
     int64_t sum_ns
 
+ctypedef struct wait_t:
+    # Times in the queue: a histogram as hist_t, of few buckets.
+    uint64_t buckets[PK_WAITS + 1]
+    double sum_s
+
 ctypedef struct series_t:
     uint32_t name_size
-    bint is_kept
+    uint32_t flow_size
     uint8_t name[PK_SERIES_BYTES]
+    bint is_kept
+    bint is_other              # PK_OTHER_SERIES
+    int32_t priority
+    uint8_t flow[PK_FLOW_BYTES]        # fairness id
+    int64_t waiting            # in flow control's queue
+    int64_t waiting_bytes
+    wait_t waits[PK_LEFT_KINDS]
     uint64_t requests
     uint64_t failures[PK_FAIL_KINDS]
     uint64_t statuses[PK_CLASSES]
@@ -74,8 +101,11 @@ ctypedef struct stats_t:
     series_t** series          # see PK_NO_MODEL, PK_OTHER_MODELS
     size_t capacity
     uint32_t count
-    uint32_t limit             # of models with a series, but for those kept
+    uint32_t limit             # of models with a series, but for those kept; of priorities, and of flows, of models
     uint32_t kept
+    uint32_t models            # with a series, kept ones too
+    uint32_t banded            # series for a priority
+    uint32_t flows             # series for a flow
     uint32_t* table            # open addressing: 0 = empty, else series index + 1
     uint32_t mask
     hist_t scheduling_s
@@ -95,14 +125,25 @@ cdef size_t stats_name(uint8_t* name, slice_t model, slice_t target) noexcept no
 cdef uint32_t stats_find(const stats_t* stats, const uint8_t* name, size_t size) noexcept nogil
 cdef void stats_keep(stats_t* stats, const uint8_t* name, size_t size) noexcept nogil
 cdef uint32_t stats_model(stats_t* stats, const uint8_t* name, size_t size) noexcept nogil
+# The series for requests of `objective`, by that of their model; only `is_served` ones get one for their flow
+cdef uint32_t stats_series(
+    stats_t* stats, uint32_t model, const objective_t* objective, bint is_served
+) noexcept nogil
+# That of the model alone
+cdef uint32_t stats_base(const stats_t* stats, uint32_t series) noexcept nogil
+cdef void wait_add(wait_t* wait, double seconds) noexcept nogil
+cdef uint64_t wait_count(const wait_t* wait) noexcept nogil
 cdef void hist_add(hist_t* hist, double value) noexcept nogil
 cdef void gaps_add(gaps_t* gaps, int64_t gap_ns) noexcept nogil
 cdef void hist_add_gaps(hist_t* itl_s, const gaps_t* gaps) noexcept nogil
 cdef bint series_counted(const series_t* series) noexcept nogil
 cdef void series_bind(series_t* series) noexcept nogil
 cdef void stats_bind(stats_t* stats) noexcept nogil
+cdef void hist_short(hist_t* hist) noexcept nogil      # of times below a tenth of a second
 
 
+cdef tuple hist_view(const hist_t* hist)
+cdef tuple wait_view(const wait_t* wait)
 cdef tuple series_names(const series_t* series)
 cdef dict series_view(const series_t* series)
 cdef dict stats_totals(const stats_t* stats)

@@ -4,6 +4,12 @@ from typing import Any, Final, final
 FAILURES: Final[tuple[str, ...]]
 """What `error_code` says on the metrics page, by PK_FAIL_*."""
 
+OTHER: Final = "other"
+"""What is shown of what is not shown apart."""
+
+OUTCOMES: Final[tuple[str, ...]]
+"""What `outcome` says on the metrics page of how a request left flow control, by PK_LEFT_*."""
+
 @final
 class Stats:
     """Stats alone, for tests and benchmarks; the engine holds its own.
@@ -12,10 +18,13 @@ class Stats:
     """
 
     def __new__(cls, limit: int = 1000) -> Stats: ...
-    def count(self, model: bytes, duration_s: float) -> None:
+    def count(
+        self, model: bytes, duration_s: float, *, priority: int = 0, flow: bytes = b"", is_served: bool = True
+    ) -> None:
         """One request of `model` (a name in UTF-8, surrogates allowed) that took `duration_s` seconds.
 
-        `model` may be two names with a zero byte between: what was asked for, and what it was rewritten to.
+        `model` may be two names with a zero byte between: what was asked for, and what it was rewritten to. `flow` is
+        printable, of at most 64 bytes: ValueError. Neither model nor flow get a series of their own unless `is_served`.
         """
 
     def keep(self, model: bytes) -> None:

@@ -63,8 +63,8 @@ def test_a_copy_is_of_its_moment(rig: Rig) -> None:
 def test_an_empty_engine_has_nothing_to_show() -> None:
     engine = Engine(hash_seed=1)
     assert copies.copy_endpoints(engine, 0, 8) is None
-    assert copies.copy_series(engine, 0, 8) == b""  # two series without a count
-    assert copies.copy_series(engine, 2, 8) is None
+    assert copies.copy_series(engine, 0, 8) == b""  # three series without a count
+    assert copies.copy_series(engine, 3, 8) is None
     assert copies.busy_targets(engine) == b""
 
 
@@ -111,9 +111,9 @@ def test_what_is_no_copy_is_refused(rig: Rig) -> None:
 
 def test_pointers_in_a_copy_are_not_followed(rig: Rig) -> None:
     """A process cannot read another's: bounds are the reader's own, whatever the copy holds in their place."""
-    series = copies.copy_series(rig.engine, 1, 1) or copies.copy_series(rig.engine, 2, 1)
+    series = copies.copy_series(rig.engine, 1, 1) or copies.copy_series(rig.engine, 3, 1)
     assert series
-    name = 4 + 256  # size and name stay, so that it still is a copy
+    name = 8 + 256  # sizes and name stay, so that it still is a copy
     (row,) = copies.read_series(series[:name] + b"\x01" * (len(series) - name))
     (whole,) = copies.read_series(series)
     for key in ("duration_s", "ttft_s", "input_tokens", "response_bytes"):

@@ -35,6 +35,7 @@ def test_a_new_decision_knows_nothing() -> None:
     assert found == {
         "number": 1, "at_ns": 5, "endpoint": "", "candidates": 0, "prompt_tokens": 0, "cached_tokens": 0, "total": 0.0,
         "runner_up": None, "scores": [], "ttft_s": None, "objective": "", "priority": 0,
+        "fairness_id": "", "waited_s": 0.0,
     }  # fmt: skip
 
 

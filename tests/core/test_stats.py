@@ -24,25 +24,64 @@ NAMES = st.sampled_from([*PLAIN, *BOTH]).map(lambda name: name.encode("utf-8", "
 SECONDS = st.sampled_from([0.0, 0.004, 0.005, 0.0051, 1.0, 3600.0, 3601.0, 1e9])
 
 
-@given(st.integers(0, 3), st.lists(st.tuples(NAMES, SECONDS | st.none()), max_size=12))
-def test_equals_the_model(limit: int, requests: list[tuple[bytes, float | None]]) -> None:
-    """None: the name is kept."""
+FLOWS = st.sampled_from(["", "default-flow", "other", "tenant-a", "tenant-b"])
+COUNTED = st.tuples(NAMES, SECONDS, st.sampled_from([0, 7, -(2**31)]), FLOWS, st.booleans())
+
+
+@given(st.integers(0, 3), st.lists(COUNTED | NAMES, max_size=12))
+def test_equals_the_model(limit: int, requests: list[tuple[bytes, float, int, str, bool] | bytes]) -> None:
+    """A name alone: it is kept."""
     core, slow = stats.Stats(limit), model.Stats(limit)
-    for name, duration_s in requests:
-        if duration_s is None and b"\0" not in name:
-            core.keep(name)
-            slow.keep(name)
-        elif duration_s is not None:
-            core.count(name, duration_s)
-            slow.count(name, duration_s)
+    for request in requests:
+        if isinstance(request, tuple):
+            name, duration_s, priority, flow, is_served = request
+            core.count(name, duration_s, priority=priority, flow=flow.encode(), is_served=is_served)
+            slow.count(name, duration_s, priority, flow, is_served=is_served)
+        elif b"\0" not in request:
+            core.keep(request)
+            slow.keep(request)
         core._check()
-    series = {slow.joined(one["model"], one["target"]): one for one in core.view()["series"]}
+    shown = core.view()["series"]
+    series = {(slow.joined(one["model"], one["target"]), one["priority"], one["fairness_id"]): one for one in shown}
+    assert len(series) == len(shown)
     assert series.keys() == slow.durations.keys()
     for name, durations in slow.durations.items():
         rows, total = series[name]["duration_s"]
         assert [count for _, count in rows] == model.buckets(durations, [bound for bound, _ in rows])
         assert series[name]["requests"] == len(durations)
         assert total == pytest.approx(sum(durations))
+
+
+def test_clients_that_are_not_served_name_no_flows() -> None:
+    core = stats.Stats(5)
+    core.count(b"a", 1.0)
+    core.count(b"a", 1.0, priority=3, flow=b"tenant", is_served=False)
+    assert [(one["priority"], one["fairness_id"]) for one in core.view()["series"]] == [
+        ("0", "default-flow"),
+        ("3", "other"),
+    ]
+
+
+def test_flows_and_priorities_beyond_the_limit_count_together() -> None:
+    core = stats.Stats(2)
+    for number in range(4):
+        core.count(b"a", 1.0, flow=b"tenant-%d" % number)
+        core.count(b"a", 1.0, priority=number)
+    core._check()
+    found = {(one["model"], one["priority"], one["fairness_id"]): one["requests"] for one in core.view()["series"]}
+    assert found == {
+        ("a", "0", "default-flow"): 1,
+        ("a", "0", "tenant-0"): 1,
+        ("a", "0", "tenant-1"): 1,
+        ("a", "1", "default-flow"): 1,
+        ("a", "0", "other"): 2,
+        ("other", "other", "other"): 2,
+    }
+
+
+def test_a_flow_is_named_by_what_is_shown_of_it() -> None:
+    with pytest.raises(ValueError, match="64 bytes"):
+        stats.Stats().count(b"a", 1.0, flow=b"x" * 65)
 
 
 def test_names_are_told_apart_however_many() -> None:
@@ -133,7 +172,7 @@ def test_leaks_nothing() -> None:
 
 @debug_build_only
 def test_survives_failing_allocations() -> None:
-    assert failing_allocations(lambda: stats.Stats(4)) == 4
+    assert failing_allocations(lambda: stats.Stats(4)) == 5
 
     def count() -> None:
         core = stats.Stats(4)
@@ -142,4 +181,4 @@ def test_survives_failing_allocations() -> None:
         if core.view()["series"][0]["model"] == "other":  # no memory for a series of its own
             raise MemoryError
 
-    assert failing_allocations(count) == 5
+    assert failing_allocations(count) == 6
