@@ -137,6 +137,7 @@ cdef int codec_find_metadata(
 ) noexcept nogil
 cdef bint codec_value_string(slice_t value, slice_t* text) noexcept nogil
 cdef bint codec_value_list(slice_t value, slice_t* items) noexcept nogil
+cdef int codec_value_member(slice_t value, slice_t name, slice_t* member) noexcept nogil
 cdef bint codec_next_item(slice_t* items, slice_t* value) noexcept nogil
 
 cdef int codec_write_common(buffer_t* out, int reply, const mutation_t* mutation) noexcept nogil

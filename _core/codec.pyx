@@ -414,6 +414,22 @@ cdef bint codec_value_list(slice_t value, slice_t* items) noexcept nogil:
     return _value(value, _tag(6, WIRE_BYTES), items)
 
 
+cdef int codec_value_member(slice_t value, slice_t name, slice_t* member) noexcept nogil:
+    """google.protobuf.Value.struct_value[name] of a checked Value, checked itself: 1 found, 0 not, PK_E_FORMAT."""
+    cdef slice_t fields, items
+    cdef int got
+    if not _value(value, _tag(5, WIRE_BYTES), &fields):
+        return 0
+    got = _map_find(fields, name, member)
+    if got != 1:
+        return got
+    if _check_value(member[0]) != 0:
+        return PK_E_FORMAT
+    if codec_value_list(member[0], &items) and _check_items(items) != 0:
+        return PK_E_FORMAT
+    return 1
+
+
 cdef bint codec_next_item(slice_t* items, slice_t* value) noexcept nogil:
     """Next Value of a ListValue; False at the end."""
     cdef field_t field

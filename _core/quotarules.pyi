@@ -1,0 +1,1 @@
+# No Python face: `quota.Quota` is the face of both modules.
