@@ -1,0 +1,71 @@
+"""Overload, live: `python -m benchmarks.live_overload`, or `make live-overload`.
+
+Simulated model servers and pickers in their own processes, a real Envoy, and an open-loop client of three bands and ten
+tenants, one of them greedy. First what the servers can do, then the highest band alone, then twice as much as they can
+do under each policy: quiet, burst, quiet. Ends with a table; a PNG, a CSV and a JSON file lie in the output folder.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvloop
+from rich.console import Console
+
+from benchmarks import overload_plot, overload_report
+from benchmarks.live_overload import experiment
+from benchmarks.live_overload.experiment import Experiment, Settings
+from benchmarks.live_overload.stage import staged
+from benchmarks.load.table import circumstances
+
+console = Console(highlight=False) if sys.stdout.isatty() else Console(width=170, highlight=False)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m benchmarks.live_overload", description=__doc__)
+    made.add_argument("--servers", type=int, default=6)
+    made.add_argument("--speed", type=float, default=0.5, help="of a server, 1 is an A100")
+    made.add_argument("--load", type=float, default=2.0, help="what is offered, over what the servers can do")
+    made.add_argument("--policy", action="append", choices=[policy.name for policy in experiment.POLICIES])
+    made.add_argument("--seed", type=int, default=1)
+    made.add_argument("--output", type=Path, default=Path("build/live-overload"), help="folder of the files")
+    made.add_argument("--quick", action="store_true", help="shows that it works, measures little")
+    return made
+
+
+async def measure(args: argparse.Namespace, directory: Path) -> Experiment:
+    names = args.policy or [policy.name for policy in experiment.POLICIES]
+    policies = [policy for policy in experiment.POLICIES if policy.name in names]
+    settings = Settings.quick(args.load, args.seed) if args.quick else Settings(args.load, args.seed)
+    with staged(directory, policies, servers=args.servers, speed=args.speed) as stage:
+        return await experiment.perform(stage, policies, settings, console)
+
+
+def report(found: Experiment, args: argparse.Namespace) -> None:
+    args.output.mkdir(parents=True, exist_ok=True)
+    title = f"{args.load:g} times what {args.servers} model servers can do"
+    console.print(overload_report.table(found.runs, title, found.unloaded_p99_s))
+    for line in found.notes:
+        console.print(line, soft_wrap=True)
+    subtitle = f"{title} ({found.capacity:,.0f} tokens/s); three bands, ten tenants, one of them greedy; live"
+    overload_plot.draw(found.runs, found.outcomes, subtitle, args.output / "overload.png")
+    overload_report.write_csv(args.output / "overload.csv", found.runs)
+    told = {"circumstances": circumstances(), "rows": overload_report.as_rows(found.runs), "notes": found.notes}
+    (args.output / "overload.json").write_text(json.dumps(told, indent=1) + "\n")
+    console.print(f"Plot, CSV and JSON: {args.output}/overload.*")
+
+
+def main(words: Sequence[str]) -> int:
+    """0, or 1 if requests were lost, answered twice or served though they had been refused."""
+    args = parser().parse_args(words)
+    with tempfile.TemporaryDirectory(prefix="picker-live-") as directory:
+        found = uvloop.run(measure(args, Path(directory)))
+    report(found, args)
+    return 1 if found.is_faulty else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,140 @@
+"""The experiment from beginning to end: capacity, the highest band alone, then the burst under each policy."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rich.console import Console
+
+from benchmarks.live_overload.run import Result, run
+from benchmarks.live_overload.scene import BANDS, Phase, arrivals
+from benchmarks.live_overload.stage import ROUND_ROBIN, Policy, Stage
+from benchmarks.overload_report import Outcome, Run, Window, quantile, recovery, summarise
+
+PEER = """\
+apiVersion: llm-d.ai/v1alpha1
+kind: EndpointPickerConfig
+featureGates: [flowControl=false]
+plugins:
+- type: queue-scorer
+- type: kv-cache-utilization-scorer
+- type: prefix-cache-scorer
+- type: max-score-picker
+schedulingProfiles:
+- name: default
+  plugins:
+  - {pluginRef: queue-scorer, weight: 2}
+  - {pluginRef: kv-cache-utilization-scorer, weight: 2}
+  - {pluginRef: prefix-cache-scorer, weight: 3}
+  - {pluginRef: max-score-picker}
+"""
+"""What the reference picker does without a configuration: its scorers, no queue; sheddable requests are refused."""
+POLICIES = (Policy("picker"), Policy("peer default", config=PEER), Policy(ROUND_ROBIN, flags=None))
+FULL_RATE = 400.0  # requests per second that no stage of this size can serve
+CALM = 0.5  # load before and after the burst
+SETTLED = 1.5  # times the unloaded p99: what counts as normal again
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`load`: of the burst, over capacity. Times in seconds."""
+
+    load: float
+    seed: int
+    capacity_s: float = 8.0
+    alone_s: float = 15.0
+    before_s: float = 4.0
+    burst_s: float = 20.0
+    after_s: float = 6.0
+
+    @classmethod
+    def quick(cls, load: float, seed: int) -> "Settings":
+        return cls(load, seed, capacity_s=3.0, alone_s=3.0, before_s=1.0, burst_s=4.0, after_s=2.0)
+
+    @property
+    def burst(self) -> Window:
+        """The time that counts; its first second is left out of nothing."""
+        return Window(self.before_s, self.before_s + self.burst_s)
+
+
+@dataclass
+class Experiment:
+    """What was found."""
+
+    capacity: float = 0.0  # tokens per second
+    rate: float = 0.0  # the same in requests per second
+    unloaded_p99_s: float = 0.0
+    runs: list[Run] = field(default_factory=list)
+    outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    is_faulty: bool = False
+
+
+async def perform(stage: Stage, policies: Sequence[Policy], settings: Settings, console: Console) -> Experiment:
+    """Progress goes to `console`."""
+    found = Experiment()
+    tokens = [arrival.prompt_tokens + arrival.output_tokens for arrival in arrivals([Phase(60, 100)], settings.seed)]
+    found.capacity = await capacity(stage, policies[-1], settings)
+    found.rate = found.capacity / (sum(tokens) / len(tokens))
+    console.print(f"capacity: {found.capacity:,.0f} tokens/s, {found.rate:.1f} requests/s", soft_wrap=True)
+    alone = await _alone(stage, policies[0], settings, found.rate)
+    found.unloaded_p99_s = quantile((outcome.ttft_s or 0.0 for outcome in alone.outcomes), 0.99)
+    console.print(f"highest band alone: TTFT p99 {found.unloaded_p99_s * 1e3:.0f} ms; {alone.machine}", soft_wrap=True)
+    for policy in policies:
+        result = await _burst(stage, policy, settings, found.rate)
+        _note(found, policy, result, settings)
+        console.print(found.notes[-1], soft_wrap=True)
+    return found
+
+
+async def capacity(stage: Stage, policy: Policy, settings: Settings) -> float:
+    """Tokens per second that all servers compute with more than enough to do."""
+    seconds = settings.capacity_s
+    load = arrivals([Phase(1.0, FULL_RATE)], settings.seed)
+    begun = time.monotonic()
+    result = await run(stage, policy, load, Window(1.5, 1.5 + seconds / 2), name=f"capacity-{begun:.0f}")
+    await asyncio.to_thread(_wait_idle, stage)
+    return result.work
+
+
+def _wait_idle(stage: Stage) -> None:
+    before = -1
+    while (work := stage.work()) != before:
+        before = work
+        time.sleep(0.3)
+
+
+async def _alone(stage: Stage, policy: Policy, settings: Settings, rate: float) -> Result:
+    """The highest band as in the burst, and nothing else."""
+    highest = max(BANDS)
+    load = arrivals([Phase(settings.alone_s, rate * settings.load * BANDS[highest])], settings.seed, {highest: 1.0})
+    return await run(stage, policy, load, Window(0, settings.alone_s), name="alone")
+
+
+async def _burst(stage: Stage, policy: Policy, settings: Settings, rate: float) -> Result:
+    phases = [
+        Phase(settings.before_s, rate * CALM),
+        Phase(settings.burst_s, rate * settings.load),
+        Phase(settings.after_s, rate * CALM),
+    ]
+    load = arrivals(phases, settings.seed)
+    result = await run(stage, policy, load, settings.burst, name=policy.name.replace(" ", "-"))
+    await asyncio.to_thread(_wait_idle, stage)
+    return result
+
+
+def _note(found: Experiment, policy: Policy, result: Result, settings: Settings) -> None:
+    highest = [outcome for outcome in result.outcomes if outcome.priority == max(BANDS)]
+    recovered_s = recovery(highest, settings.burst.until_s, found.unloaded_p99_s * SETTLED)
+    bands = summarise(result.outcomes, settings.burst)
+    busy = result.work / found.capacity
+    found.runs.append(Run(policy.name, bands, found.capacity, busy, recovered_s))
+    found.outcomes[policy.name] = result.outcomes
+    lost = sum(band.failed for band in bands)
+    faults = [*result.ids.objections, *([f"{lost} requests lost"] if lost else [])]
+    found.is_faulty |= bool(faults)
+    told = [str(result.machine), f"longest stall {result.stall_s:.2f} s", f"recovered after {recovered_s:.1f} s"]
+    told += ["NOT THE FULL TRUTH: " + each for each in result.machine.objections]
+    told += [f"FAULT: {fault}" for fault in (*faults, *result.played.errors)]
+    found.notes.append(f"{policy.name}: " + "; ".join(told))
