@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Mapping
 
 from benchmarks.load.script import End, Kind, Script, answered
 from tests.support import messages
@@ -38,9 +39,9 @@ def chat_body(size: int, seed: int = 0) -> bytes:
     return head[:-4] + bytes(text[: max(size - len(head), 0)]) + head[-4:]
 
 
-def request(body: bytes) -> list[bytes]:
-    """Headers, the body in pieces, and the empty one that ends it."""
-    headers = {**_HEADERS, "content-length": str(len(body))}
+def request(body: bytes, headers: Mapping[str, str] | None = None) -> list[bytes]:
+    """Headers and `headers` besides, the body in pieces, and the empty one that ends it."""
+    headers = {**_HEADERS, "content-length": str(len(body)), **(headers or {})}
     pieces = [body[at : at + PIECE] for at in range(0, len(body), PIECE)]
     bodies = [messages.request_body(piece, end_of_stream=False) for piece in pieces]
     return [messages.request_headers(headers=headers), *bodies, messages.request_body(b"")]

@@ -276,7 +276,7 @@ static void run(struct load *load) {
 
 static void print_errors(const struct load *load) {
     static const char *const names[ERROR_STATUS] = {"connect", "lost",  "goaway",  "refused", "reset", "http",
-                                                    "early",   "surplus", "framing", "unsent",  "stuck"};
+                                                    "early",   "surplus", "framing", "unsent",  "stuck", "answered"};
     const char *comma = "";
     printf("\"errors\": {");
     for (int kind = 0; kind < ERROR_KINDS; kind++) {

@@ -21,6 +21,7 @@ enum error_kind {
     ERROR_FRAMING,   /* compressed or cut gRPC messages */
     ERROR_UNSENT,    /* open loop: no connection was left to start the stream on */
     ERROR_STUCK,     /* still open when the time for stragglers was over */
+    ERROR_ANSWERED,  /* an ImmediateResponse: the server answered the request itself */
     ERROR_STATUS,    /* + grpc-status 1 to 16 */
     ERROR_KINDS = ERROR_STATUS + 17
 };
@@ -63,6 +64,7 @@ struct stream {
     int32_t id;
     uint32_t replies; /* received and not yet expected */
     bool deferred, first_part, held, was_answered;
+    bool fresh; /* the next byte is a message's first */
     int status;                       /* grpc-status; -1: none yet */
     enum error_kind fault;            /* found before the end; ERROR_KINDS: none */
     int64_t started_ns, sent_ns;      /* sent: the last message before the first EXPECT */

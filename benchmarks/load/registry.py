@@ -17,6 +17,7 @@ ORDER = (
     "bodies",
     "gateway",
     "held",
+    "queued",
     "resets",
     "deaf",
     "term",

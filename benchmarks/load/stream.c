@@ -6,6 +6,7 @@
 
 static const char AUTHORITY[] = "picker", PATH[] = "/envoy.service.ext_proc.v3.ExternalProcessor/Process";
 
+#define IMMEDIATE_TAG (7 << 3 | 2) /* ProcessingResponse.immediate_response */
 #define HEADER(name, value) {(uint8_t *)(name), (uint8_t *)(value), sizeof(name) - 1, sizeof(value) - 1, 0}
 
 static struct stream *stream_take(struct connection *connection) {
@@ -179,7 +180,15 @@ static void prefix_done(struct stream *stream) {
     const uint8_t *prefix = stream->prefix;
     if (prefix[0] != 0)
         stream->fault = ERROR_FRAMING; /* compressed, which nobody asked for */
+    stream->fresh = true;
     stream->message_left = (uint32_t)prefix[1] << 24 | (uint32_t)prefix[2] << 16 | (uint32_t)prefix[3] << 8 | prefix[4];
+}
+
+/* `first`: of the bytes at hand; that of a message is the tag of its first member. */
+static void note_content(struct stream *stream, uint8_t first) {
+    if (stream->fresh && first == IMMEDIATE_TAG)
+        stream->fault = ERROR_ANSWERED;
+    stream->fresh = false;
 }
 
 void stream_receive(struct stream *stream, const uint8_t *data, size_t size) {
@@ -191,6 +200,7 @@ void stream_receive(struct stream *stream, const uint8_t *data, size_t size) {
                 continue;
             prefix_done(stream);
         } else {
+            note_content(stream, *data);
             size_t have = (size_t)(end - data), taken = have < stream->message_left ? have : stream->message_left;
             stream->message_left -= (uint32_t)taken;
             data += taken;

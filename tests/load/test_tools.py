@@ -106,6 +106,13 @@ def test_every_stream_is_served_and_counted(picker: Server, tmp_path: Path, end:
         assert 0 < report[latency]["p50"] <= report[latency]["p99"] <= report[latency]["max"]
 
 
+def test_what_picker_answers_itself_is_counted_apart(picker: Server, tmp_path: Path) -> None:
+    steps = [Step(Kind.SEND, message=message) for message in exchanges.request(b"{")]
+    path = written(tmp_path, (*steps, Step(Kind.EXPECT, count=2), Step(Kind.RESET)), exchanges.small())
+    report = run(picker, path, count=2)
+    assert (report["done"], report["errors"]) == (1, {"answered": 1})
+
+
 def test_large_bodies_and_many_chunks(picker: Server, tmp_path: Path) -> None:
     report = run(picker, written(tmp_path, exchanges.streamed(300_000, 50)), streams=2, count=4)
     assert (report["done"], report["errors"]) == (4, {})
