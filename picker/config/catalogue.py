@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from picker.config import admission as a
 from picker.config import parameters as p
 from picker.config import support as s
 
@@ -40,6 +41,9 @@ class Role(enum.Enum):
     FAIRNESS = "fairness policy"
     ORDERING = "ordering policy"
     USAGE_LIMIT = "usage limit policy"
+    ADMITTER = "admitter"
+    IDENTITY = "request header plugin"
+    EVICTION = "eviction policy"
     RESPONSE = "response plugin"
 
 
@@ -89,20 +93,36 @@ _TYPES = (
     PluginType("sglanghttp-parser", Role.PARSER, s.SglangHttpParser),
     PluginType("passthrough-parser", Role.PARSER, s.PassthroughParser),
     PluginType("file-discovery", Role.DISCOVERY, s.FileDiscovery),
-    PluginType("utilization-detector", Role.DETECTOR, s.UtilizationDetector),
-    PluginType("concurrency-detector", Role.DETECTOR, s.ConcurrencyDetector),
-    PluginType("global-strict-fairness-policy", Role.FAIRNESS),
-    PluginType("round-robin-fairness-policy", Role.FAIRNESS),
-    PluginType("fcfs-ordering-policy", Role.ORDERING),
-    PluginType("edf-ordering-policy", Role.ORDERING),
-    PluginType("slo-deadline-ordering-policy", Role.ORDERING),
-    PluginType("static-usage-limit-policy", Role.USAGE_LIMIT, s.StaticUsageLimitPolicy),
+    PluginType("adaptive-detector", Role.DETECTOR, a.AdaptiveDetector),
+    PluginType("utilization-detector", Role.DETECTOR, a.UtilizationDetector),
+    PluginType("concurrency-detector", Role.DETECTOR, a.ConcurrencyDetector),
+    PluginType("token-fairness-policy", Role.FAIRNESS, a.TokenFairness),
+    PluginType("round-robin-fairness-policy", Role.FAIRNESS, a.RoundRobinFairness),
+    PluginType("global-strict-fairness-policy", Role.FAIRNESS, a.GlobalStrictFairness),
+    PluginType("program-aware-fairness", Role.FAIRNESS, a.ProgramAwareFairness),
+    PluginType("fcfs-ordering-policy", Role.ORDERING, a.FcfsOrdering),
+    PluginType("edf-ordering-policy", Role.ORDERING, a.EdfOrdering),
+    PluginType("slo-deadline-ordering-policy", Role.ORDERING, a.SloDeadlineOrdering),
+    PluginType("static-usage-limit-policy", Role.USAGE_LIMIT, a.StaticUsageLimitPolicy),
+    PluginType("priority-holdback-policy", Role.USAGE_LIMIT, a.PriorityHoldbackPolicy),
+    PluginType("soft-reflective-ceiling-policy", Role.USAGE_LIMIT, a.SoftReflectiveCeilingPolicy),
+    PluginType("probabilistic-admitter", Role.ADMITTER, a.ProbabilisticAdmitter),
+    PluginType("latency-slo-admitter", Role.ADMITTER, a.LatencySloAdmitter),
+    PluginType("agent-identity", Role.IDENTITY, a.AgentIdentity),
+    PluginType("eviction-sheddable-filter", Role.EVICTION, a.SheddableFilter),
+    PluginType("eviction-priority-then-time-ordering", Role.EVICTION, a.PriorityThenTimeOrdering),
     PluginType("destination-endpoint-served-verifier", Role.RESPONSE, s.DestinationEndpointServedVerifier),
 )
 
 _BY_NAME = {kind.name: kind for kind in _TYPES}
-SUPPORTED = MappingProxyType(_BY_NAME | {"by-label-selector": _BY_NAME["label-selector-filter"]})
-"""Every type picker accepts, by name or older name."""
+_ALIASES = {
+    "by-label-selector": "label-selector-filter",
+    "program-aware-fairness-policy": "program-aware-fairness",
+    "sheddable-filter": "eviction-sheddable-filter",
+    "priority-then-time-ordering": "eviction-priority-then-time-ordering",
+}
+SUPPORTED = MappingProxyType(_BY_NAME | {alias: _BY_NAME[name] for alias, name in _ALIASES.items()})
+"""Every type picker accepts, by name or another name."""
 
 DEPRECATED = MappingProxyType({"by-label": "label-selector-filter", "by-label-selector": "label-selector-filter"})
 """Accepted types the peer is about to drop, and what replaces them."""
@@ -111,6 +131,8 @@ IMPLICIT = frozenset(
     """
     openai-parser utilization-detector metrics-data-source core-metrics-extractor
     global-strict-fairness-policy fcfs-ordering-policy static-usage-limit-policy
+    adaptive-detector token-fairness-policy
     """.split()
 )
-"""Types the peer creates by itself, so that they may be referred to without an entry under `plugins`."""
+"""Types that are there by themselves, the peer's and picker's, so that they may be referred to without an entry under
+`plugins`."""

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from picker.config import schema
+from picker.config.admission import AdaptiveDetector
 from picker.config.catalogue import (
     DEPRECATED,
     IMPLICIT,
@@ -18,10 +19,11 @@ from picker.config.catalogue import (
     PluginType,
     Role,
 )
-from picker.config.decode import Decoder
+from picker.config.decode import Decoder, member
 from picker.config.document import MemberPath, compose, decode_text, drain
 from picker.config.model import DEFAULT_CONFIG, PickerConfig, PluginSpec, Profile, WeightedPlugin, default_plugins
 from picker.config.parameters import MaxScorePicker, Parameters
+from picker.config.planning import plan_flow
 from picker.config.refused import KNOWN_UNSUPPORTED
 from picker.config.suggest import one_of, quoted
 from picker.errors import printable
@@ -34,9 +36,6 @@ ExtraTypes = Mapping[str, PluginType | ParameterType]
 GATES_WITHOUT_EFFECT = frozenset(
     ["haPopulateNonLeaderDatastore", "dataLayer", "prepareDataPlugins", "enableLegacyMetrics"]
 )
-_FLOW_CONTROL_LATER = "flow control comes in a later release: requests are not queued and this has no effect"
-_FLOW_CONTROL = frozenset([Role.DETECTOR, Role.FAIRNESS, Role.ORDERING, Role.USAGE_LIMIT])
-_DETECTOR_LATER = "saturation detection comes with flow control in a later release: this has no effect"
 
 
 def load_config(
@@ -65,8 +64,8 @@ class _Loader:
     def __init__(self, decoder: Decoder, extra_types: ExtraTypes) -> None:
         self._decoder = decoder
         self._extra = extra_types
-        self._plugins: dict[str, PluginSpec] = {}
-        self._paths: dict[str, MemberPath] = {}
+        self.plugins: dict[str, PluginSpec] = {}
+        self.paths: dict[str, MemberPath] = {}
         self._warnings: list[str] = []
 
     def load(self, source: str, text: str) -> PickerConfig:
@@ -76,17 +75,17 @@ class _Loader:
             self._declare(("plugins", index), entry)
         self._check_plugin_refs()
         profile = self._profile(file.schedulingProfiles)
-        self._check_gates(file.featureGates)
-        self._check_flow_control(file, {plugin.spec.name for plugin in profile.plugins})
+        gate = self._check_gates(file.featureGates)
+        filters = frozenset(plugin.spec.name for plugin in profile.of(Role.DETECTOR))
         parsers = self._parsers(file)
         discovery = self._data_layer(file.dataLayer)
         return PickerConfig(
             profiles=(profile,),
-            plugins=tuple(self._plugins.values()),
+            plugins=tuple(self.plugins.values()),
             parsers=parsers,
             discovery=discovery,
             scraping=file.dataLayer is None or file.dataLayer.injectDefaults or bool(file.dataLayer.sources),
-            flow_control=file.flowControl,
+            flow_control=plan_flow(self, file, gate=gate, filters=filters),
             response_tracking=self._response_tracking(file.responseTracking),
             warnings=tuple(self._warnings),
             source=source,
@@ -96,16 +95,20 @@ class _Loader:
     def _response_tracking(self, given: schema.ResponseTracking | bool) -> schema.ResponseTracking:
         if given is True:
             wrong = "true is not a way to track responses"
-            raise self._fail(wrong, ("responseTracking",), "use one of: full, headers, off")
+            raise self.fail(wrong, ("responseTracking",), "use one of: full, headers, off")
         return "off" if given is False else given
 
     # --- helpers ---
 
-    def _fail(self, message: str, path: MemberPath, hint: str = "") -> Exception:
+    def fail(self, message: str, path: MemberPath, hint: str = "") -> Exception:
         return self._decoder.failure(message, path, hint=hint)
 
-    def _warn(self, message: str, path: MemberPath) -> None:
+    def warn(self, message: str, path: MemberPath) -> None:
         self._warnings.append(printable(f"{self._decoder.where(path)}: {message}"))
+
+    def given(self, path: MemberPath) -> Any:
+        """What the document says at `path`; None if nothing."""
+        return member(self._decoder.document.value, path)
 
     def _check_version(self) -> None:
         """Before anything else: a file of another kind deserves that answer, not a list of unknown fields."""
@@ -114,29 +117,29 @@ class _Loader:
             return
         kind, version = value.get("kind"), value.get("apiVersion")
         if isinstance(kind, str) and kind != schema.KIND:
-            raise self._fail(f"{quoted(kind)} is not a configuration of picker", ("kind",), f"write {schema.KIND}")
+            raise self.fail(f"{quoted(kind)} is not a configuration of picker", ("kind",), f"write {schema.KIND}")
         if isinstance(version, str) and version not in schema.API_VERSIONS:
-            raise self._fail(
+            raise self.fail(
                 f"version {quoted(version)} is not supported", ("apiVersion",), f"write {schema.API_VERSIONS[0]}"
             )
         for field, wanted in (("apiVersion", schema.API_VERSIONS[0]), ("kind", schema.KIND)):
             if field not in value:
-                raise self._fail(f"required field {quoted(field)} is missing", (), f"add {field}: {wanted}")
+                raise self.fail(f"required field {quoted(field)} is missing", (), f"add {field}: {wanted}")
 
     # --- plugins ---
 
     def _declare(self, path: MemberPath, entry: schema.PluginEntry) -> None:
         kind = self._type(entry.type, (*path, "type"))
         name = entry.name or entry.type
-        if name in self._plugins:
-            first = self._decoder.document.line(self._paths[name])
+        if name in self.plugins:
+            first = self._decoder.document.line(self.paths[name])
             hint = f"the first is on line {first}; give each its own name"
-            raise self._fail(f"plugin name {quoted(name)} is used twice", (*path, "name"), hint)
+            raise self.fail(f"plugin name {quoted(name)} is used twice", (*path, "name"), hint)
         parameters = self._parameters((*path, "parameters"), entry.parameters or {}, kind.parameters)
-        self._paths[name] = path
-        self._plugins[name] = PluginSpec(type=kind.name, name=name, role=kind.role, parameters=parameters)
+        self.paths[name] = path
+        self.plugins[name] = PluginSpec(type=kind.name, name=name, role=kind.role, parameters=parameters)
         if entry.type in DEPRECATED and entry.type not in self._extra:
-            self._warn(f"{entry.type} is deprecated; use {DEPRECATED[entry.type]}", (*path, "type"))
+            self.warn(f"{entry.type} is deprecated; use {DEPRECATED[entry.type]}", (*path, "type"))
 
     def _type(self, name: str, path: MemberPath) -> PluginType:
         if name in self._extra:
@@ -146,9 +149,9 @@ class _Loader:
             return SUPPORTED[name]
         if name in KNOWN_UNSUPPORTED:
             what = f"plugin type {quoted(name)} is known, but picker does not run it"
-            raise self._fail(what, path, KNOWN_UNSUPPORTED[name])
+            raise self.fail(what, path, KNOWN_UNSUPPORTED[name])
         names = [*SUPPORTED, *self._extra]
-        raise self._fail(f"unknown plugin type {quoted(name)}", path, one_of(name, names))
+        raise self.fail(f"unknown plugin type {quoted(name)}", path, one_of(name, names))
 
     def _parameters(self, path: MemberPath, given: dict[str, Any], wanted: ParameterType) -> Any:
         if wanted is None:
@@ -170,18 +173,18 @@ class _Loader:
             if name not in decoded.no_effect:
                 self._warn_no_effect((*path, name), given[name], value)
             elif value != defaults[name]:
-                self._warn(f"this has no effect: {decoded.no_effect[name]}", (*path, name))
+                self.warn(f"this has no effect: {decoded.no_effect[name]}", (*path, name))
 
     def _check_plugin_refs(self) -> None:
         """Parameters that name another plugin (`prefixMatchInfoProducerName`) must name one that is declared."""
-        for name, spec in self._plugins.items():
+        for name, spec in self.plugins.items():
             for parameter in getattr(spec.parameters, "plugin_refs", ()):
                 if reference := getattr(spec.parameters, parameter):
-                    self._refer(reference, (*self._paths[name], "parameters", parameter), ())
+                    self.refer(reference, (*self.paths[name], "parameters", parameter), ())
 
-    def _refer(self, name: str, path: MemberPath, roles: Iterable[Role]) -> PluginSpec:
+    def refer(self, name: str, path: MemberPath, roles: Iterable[Role]) -> PluginSpec:
         """The plugin called `name`, which must have one of `roles` (empty: any)."""
-        spec = self._plugins.get(name)
+        spec = self.plugins.get(name)
         allowed = tuple(roles)
         if spec is None and name in IMPLICIT and allowed:
             kind = SUPPORTED[name]
@@ -189,11 +192,11 @@ class _Loader:
                 type=name, name=name, role=kind.role, parameters=self._parameters(path, {}, kind.parameters)
             )
         if spec is None:
-            hint = one_of(name, self._plugins) if self._plugins else "declare it under plugins"
-            raise self._fail(f"no plugin is named {quoted(name)}", path, hint)
+            hint = one_of(name, self.plugins) if self.plugins else "declare it under plugins"
+            raise self.fail(f"no plugin is named {quoted(name)}", path, hint)
         if allowed and spec.role not in allowed:
             wanted = " or ".join(role.value for role in allowed)
-            raise self._fail(f"{quoted(name)} is a {spec.role.value}, not a {wanted}", path, f"name a {wanted}")
+            raise self.fail(f"{quoted(name)} is a {spec.role.value}, not a {wanted}", path, f"name a {wanted}")
         return spec
 
     # --- scheduling ---
@@ -204,7 +207,7 @@ class _Loader:
             hint = (
                 "keep one, and use a picker for each: there is no header-profile-handler or disagg-profile-handler here"
             )
-            raise self._fail(f"{len(profiles)} profiles are given", ("schedulingProfiles", 1), hint)
+            raise self.fail(f"{len(profiles)} profiles are given", ("schedulingProfiles", 1), hint)
         if not profiles:
             return self._default_profile()
         path: MemberPath = ("schedulingProfiles", 0, "plugins")
@@ -215,30 +218,33 @@ class _Loader:
         return profile
 
     def _check_handlers(self) -> None:
-        handlers = [name for name, spec in self._plugins.items() if spec.role is Role.PROFILE_HANDLER]
+        handlers = [name for name, spec in self.plugins.items() if spec.role is Role.PROFILE_HANDLER]
         if len(handlers) > 1:
-            path = (*self._paths[handlers[1]], "type")
-            raise self._fail(f"a second profile handler {quoted(handlers[1])}", path, "keep one")
+            path = (*self.paths[handlers[1]], "type")
+            raise self.fail(f"a second profile handler {quoted(handlers[1])}", path, "keep one")
 
     def _default_profile(self) -> Profile:
         """Without profiles every scheduling plugin takes part; without those, picker's default policy runs."""
-        plugins = [WeightedPlugin(spec) for spec in self._plugins.values() if spec.role in SCHEDULING]
+        plugins = [WeightedPlugin(spec) for spec in self.plugins.values() if spec.role in SCHEDULING]
         if not plugins:
             return DEFAULT_CONFIG.profile
         return self._with_picker("default", plugins)
 
     def _weighted(self, path: MemberPath, item: schema.ProfilePlugin) -> WeightedPlugin:
         reference = (*path, "pluginRef")
-        spec = self._refer(item.pluginRef, reference, ())
+        spec = self.refer(item.pluginRef, reference, ())
         if spec.role not in SCHEDULING and spec.role is not Role.DETECTOR:
             hint = "remove it from the profile; it works by being declared"
-            raise self._fail(
+            raise self.fail(
                 f"{quoted(spec.name)} is a {spec.role.value}; it takes no part in a profile", reference, hint
             )
+        if isinstance(spec.parameters, AdaptiveDetector):
+            hint = "name it under flowControl.saturationDetector, or remove it: it is in force by itself"
+            raise self.fail(f"{quoted(spec.name)} is no filter; it takes no part in a profile", reference, hint)
         if item.weight is None:
             return WeightedPlugin(spec)
         if spec.role in (Role.FILTER, Role.PICKER, Role.DETECTOR):
-            self._warn(f"the weight of a {spec.role.value} has no effect", (*path, "weight"))
+            self.warn(f"the weight of a {spec.role.value} has no effect", (*path, "weight"))
             return WeightedPlugin(spec)
         return WeightedPlugin(spec, item.weight)
 
@@ -248,90 +254,60 @@ class _Loader:
             first = seen.setdefault(plugin.spec.name, index)
             if first != index:
                 hint = f"the first is on line {self._decoder.document.line((*path, first))}; remove one"
-                raise self._fail(f"{quoted(plugin.spec.name)} is listed twice", (*path, index, "pluginRef"), hint)
+                raise self.fail(f"{quoted(plugin.spec.name)} is listed twice", (*path, index, "pluginRef"), hint)
 
     def _with_picker(self, name: str, plugins: list[WeightedPlugin]) -> Profile:
         """As the peer completes a profile: its own picker, else one declared elsewhere, else max-score-picker."""
         pickers = [plugin.spec for plugin in plugins if plugin.spec.role is Role.PICKER]
         if len(pickers) > 1:
-            path = self._paths[pickers[1].name]
-            raise self._fail(f"a second picker {quoted(pickers[1].name)} in profile {quoted(name)}", path, "keep one")
+            path = self.paths[pickers[1].name]
+            raise self.fail(f"a second picker {quoted(pickers[1].name)} in profile {quoted(name)}", path, "keep one")
         if not pickers:
-            declared = (spec for spec in self._plugins.values() if spec.role is Role.PICKER)
+            declared = (spec for spec in self.plugins.values() if spec.role is Role.PICKER)
             pickers = [next(declared, default_plugins()[1])]
             plugins = [*plugins, WeightedPlugin(pickers[0])]
         scores = any(plugin.spec.role in (Role.SCORER, Role.SCHEDULING) for plugin in plugins)
         if not scores and isinstance(pickers[0].parameters, MaxScorePicker):
-            path = self._paths.get(pickers[0].name, ())
-            self._warn(f"profile {quoted(name)} has no scorer: endpoints are picked at random", path)
+            path = self.paths.get(pickers[0].name, ())
+            self.warn(f"profile {quoted(name)} has no scorer: endpoints are picked at random", path)
         return Profile(name, tuple(plugins))
 
     def _warn_unused(self, profile: Profile) -> None:
         used = {plugin.spec.name for plugin in profile.plugins}
-        for name, spec in self._plugins.items():
+        for name, spec in self.plugins.items():
             if spec.role in SCHEDULING and name not in used:
-                self._warn(f"{spec.role.value} {quoted(name)} is in no profile: it does nothing", self._paths[name])
+                self.warn(f"{spec.role.value} {quoted(name)} is in no profile: it does nothing", self.paths[name])
 
     # --- the rest of the file ---
 
-    def _check_gates(self, gates: tuple[str, ...]) -> None:
+    def _check_gates(self, gates: tuple[str, ...]) -> bool | None:
+        """What the gate `flowControl` is set to; None if the file does not say."""
+        flow_control = None
         for index, gate in enumerate(gates):
             path: MemberPath = ("featureGates", index)
             name, _, state = gate.partition("=")
             if state not in ("", "true", "false"):
-                raise self._fail(f"feature gate {quoted(gate)} is not a name or name=true|false", path, "correct it")
+                raise self.fail(f"feature gate {quoted(gate)} is not a name or name=true|false", path, "correct it")
             if name == "flowControl":
-                if state != "false":
-                    self._warn(_FLOW_CONTROL_LATER, path)
+                flow_control = state != "false"
             elif name in GATES_WITHOUT_EFFECT:
-                self._warn(f"feature gate {name} has no effect", path)
+                self.warn(f"feature gate {name} has no effect", path)
             else:
                 hint = one_of(name, ["flowControl", *GATES_WITHOUT_EFFECT])
-                raise self._fail(f"unknown feature gate {quoted(name)}", path, hint)
-
-    def _check_flow_control(self, file: schema.EndpointPickerConfig, used: set[str]) -> None:
-        """`used`: plugins of the profile, where a detector is a filter and not without effect."""
-        self._check_detector(file.saturationDetector, ("saturationDetector",))
-        flow = file.flowControl
-        if flow is None:
-            self._warn_flow_control_plugins(set() if file.saturationDetector is None else {Role.DETECTOR}, used)
-            return
-        self._warn(_FLOW_CONTROL_LATER, ("flowControl",))
-        self._check_detector(flow.saturationDetector, ("flowControl", "saturationDetector"), quiet=True)
-        if flow.usageLimitPolicyPluginRef:
-            policy = ("flowControl", "usageLimitPolicyPluginRef")
-            self._refer(flow.usageLimitPolicyPluginRef, policy, [Role.USAGE_LIMIT])
-        for path, band in _bands(flow):
-            self._refer(band.fairnessPolicyRef, (*path, "fairnessPolicyRef"), [Role.FAIRNESS])
-            self._refer(band.orderingPolicyRef, (*path, "orderingPolicyRef"), [Role.ORDERING])
-
-    def _warn_flow_control_plugins(self, told: set[Role], used: set[str]) -> None:
-        for name, spec in self._plugins.items():
-            if spec.role in _FLOW_CONTROL - told and name not in used:
-                later = "belongs to flow control, which comes in a later release: it has no effect"
-                self._warn(f"{spec.role.value} {quoted(name)} {later}", self._paths[name])
-
-    def _check_detector(
-        self, detector: schema.SaturationDetector | None, path: MemberPath, *, quiet: bool = False
-    ) -> None:
-        if detector is None:
-            return
-        if detector.pluginRef:
-            self._refer(detector.pluginRef, (*path, "pluginRef"), [Role.DETECTOR])
-        if not quiet:
-            self._warn(_DETECTOR_LATER, path)
+                raise self.fail(f"unknown feature gate {quoted(name)}", path, hint)
+        return flow_control
 
     def _parsers(self, file: schema.EndpointPickerConfig) -> tuple[PluginSpec, ...]:
         """The new place wins over the old one, as in the peer."""
         if file.requestHandler is not None and file.requestHandler.parsers:
             parsers = enumerate(file.requestHandler.parsers)
             return tuple(
-                self._refer(ref.pluginRef, ("requestHandler", "parsers", index, "pluginRef"), [Role.PARSER])
+                self.refer(ref.pluginRef, ("requestHandler", "parsers", index, "pluginRef"), [Role.PARSER])
                 for index, ref in parsers
             )
         if file.parser is not None:
-            self._warn("parser is deprecated; use requestHandler.parsers", ("parser",))
-            return (self._refer(file.parser.pluginRef, ("parser", "pluginRef"), [Role.PARSER]),)
+            self.warn("parser is deprecated; use requestHandler.parsers", ("parser",))
+            return (self.refer(file.parser.pluginRef, ("parser", "pluginRef"), [Role.PARSER]),)
         return ()
 
     def _data_layer(self, layer: schema.DataLayer | None) -> PluginSpec | None:
@@ -339,30 +315,21 @@ class _Loader:
             return None
         for index, item in enumerate(layer.sources):
             path = ("dataLayer", "sources", index)
-            self._refer(item.pluginRef, (*path, "pluginRef"), [Role.DATA_SOURCE])
+            self.refer(item.pluginRef, (*path, "pluginRef"), [Role.DATA_SOURCE])
             for number, extractor in enumerate(item.extractors):
-                self._refer(extractor.pluginRef, (*path, "extractors", number, "pluginRef"), [Role.EXTRACTOR])
+                self.refer(extractor.pluginRef, (*path, "extractors", number, "pluginRef"), [Role.EXTRACTOR])
         self._refuse_sharing(layer)
         if layer.discovery is None:
             return None
-        return self._refer(layer.discovery.pluginRef, ("dataLayer", "discovery", "pluginRef"), [Role.DISCOVERY])
+        return self.refer(layer.discovery.pluginRef, ("dataLayer", "discovery", "pluginRef"), [Role.DISCOVERY])
 
     def _refuse_sharing(self, layer: schema.DataLayer) -> None:
         peers = layer.peerDiscovery.pluginRef if layer.peerDiscovery else ""
         named = {"peerDiscovery": peers, "crossReplicaSyncerPluginRef": layer.crossReplicaSyncerPluginRef}
-        for member, plugin in named.items():
+        for field, plugin in named.items():
             if plugin:
                 hint = "remove it: each replica learns by itself, from its own requests and from metrics"
                 what = f"plugin {quoted(plugin)} cannot be used: replicas share no state yet"
-                raise self._fail(what, ("dataLayer", member), hint)
+                raise self.fail(what, ("dataLayer", field), hint)
         if layer.crossReplicaSyncInterval is not None:
-            self._warn("this has no effect: replicas share no state yet", ("dataLayer", "crossReplicaSyncInterval"))
-
-
-def _bands(flow: schema.FlowControl) -> Iterable[tuple[MemberPath, schema.PriorityBand]]:
-    if flow.defaultPriorityBand is not None:
-        yield ("flowControl", "defaultPriorityBand"), flow.defaultPriorityBand
-    if flow.defaultNegativePriorityBand is not None:
-        yield ("flowControl", "defaultNegativePriorityBand"), flow.defaultNegativePriorityBand
-    for index, band in enumerate(flow.priorityBands):
-        yield ("flowControl", "priorityBands", index), band
+            self.warn("this has no effect: replicas share no state yet", ("dataLayer", "crossReplicaSyncInterval"))

@@ -6,8 +6,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from picker.config.catalogue import Role
+from picker.config.flow import FlowPlan
 from picker.config.parameters import MaxScorePicker, TtftScorer
-from picker.config.schema import FlowControl, ResponseTracking
+from picker.config.schema import ResponseTracking
 from picker.config.support import Parser
 
 __all__ = ["DEFAULT_CONFIG", "PickerConfig", "PluginSpec", "Profile", "WeightedPlugin"]
@@ -62,7 +63,7 @@ class PickerConfig:
     parsers: tuple[PluginSpec, ...] = ()
     discovery: PluginSpec | None = None
     scraping: bool = True
-    flow_control: FlowControl | None = None
+    flow_control: FlowPlan = field(default_factory=FlowPlan)
     response_tracking: ResponseTracking = "full"
     warnings: tuple[str, ...] = ()
     source: str = "built-in default"

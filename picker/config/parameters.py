@@ -15,6 +15,7 @@ from msgspec import Meta
 from picker.config.units import Seconds
 
 __all__ = [
+    "HEADER_NAME",
     "ActiveRequestScorer",
     "ByLabelFilter",
     "DecodeFilter",
@@ -54,7 +55,8 @@ _HASHED_BY_PICKER = "picker hashes prompts in blocks of its own"
 _INDEX_OF_PICKER = "it belongs to approx-prefix-cache-producer; set it there"
 _ONE_PROFILE = "there is one profile"
 _OF_SESSION_ID = "it belongs to strategy session_id"
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
+HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
+"""The name of a header that picker reads: at most 64 characters."""
 
 
 class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -171,7 +173,7 @@ class SessionAffinityScorer(Parameters, frozen=True):
     }
 
     def __post_init__(self) -> None:
-        if not _HEADER_NAME.fullmatch(self.headerName):
+        if not HEADER_NAME.fullmatch(self.headerName):
             raise ValueError("headerName is no header name of at most 64 characters")
         if self.strategy == "session_id":
             raise ValueError(

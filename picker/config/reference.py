@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from picker.config import settings
-from picker.config.catalogue import DEPRECATED, SCHEDULING, SUPPORTED, PluginType, Role
+from picker.config.catalogue import DEPRECATED, SCHEDULING, SUPPORTED, PluginType
 from picker.config.parameters import NoParameters, Parameters
 from picker.config.refused import KNOWN_UNSUPPORTED
 from picker.config.units import format_duration
@@ -37,7 +37,6 @@ _UNITS = {
     "boolean": "true, false",
     "ports": "ports",
 }
-_LATER = frozenset([Role.FAIRNESS, Role.ORDERING, Role.USAGE_LIMIT])
 _BINARY = ((1 << 30, "Gi"), (1 << 20, "Mi"), (1 << 10, "Ki"))
 
 
@@ -92,15 +91,9 @@ def settings_table() -> str:
 def plugins_table() -> str:
     """Every plugin type a configuration may name as a Markdown table: type, answer, what it does or what to use."""
     rows = ["| type | | what it does here, or what to use instead |", "| --- | --- | --- |"]
-    rows += [f"| `{name}` | {_answer(kind)} | {_meaning(name, kind)} |" for name, kind in SUPPORTED.items()]
+    rows += [f"| `{name}` | runs | {_meaning(name, kind)} |" for name, kind in SUPPORTED.items()]
     rows += [f"| `{name}` | refused | {instead} |" for name, instead in KNOWN_UNSUPPORTED.items()]
     return "\n".join(rows) + "\n"
-
-
-def _answer(kind: PluginType) -> str:
-    if kind.role is Role.DETECTOR:
-        return "runs as a filter; its rest waits for flow control"
-    return "waits for flow control" if kind.role in _LATER else "runs"
 
 
 def _meaning(name: str, kind: PluginType) -> str:

@@ -13,16 +13,12 @@ _MEDIA = "use prefix-cache-scorer: media are hashed with the prompt they stand i
 _NO_STAGES = "use single-profile-handler with decode-filter: prefill and decode of a request have one endpoint"
 _NO_DECIDER = "remove it with the disagg-profile-handler it decides for; use single-profile-handler"
 _NO_EVENTS = "use approx-prefix-cache-producer, which picker feeds by its own picks: cache events are not read"
-_NO_DENIAL = (
-    "bound what is let in with --max-streams, or limit rates at the gateway: nobody is turned away for load yet"
-)
 _NO_PEER = (
     "use label-selector-filter on the label of the host, rack or zone: without disaggregation no endpoint has a peer"
 )
 _NO_KUBERNETES = "remove it: picker follows the endpoints by itself (--endpoints-file)"
 _NO_DCGM = "use metrics-data-source with core-metrics-extractor: load is what the model servers tell of themselves"
 _NO_MODELS = "remove it: models are those that requests name, adapters those that metrics show as loaded"
-_NO_EVICTION = "remove it: a request that runs is never taken back"
 
 
 def _elsewhere(name: str) -> str:
@@ -42,7 +38,7 @@ KNOWN_UNSUPPORTED: Mapping[str, str] = MappingProxyType(
         "endpoint-attribute-scorer": "use the scorer of the load it stands for: queue-scorer, "
         "running-requests-size-scorer or kv-cache-utilization-scorer",
         # filters
-        "slo-headroom-tier-filter": "use ttft-scorer, which takes who answers soonest: SLO headers are not read",
+        "slo-headroom-tier-filter": "use ttft-scorer, which takes who answers soonest; who waits can go by SLO headers",
         "utilization-filter": "use utilization-detector or concurrency-detector in the profile, as filters",
         "endpoint-attribute-filter": "use label-selector-filter for what labels say; other attributes are not kept",
         "topology-affinity-filter": _NO_PEER,
@@ -67,10 +63,7 @@ KNOWN_UNSUPPORTED: Mapping[str, str] = MappingProxyType(
         "mm-embeddings-cache-producer": _MEDIA,
         "p2p-source-producer": "remove it: caches are not moved between model servers",
         "tokenizer": "use token-producer: tokens are estimated from the prompt's bytes",
-        # admission, headers, responses, screeners
-        "latency-slo-admitter": _NO_DENIAL,
-        "probabilistic-admitter": _NO_DENIAL,
-        "agent-identity": "remove it: fairness ids are not used yet; session-affinity-scorer keeps agents together",
+        # responses, screeners
         "request-attribute-reporter": "read tokens by model on /metrics: usage is not told to the gateway",
         "disaggregatedset-rollout-screener": "use label-selector-filter on the revision, or weighted routes to pools",
         "models-responder": "remove it: /v1/models is passed on to a model server, which answers it",
@@ -84,12 +77,6 @@ KNOWN_UNSUPPORTED: Mapping[str, str] = MappingProxyType(
         "topology-extractor": "use label-selector-filter: labels of the endpoints file say where an endpoint stands",
         "k8s-notification-source": _NO_KUBERNETES,
         "endpoint-notification-source": _NO_KUBERNETES,
-        # flow control
-        "program-aware-fairness-policy": "use round-robin-fairness-policy",
-        "priority-holdback-policy": "use static-usage-limit-policy",
-        "soft-reflective-ceiling-policy": "use static-usage-limit-policy",
-        "sheddable-filter": _NO_EVICTION,
-        "priority-then-time-ordering": _NO_EVICTION,
         # several clusters
         "multicluster-queue-scorer": _elsewhere("queue-scorer"),
         "multicluster-kv-cache-utilization-scorer": _elsewhere("kv-cache-utilization-scorer"),

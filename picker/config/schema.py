@@ -70,26 +70,34 @@ class DataLayer(_Section, frozen=True):
 
 
 class SaturationDetector(_Section, frozen=True):
-    """The detector in use; the thresholds could stand here directly before it became a plugin."""
+    """The detector in use; the thresholds could stand here directly before it became a plugin. 0 means the default."""
 
     pluginRef: str = ""
-    queueDepthThreshold: int | None = None
-    kvCacheUtilThreshold: float | None = None
+    queueDepthThreshold: Annotated[int, Meta(ge=0, le=10**12)] | None = None
+    kvCacheUtilThreshold: Annotated[float, Meta(ge=0, le=1)] | None = None
     metricsStalenessThreshold: Seconds | None = None
 
 
 class PriorityBand(_Section, frozen=True):
-    """Limits and policies of one priority; a limit of 0 means the default."""
+    """Limits and policies of one priority; what is absent, or a limit of 0, means the default.
 
-    priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] = 0
-    maxBytes: Bytes = Bytes(1_000_000_000)
-    maxRequests: Bytes = Bytes(5000)
-    fairnessPolicyRef: str = "global-strict-fairness-policy"
-    orderingPolicyRef: str = "fcfs-ordering-policy"
+    `defaultRequestTTL` is picker's own: that of the band instead of that of all; 0 means for ever.
+    """
+
+    priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
+    maxBytes: Bytes = Bytes(0)
+    maxRequests: Bytes = Bytes(0)
+    defaultRequestTTL: Seconds | None = None
+    fairnessPolicyRef: str = ""
+    orderingPolicyRef: str = ""
 
 
 class FlowControl(_Section, frozen=True):
-    """Queueing in front of the pool; kept as written, used by a later release. 0 means unlimited."""
+    """Who waits in front of the pool, and how long. A limit of 0 means unlimited, a time of 0 for ever.
+
+    `fairnessIdHeader` is picker's own: the header that says who a request is from, set by the gateway and not by
+    clients, instead of those that clients may send.
+    """
 
     maxBytes: Bytes = Bytes(0)
     maxRequests: Bytes = Bytes(0)
@@ -101,6 +109,7 @@ class FlowControl(_Section, frozen=True):
     usageLimitPolicyPluginRef: str = ""
     saturationDetector: SaturationDetector | None = None
     enableEviction: bool = False
+    fairnessIdHeader: str = ""
 
 
 class RequestHandler(_Section, frozen=True):

@@ -1,4 +1,4 @@
-"""The parameters of the plugins that stand around scheduling: metrics, index, parsers, discovery, flow control.
+"""The parameters of the plugins that stand around scheduling: metrics, index, parsers, discovery.
 
 Names and defaults are the peer's; see `parameters.py`. picker does most of this by itself, so these are settings for
 its own parts rather than parts to plug in.
@@ -8,13 +8,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
-from picker.config.parameters import Count, NonNegative, NoParameters, Parameters, Positive, PositiveCount, Ratio, Text
+from picker.config.parameters import Count, NonNegative, NoParameters, Parameters, Text
 from picker.config.units import Seconds
 
 __all__ = [
     "AnthropicParser",
     "ApproxPrefixCacheProducer",
-    "ConcurrencyDetector",
     "CoreMetricsExtractor",
     "CustomMetric",
     "DestinationEndpointServedVerifier",
@@ -27,9 +26,7 @@ __all__ = [
     "PassthroughParser",
     "SglangHttpParser",
     "SingleProfileHandler",
-    "StaticUsageLimitPolicy",
     "TokenProducer",
-    "UtilizationDetector",
     "VllmGrpcParser",
     "VllmHttpParser",
 ]
@@ -203,29 +200,3 @@ class FileDiscovery(Parameters, frozen=True):
     watchFile: bool = False
 
     no_effect: ClassVar = {"watchFile": "picker always follows the file"}
-
-
-class UtilizationDetector(Parameters, frozen=True):
-    """Saturation from queue depth and KV usage. In a profile: a filter that keeps the endpoints below both."""
-
-    queueDepthThreshold: PositiveCount = 5
-    kvCacheUtilThreshold: Ratio = 0.8
-    metricsStalenessThreshold: Seconds = Seconds(0.2)
-    headroom: NonNegative = 0.0
-
-    no_effect: ClassVar = {"metricsStalenessThreshold": "stale metrics stop no traffic"}
-
-
-class ConcurrencyDetector(Parameters, frozen=True):
-    """Saturation from requests and tokens in flight. In a profile: a filter that keeps the endpoints below them."""
-
-    concurrencyMode: Literal["requests", "tokens", "hybrid"] = "requests"
-    maxConcurrency: PositiveCount = 100
-    maxTokenConcurrency: PositiveCount = 1_000_000
-    headroom: NonNegative = 0.0
-
-
-class StaticUsageLimitPolicy(Parameters, frozen=True):
-    """A fixed share of the pool that flow control may fill."""
-
-    threshold: Positive = 1.0

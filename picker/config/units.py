@@ -5,7 +5,7 @@ import re
 from decimal import Decimal
 from typing import Any
 
-__all__ = ["Bytes", "Seconds", "dec_hook", "duration_s", "format_duration", "quantity"]
+__all__ = ["Bytes", "Seconds", "dec_hook", "duration_s", "format_bytes", "format_duration", "quantity"]
 
 _NANOSECONDS = {
     "ns": 1,
@@ -55,6 +55,13 @@ def format_duration(seconds: float) -> str:
     if 0 < seconds < 1:
         return f"{seconds * 1000:g}ms"
     return f"{seconds / 60:g}m" if seconds >= 300 and seconds % 60 == 0 else f"{seconds:g}s"
+
+
+def format_bytes(size: int) -> str:
+    """The shortest Kubernetes quantity that says the same, a `B` after it: `1GB`, `10GiB`, `1500B`."""
+    suffixes = ((scale, suffix) for suffix, scale in _SCALES.items() if size and size % scale == 0)
+    scale, suffix = max(suffixes, default=(1, ""))
+    return f"{size // scale}{suffix}B"
 
 
 def quantity(text: str) -> int:

@@ -8,13 +8,15 @@ import msgspec
 
 from picker._core import score
 from picker.config import parameters as p
+from picker.config.admission import ConcurrencyDetector, UtilizationDetector
 from picker.config.catalogue import SUPPORTED, Role
 from picker.config.extras import InstalledTypes
 from picker.config.model import PickerConfig, PluginSpec, WeightedPlugin
 from picker.config.schema import ResponseTracking
-from picker.config.support import ConcurrencyDetector, DestinationEndpointServedVerifier, UtilizationDetector
+from picker.config.support import DestinationEndpointServedVerifier
 from picker.errors import ConfigError
 from picker.policy.api import Filter, Picker, Plugin, Scorer
+from picker.policy.flow import compile_flow
 from picker.policy.host import PluginHost, PluginRecord
 
 __all__ = ["ROLE_LABEL", "Policy", "compile_policy"]
@@ -39,7 +41,7 @@ class Policy:
     `names` has a plugin name for each step; `selectors[k]` decides bit k of an endpoint's labels; `prior_rate` in
     prefill tokens per second. `response_tracking`: what is looked at of responses. `apis`: families whose bodies are
     read (None: all). `reads_test_header` and `tells_served` are for conformance tests: clients may say which endpoints
-    to pick from, and are told who served.
+    to pick from, and are told who served. `flow` goes to `Engine.set_flow`.
     """
 
     steps: tuple[Step, ...]
@@ -49,6 +51,7 @@ class Policy:
     host: PluginHost | None
     prior_rate: float
     session_header: str
+    flow: Mapping[str, Any]
     response_tracking: ResponseTracking = "full"
     apis: tuple[str, ...] | None = None
     reads_test_header: bool = False
@@ -220,4 +223,5 @@ def compile_policy(config: PickerConfig, *, installed: Installed | None = None) 
             isinstance(plugin.spec.parameters, p.HeaderBasedTestingFilter) for plugin in config.profile.plugins
         ),
         tells_served=config.parameters(DestinationEndpointServedVerifier) is not None,
+        flow=compile_flow(config),
     )

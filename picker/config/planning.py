@@ -1,0 +1,252 @@
+"""The flow control of a file: its section, the older member beside it, and the plugins that work by being declared.
+
+Used by `load.py`, which knows what is declared. What a file says and what changes nothing gets a warning.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+from picker.config import admission as a
+from picker.config import schema
+from picker.config.catalogue import Role
+from picker.config.document import MemberPath
+from picker.config.flow import FAIRNESS_HEADERS, Admitter, BandPlan, Detector, Fairness, FlowPlan, Ordering
+from picker.config.model import PluginSpec
+from picker.config.parameters import HEADER_NAME
+from picker.config.suggest import quoted
+
+__all__ = ["Resolver", "plan_flow"]
+
+_SECTION = "flowControl"
+_FAIRNESS: dict[type, Fairness] = {
+    a.TokenFairness: "tokens",
+    a.ProgramAwareFairness: "tokens",
+    a.RoundRobinFairness: "round-robin",
+    a.GlobalStrictFairness: "strict",
+}
+_ORDERING: dict[type, Ordering] = {a.FcfsOrdering: "fcfs", a.EdfOrdering: "edf", a.SloDeadlineOrdering: "slo-deadline"}
+_NAMED = frozenset([Role.DETECTOR, Role.FAIRNESS, Role.ORDERING, Role.USAGE_LIMIT])  # these do nothing by being there
+
+_FALLBACK = {
+    Role.DETECTOR: "utilization-detector",
+    Role.FAIRNESS: "global-strict-fairness-policy",
+    Role.ORDERING: "fcfs-ordering-policy",
+    Role.USAGE_LIMIT: "static-usage-limit-policy",
+}
+"""What the peer falls back to, by name. A file that declares one of that name means it, though it is named nowhere."""
+
+THRESHOLDS = ("queueDepthThreshold", "kvCacheUtilThreshold", "metricsStalenessThreshold")
+
+_SECRETS = frozenset(["authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"])
+
+
+class Resolver(Protocol):
+    """What is declared in a document, and how things are said of it."""
+
+    @property
+    def plugins(self) -> Mapping[str, PluginSpec]: ...
+
+    @property
+    def paths(self) -> Mapping[str, MemberPath]: ...
+
+    def refer(self, name: str, path: MemberPath, roles: list[Role]) -> PluginSpec: ...
+
+    def warn(self, message: str, path: MemberPath) -> None: ...
+
+    def fail(self, message: str, path: MemberPath, hint: str = "") -> Exception: ...
+
+    def given(self, path: MemberPath) -> Any: ...
+
+
+def plan_flow(
+    resolver: Resolver, file: schema.EndpointPickerConfig, *, gate: bool | None, filters: frozenset[str]
+) -> FlowPlan:
+    """What runs. `gate`: the feature gate as the file has it; `filters`: detectors that a profile runs as filters.
+
+    Raises `ConfigError`.
+    """
+    return _Planner(resolver, file, gate, filters).plan()
+
+
+class _Planner:
+    """One run over one file; collects which plugins are named."""
+
+    def __init__(
+        self, resolver: Resolver, file: schema.EndpointPickerConfig, gate: bool | None, filters: frozenset[str]
+    ) -> None:
+        self._resolver = resolver
+        self._file = file
+        self._flow = file.flowControl or schema.FlowControl()
+        self._gate = gate
+        self._queues = gate is not False
+        self._named = set(filters)
+        self._filters = filters
+
+    def plan(self) -> FlowPlan:
+        if not self._queues:
+            self._warn_idle_section()
+        flow = self._flow
+        default = self._template("defaultPriorityBand", flow.defaultPriorityBand)
+        negative = flow.defaultNegativePriorityBand
+        plan = FlowPlan(
+            queues=self._queues,
+            detector=self._detector(),
+            bands=tuple(self._bands()),
+            default_band=default,
+            default_negative_band=self._template("defaultNegativePriorityBand", negative) if negative else default,
+            max_requests=flow.maxRequests,
+            max_bytes=flow.maxBytes,
+            no_endpoint_ttl_s=self._no_endpoint_ttl_s(),
+            usage_limit=self._policy(
+                flow.usageLimitPolicyPluginRef, (_SECTION, "usageLimitPolicyPluginRef"), Role.USAGE_LIMIT
+            ),
+            fairness_headers=self._fairness_headers(),
+            admitters=tuple(self._admitters()),
+            evicts=flow.enableEviction and self._queues,
+        )
+        self._warn_idle_plugins(evicts=plan.evicts)
+        return plan
+
+    # --- plugins that are named, or meant though they are not ---
+
+    def _refer(self, name: str, path: MemberPath, role: Role) -> PluginSpec:
+        spec = self._resolver.refer(name, path, [role])
+        self._named.add(spec.name)
+        return spec
+
+    def _fallback(self, role: Role) -> PluginSpec | None:
+        """A plugin declared under the name that the peer falls back to."""
+        spec = self._resolver.plugins.get(_FALLBACK[role])
+        if spec is None or spec.role is not role or spec.name in self._filters:
+            return None
+        self._named.add(spec.name)
+        return spec
+
+    def _declared(self, role: Role) -> Iterator[PluginSpec]:
+        return (spec for spec in self._resolver.plugins.values() if spec.role is role)
+
+    def _policy(self, name: str, path: MemberPath, role: Role) -> Any:
+        """The parameters of the policy that is named, or meant; None: picker's own."""
+        spec = self._refer(name, path, role) if name else self._fallback(role)
+        return None if spec is None else spec.parameters
+
+    def _admitters(self) -> Iterator[Admitter]:
+        for spec in self._declared(Role.ADMITTER):
+            if isinstance(spec.parameters, a.ProbabilisticAdmitter | a.LatencySloAdmitter):
+                yield spec.parameters
+
+    # --- detectors ---
+
+    def _detector(self) -> Detector:
+        given, path = self._given_detector()
+        thresholds = {name: value for name in THRESHOLDS if (value := getattr(given, name)) is not None}
+        if thresholds and not given.pluginRef:
+            values: dict[str, Any] = {name: value for name, value in thresholds.items() if value}
+            return self._fresh(a.UtilizationDetector(**values), path)
+        for name in thresholds:
+            self._resolver.warn(f"this has no effect: {quoted(given.pluginRef)} has its own", (*path, name))
+        found = self._policy(given.pluginRef, (*path, "pluginRef"), Role.DETECTOR)
+        if found is None:
+            return a.AdaptiveDetector()
+        place = self._resolver.paths.get(given.pluginRef or _FALLBACK[Role.DETECTOR], ())
+        return self._fresh(found, (*place, "parameters"))
+
+    def _given_detector(self) -> tuple[schema.SaturationDetector, MemberPath]:
+        """The new place wins over the old one, as in the peer."""
+        new, old = self._flow.saturationDetector, self._file.saturationDetector
+        if old is not None:
+            what = "this has no effect: flowControl.saturationDetector counts"
+            if new is None:
+                what = "saturationDetector is deprecated; use flowControl.saturationDetector"
+            self._resolver.warn(what, ("saturationDetector",))
+        if new is not None:
+            return new, (_SECTION, "saturationDetector")
+        return old or schema.SaturationDetector(), ("saturationDetector",)
+
+    def _fresh(self, detector: Detector, path: MemberPath) -> Detector:
+        """The detector, having told of a threshold that is too short to mean anything here."""
+        place = (*path, "metricsStalenessThreshold")
+        if isinstance(detector, a.UtilizationDetector) and self._resolver.given(place) is not None:
+            if detector.metricsStalenessThreshold < a.FRESH_S:
+                what = f"this is taken for {a.FRESH_S:g}s, as endpoints are scraped every 200ms; and stale metrics"
+                self._resolver.warn(f"{what} stop no traffic", place)
+        return detector
+
+    # --- bands ---
+
+    def _bands(self) -> Iterator[tuple[int, BandPlan]]:
+        seen: dict[int, int] = {}
+        for index, band in enumerate(self._flow.priorityBands):
+            path: MemberPath = (_SECTION, "priorityBands", index)
+            priority = band.priority or 0
+            if seen.setdefault(priority, index) != index:
+                what = f"priority {priority} has two bands"
+                raise self._resolver.fail(what, (*path, "priority"), "keep one")
+            yield priority, self._band(path, band)
+
+    def _template(self, member: str, band: schema.PriorityBand | None) -> BandPlan:
+        path: MemberPath = (_SECTION, member)
+        if band is not None and band.priority is not None:
+            what = "this has no effect: it is for the priorities that no band is given for"
+            self._resolver.warn(what, (*path, "priority"))
+        return self._band(path, band or schema.PriorityBand())
+
+    def _band(self, path: MemberPath, band: schema.PriorityBand) -> BandPlan:
+        usual = BandPlan()
+        fairness = self._policy(band.fairnessPolicyRef, (*path, "fairnessPolicyRef"), Role.FAIRNESS)
+        ordering = self._policy(band.orderingPolicyRef, (*path, "orderingPolicyRef"), Role.ORDERING)
+        ttl = self._flow.defaultRequestTTL if band.defaultRequestTTL is None else band.defaultRequestTTL
+        return BandPlan(
+            fairness=usual.fairness if fairness is None else _FAIRNESS[type(fairness)],
+            ordering=usual.ordering if ordering is None else _ORDERING[type(ordering)],
+            max_requests=band.maxRequests or usual.max_requests,
+            max_bytes=band.maxBytes or usual.max_bytes,
+            ttl_s=float(ttl),
+        )
+
+    def _no_endpoint_ttl_s(self) -> float:
+        """As the peer has it where flow control is asked for; else 503 at once."""
+        if not self._queues or (self._file.flowControl is None and self._gate is None):
+            return 0.0
+        given = self._flow.noEndpointRequestTTL
+        return float(self._flow.defaultRequestTTL if given is None else given) or math.inf
+
+    # --- who a request is from ---
+
+    def _fairness_headers(self) -> tuple[str, ...]:
+        agents = list(self._declared(Role.IDENTITY))
+        name, path = self._flow.fairnessIdHeader, (_SECTION, "fairnessIdHeader")
+        if name:
+            self._check_header(name, path)
+            for spec in agents:
+                what = f"{spec.role.value} {quoted(spec.name)} has no effect: {name} alone says who a request is from"
+                self._resolver.warn(what, self._resolver.paths[spec.name])
+            return (name.lower(),)
+        own = [header.lower() for spec in agents for header in getattr(spec.parameters, "additionalSessionHeaders", ())]
+        return tuple(dict.fromkeys((*FAIRNESS_HEADERS, *own, *(a.AGENT_HEADERS if agents else ()))))
+
+    def _check_header(self, name: str, path: MemberPath) -> None:
+        if not HEADER_NAME.fullmatch(name):
+            raise self._resolver.fail(f"{quoted(name)} is no header name of at most 64 characters", path)
+        if name.lower() in _SECRETS:
+            hint = "have the gateway say in a header of its own who it is from"
+            raise self._resolver.fail(f"{quoted(name)} holds secrets, and fairness ids are seen in metrics", path, hint)
+
+    # --- what does nothing ---
+
+    def _warn_idle_section(self) -> None:
+        given = self._resolver.given((_SECTION,))
+        for name in given if isinstance(given, dict) else ():
+            if name != "saturationDetector":
+                self._resolver.warn("this has no effect: the feature gate flowControl is off", (_SECTION, name))
+
+    def _warn_idle_plugins(self, *, evicts: bool) -> None:
+        for name, spec in self._resolver.plugins.items():
+            what = f"{spec.role.value} {quoted(name)}"
+            if spec.role in _NAMED and name not in self._named:
+                where = "flowControl names it nowhere" if self._queues else "the feature gate flowControl is off"
+                self._resolver.warn(f"{what} does nothing: {where}", self._resolver.paths[name])
+            if spec.role is Role.EVICTION and not evicts:
+                why = "flowControl.enableEviction is not set"
+                self._resolver.warn(f"{what} does nothing: {why}", self._resolver.paths[name])
