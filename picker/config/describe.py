@@ -79,11 +79,11 @@ def _flow_control(plan: FlowPlan) -> Iterator[str]:
 
 def _waiting(plan: FlowPlan) -> Iterator[str]:
     for priority, band in sorted(plan.bands, reverse=True):
-        yield f"  priority {priority} waits {_band(band)}"
-    others = "  other priorities wait" if plan.bands else "  priorities from 0 wait"
-    yield f"{others} {_band(plan.default_band)}"
+        wait = "waits" if priority >= 0 else "waits, for an endpoint to come,"
+        yield f"  priority {priority} {wait} {_band(band)}"
+    yield f"  {'other' if plan.bands else 'all'} priorities from 0 wait {_band(plan.default_band)}"
     if plan.default_negative_band != plan.default_band:
-        yield f"  other priorities below 0, for an endpoint to come: {_band(plan.default_negative_band)}"
+        yield f"  other priorities below 0 wait, for an endpoint to come, {_band(plan.default_negative_band)}"
     caps = [f"{plan.max_requests} requests"] if plan.max_requests else []
     caps += [format_bytes(plan.max_bytes)] if plan.max_bytes else []
     if caps:

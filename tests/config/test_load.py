@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from picker.config import DEFAULT_CONFIG, PickerConfig, PluginType, Role, load_config
+from picker.config import admission as a
 from picker.config import parameters as p
 from picker.config import support as s
 from picker.config.catalogue import IMPLICIT, SUPPORTED
@@ -71,18 +72,18 @@ def test_parameters_are_decoded() -> None:
     assert not selector.matches({"gpu": "h100", "zone": "eu-1"})
     assert not selector.matches({"gpu": "h100", "drained": ""})
     assert not selector.matches({"gpu": "a100"})
-    detector = config.parameters(s.UtilizationDetector)
+    detector = config.parameters(a.UtilizationDetector)
     assert detector is not None
     assert detector.metricsStalenessThreshold == 1.0
     flow = config.flow_control
-    assert flow is not None
-    assert (flow.maxBytes, flow.maxRequests) == (10 << 30, 20_000)
-    assert (flow.defaultRequestTTL, flow.noEndpointRequestTTL) == (90.0, 600.0)
-    assert [(band.priority, band.maxBytes, band.maxRequests) for band in flow.priorityBands] == [
+    assert flow.detector == detector
+    assert (flow.max_bytes, flow.max_requests) == (10 << 30, 20_000)
+    assert (flow.default_band.ttl_s, flow.no_endpoint_ttl_s) == (90.0, 600.0)
+    assert [(priority, band.max_bytes, band.max_requests) for priority, band in flow.bands] == [
         (100, 10**9, 500),
         (-1, 10**8, 5000),
     ]
-    assert [warning for warning in config.warnings if "flow control comes in a later release" in warning]
+    assert config.warnings == ()
 
 
 def test_the_rest_of_the_file() -> None:
@@ -133,15 +134,8 @@ schedulingProfiles:
 @pytest.mark.parametrize(
     ("body", "warning"),
     [
-        ("featureGates: [flowControl]", "epp.yaml:3: featureGates[0]: flow control comes in a later release"),
         ("featureGates: [prepareDataPlugins]", "featureGates[0]: feature gate prepareDataPlugins has no effect"),
-        ("flowControl: {}", "epp.yaml:3: flowControl: flow control comes in a later release"),
-        ("saturationDetector: {pluginRef: utilization-detector}", "saturation detection comes with flow control"),
-        (
-            "plugins: [{type: utilization-detector}]",
-            'plugins[0]: saturation detector "utilization-detector" belongs to',
-        ),
-        ("saturationDetector: {queueDepthThreshold: 5}", "saturation detection comes with flow control"),
+        ("saturationDetector: {queueDepthThreshold: 5}", "saturationDetector is deprecated; use flowControl.saturat"),
         ("parser: {pluginRef: openai-parser}", "parser is deprecated; use requestHandler.parsers"),
         ("plugins: [{type: by-label, parameters: {label: a, validValues: [b]}}]", "by-label is deprecated"),
         (
@@ -184,8 +178,9 @@ def test_each_notice_is_given_once() -> None:
     assert len(load(body).warnings) == 1
 
 
-def test_a_gate_switched_off_is_silent() -> None:
-    assert load("featureGates: [flowControl=false]").warnings == ()
+@pytest.mark.parametrize("gate", ["flowControl", "flowControl=true", "flowControl=false"])
+def test_the_gate_of_flow_control_is_silent(gate: str) -> None:
+    assert load(f"featureGates: [{gate}]").warnings == ()
 
 
 def test_metrics_can_be_switched_off() -> None:
@@ -235,6 +230,7 @@ NEEDS = {
     "by-label-selector": "{matchExpressions: [{key: a, operator: Exists}]}",
     "by-label": "{label: a, allowsNoLabel: true}",
     "file-discovery": "{path: /x}",
+    "priority-holdback-policy": "{minCeiling: 0.5}",
 }
 
 
@@ -271,6 +267,12 @@ def test_the_peers_defaults() -> None:
     producer = s.ApproxPrefixCacheProducer()
     assert (producer.blockSizeTokens, producer.maxPrefixTokensToMatch) == (16, 131_072)
     assert (producer.maxPrefixBlocksToMatch, producer.lruCapacityPerServer) == (2048, 31_250)
+    busy, many = a.UtilizationDetector(), a.ConcurrencyDetector()
+    assert (busy.queueDepthThreshold, busy.kvCacheUtilThreshold, busy.headroom) == (5, 0.8, 0.0)
+    assert (many.concurrencyMode, many.maxConcurrency, many.maxTokenConcurrency) == ("requests", 100, 1_000_000)
+    shed = a.ProbabilisticAdmitter()
+    assert (shed.queueDepthThreshold, shed.kvCacheUtilThreshold, shed.power, shed.k) == (5, 0.8, 5.0, 300.0)
+    assert a.StaticUsageLimitPolicy().threshold == a.PriorityHoldbackPolicy(minCeiling=0).maxCeiling == 1.0
 
 
 def test_by_label() -> None:

@@ -188,9 +188,9 @@ MISTAKES = {
     "control characters are shown, not sent": (
         HEAD + 'plugins: [{type: "a\\eb\\n"}]\n',
         'epp.yaml:3: plugins[0].type: unknown plugin type "a\\x1bb\\n"; use one of: active-request-scorer, '
-        "anthropic-parser, approx-prefix-cache-producer, by-label, by-label-selector, concurrency-detector, "
-        "core-metrics-extractor, decode-filter, destination-endpoint-served-verifier, edf-ordering-policy, "
-        "encode-filter, fcfs-ordering-policy, …",
+        "adaptive-detector, agent-identity, anthropic-parser, approx-prefix-cache-producer, by-label, "
+        "by-label-selector, concurrency-detector, core-metrics-extractor, decode-filter, "
+        "destination-endpoint-served-verifier, edf-ordering-policy, …",
     ),
 }
 

@@ -44,12 +44,18 @@ def test_the_default_configuration_in_words() -> None:
         "    1 × ttft-scorer  priorPrefillTokensPerSecond=15000 residentTokenWeight=0.04 waitingRequestTokens=512\n"
         "  picker\n"
         "    max-score-picker  maxNumOfEndpoints=1\n"
+        "flow control\n"
+        "  room for requests by adaptive-detector\n"
+        "  all priorities from 0 wait at most 60s, at most 5000 requests, 1GB; flows by tokens, fcfs\n"
+        "  no endpoints: 503 at once\n"
+        "  flows by x-llm-d-inference-fairness-id, x-gateway-inference-fairness-id\n"
+        "  priorities below 0: 429 where there is no room\n"
     )
 
 
 def test_a_configuration_in_words() -> None:
     config = load_config((FOLDER / "payload-agnostic.yaml").read_text(), source="f")
-    assert describe(config) == (
+    assert describe(config).partition("flow control\n")[0] == (
         "profile default\n"
         "  filters\n"
         "    decode-filter\n"
@@ -68,5 +74,6 @@ def test_names_durations_and_warnings_in_words() -> None:
     text = describe(load_config((FOLDER / "flow-control.yaml").read_text(), source="f"))
     assert '    label-selector-filter (named h100)  matchLabels={"gpu":"h100"} matchExpressions=[' in text
     assert "metricsStalenessThreshold=1s" in text
-    assert "\nwarnings (3)\n  f:17: plugins[3].parameters.metricsStalenessThreshold: this has no effect" in text
-    assert "\n  f:3: featureGates[0]: flow control comes in a later release" in text
+    assert "warnings" not in text
+    text = describe(load_config((FOLDER / "legacy-gie.yaml").read_text(), source="f"))
+    assert "\nwarnings (3)\n  f:9: plugins[2].parameters.hashBlockSize: this has no effect" in text

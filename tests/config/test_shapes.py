@@ -140,6 +140,44 @@ RUNS = {
         for kind in ("utilization-detector", "concurrency-detector")
     },
     "featureGates, off": "featureGates: [flowControl=false]",
+    "featureGates, on": "featureGates: [flowControl]",
+    "flowControl": "plugins: [{type: round-robin-fairness-policy}, {type: edf-ordering-policy}]\n"
+    "flowControl:\n  {maxBytes: 1G, maxRequests: 9, defaultRequestTTL: 9s, noEndpointRequestTTL: 0s,\n"
+    "  defaultPriorityBand: {maxBytes: 1, maxRequests: 1}, defaultNegativePriorityBand: {defaultRequestTTL: 1s},\n"
+    "  priorityBands: [{priority: 1, maxBytes: 1, maxRequests: 1, defaultRequestTTL: 1s,\n"
+    "  fairnessPolicyRef: round-robin-fairness-policy, orderingPolicyRef: edf-ordering-policy}], usageLimitPolicyPluginRef: static-usage-limit-policy,\n"
+    "  saturationDetector: {pluginRef: utilization-detector}, enableEviction: true, fairnessIdHeader: x-tenant}",
+    "utilization-detector": plugin(
+        "utilization-detector",
+        "{queueDepthThreshold: 9, kvCacheUtilThreshold: 0.5, metricsStalenessThreshold: 1s, headroom: 0.1}",
+    ),
+    "concurrency-detector": plugin(
+        "concurrency-detector",
+        "{concurrencyMode: hybrid, maxConcurrency: 9, maxTokenConcurrency: 9, headroom: 0.1}",
+    )
+    + "\nflowControl: {saturationDetector: {pluginRef: concurrency-detector}}",
+    **{
+        kind: plugin(kind) + f"\nflowControl: {{defaultPriorityBand: {{{member}: {kind}}}}}"
+        for role, member in ((Role.FAIRNESS, "fairnessPolicyRef"), (Role.ORDERING, "orderingPolicyRef"))
+        for kind in SUPPORTED
+        if SUPPORTED[kind].role is role
+    },
+    "global-strict-fairness-policy, meant": plugin("global-strict-fairness-policy"),
+    "fcfs-ordering-policy, meant": plugin("fcfs-ordering-policy"),
+    "static-usage-limit-policy, meant": plugin("static-usage-limit-policy", "{threshold: 0.5}"),
+    "priority-holdback-policy": plugin(
+        "priority-holdback-policy", "{shape: linear, domain: value, minCeiling: 0.4, maxCeiling: 0.9}"
+    )
+    + "\nflowControl: {usageLimitPolicyPluginRef: priority-holdback-policy}",
+    "soft-reflective-ceiling-policy": plugin("soft-reflective-ceiling-policy")
+    + "\nflowControl: {usageLimitPolicyPluginRef: soft-reflective-ceiling-policy}",
+    "probabilistic-admitter": plugin(
+        "probabilistic-admitter", "{queueDepthThreshold: 9, kvCacheUtilThreshold: 0.5, power: 2, k: 100}"
+    ),
+    "latency-slo-admitter": plugin("latency-slo-admitter"),
+    "agent-identity": plugin("agent-identity", "{additionalSessionHeaders: [x-session-id]}"),
+    "eviction": plugin("eviction-sheddable-filter", beside="{type: eviction-priority-then-time-ordering}")
+    + "\nflowControl: {enableEviction: true}",
     "plugins by name": "plugins: [{type: queue-scorer, name: q}]\n"
     "schedulingProfiles: [{name: default, plugins: [{pluginRef: q, weight: 2.5}]}]",
     "dataLayer.injectDefaults": "dataLayer: {injectDefaults: false}",
@@ -148,7 +186,6 @@ RUNS = {
     "responseTracking": "responseTracking: full",
 }
 
-_LATER = "in a later release"
 # What is taken and has no effect, and the words of the warning that tells it.
 WARNS = {
     "by-label": (plugin("by-label", "{label: a, validValues: [b], allowsNoLabel: true}"), "use label-selector-filter"),
@@ -231,50 +268,84 @@ WARNS = {
         + "\ndataLayer: {discovery: {pluginRef: file-discovery}}",
         "plugins[0].parameters.watchFile: this has no effect",
     ),
-    "utilization-detector": (
-        plugin(
-            "utilization-detector",
-            "{queueDepthThreshold: 9, kvCacheUtilThreshold: 0.5, metricsStalenessThreshold: 1s, headroom: 0.1}",
-        ),
-        f'saturation detector "utilization-detector" belongs to flow control, which comes {_LATER}',
+    "utilization-detector metricsStalenessThreshold": (
+        plugin("utilization-detector", "{metricsStalenessThreshold: 200ms}"),
+        "plugins[0].parameters.metricsStalenessThreshold: this is taken for 1s",
     ),
-    "concurrency-detector": (
-        plugin(
-            "concurrency-detector",
-            "{concurrencyMode: hybrid, maxConcurrency: 9, maxTokenConcurrency: 9, headroom: 0.1}",
-        ),
-        f'saturation detector "concurrency-detector" belongs to flow control, which comes {_LATER}',
+    "concurrency-detector named nowhere": (
+        plugin("concurrency-detector"),
+        'saturation detector "concurrency-detector" does nothing: flowControl names it nowhere',
     ),
     **{
-        kind: (plugin(kind), f'"{kind}" belongs to flow control, which comes {_LATER}')
-        for kind in SUPPORTED
-        if SUPPORTED[kind].role in (Role.FAIRNESS, Role.ORDERING)
+        f"{kind} named nowhere": (
+            plugin(kind, parameters),
+            f'plugins[0]: {SUPPORTED[kind].role.value} "{kind}" does nothing: flowControl names it nowhere',
+        )
+        for kind, parameters in {
+            "adaptive-detector": "{}",
+            "token-fairness-policy": "{}",
+            "round-robin-fairness-policy": "{}",
+            "program-aware-fairness": "{}",
+            "edf-ordering-policy": "{}",
+            "slo-deadline-ordering-policy": "{}",
+            "priority-holdback-policy": "{minCeiling: 0.5}",
+            "soft-reflective-ceiling-policy": "{}",
+        }.items()
     },
-    "static-usage-limit-policy": (
-        plugin("static-usage-limit-policy", "{threshold: 0.5}"),
-        f'"static-usage-limit-policy" belongs to flow control, which comes {_LATER}',
+    **{
+        f"program-aware-fairness {name}": (
+            plugin("program-aware-fairness", f"{{{name}: {value}}}"),
+            f"plugins[0].parameters.{name}: this has no effect",
+        )
+        for name, value in {
+            "strategy": "ewma",
+            "evictionTtlSeconds": 9,
+            "evictionSweepSeconds": 9,
+            "lasWeightService": 0.5,
+            "lasWeightHeadWait": 0.5,
+            "lasDecayFactor": 0.5,
+            "lasHalfLifeSeconds": 9,
+        }.items()
+    },
+    **{
+        f"{kind} without eviction": (plugin(kind), f'"{kind}" does nothing: flowControl.enableEviction is not set')
+        for kind in SUPPORTED
+        if SUPPORTED[kind].role is Role.EVICTION
+    },
+    "agent-identity beside a verified header": (
+        plugin("agent-identity") + "\nflowControl: {fairnessIdHeader: x-tenant}",
+        'request header plugin "agent-identity" has no effect: x-tenant alone says who a request is from',
     ),
-    "featureGates, flow control": ("featureGates: [flowControl]", f"flow control comes {_LATER}"),
     "featureGates, others": (
         "featureGates: [haPopulateNonLeaderDatastore=false]",
         "feature gate haPopulateNonLeaderDatastore has no effect",
     ),
-    "flowControl": (
-        "plugins: [{type: round-robin-fairness-policy}, {type: edf-ordering-policy}]\n"
-        "flowControl:\n  {maxBytes: 1G, maxRequests: 9, defaultRequestTTL: 9s, noEndpointRequestTTL: 0s,\n"
-        "  defaultPriorityBand: {maxBytes: 1, maxRequests: 1}, defaultNegativePriorityBand: {priority: -1},\n"
-        "  priorityBands: [{priority: 1, maxBytes: 1, maxRequests: 1, fairnessPolicyRef: round-robin-fairness-policy,\n"
-        "  orderingPolicyRef: edf-ordering-policy}], usageLimitPolicyPluginRef: static-usage-limit-policy,\n"
-        "  saturationDetector: {pluginRef: utilization-detector}, enableEviction: true}",
-        f"flowControl: flow control comes {_LATER}: requests are not queued and this has no effect",
+    **{
+        f"flowControl.{name}, switched off": (
+            f"featureGates: [flowControl=false]\nflowControl: {{{name}: {value}}}",
+            f"flowControl.{name}: this has no effect: the feature gate flowControl is off",
+        )
+        for name, value in {"maxBytes": "1G", "priorityBands": "[]", "enableEviction": "true"}.items()
+    },
+    "flowControl.defaultPriorityBand.priority": (
+        "flowControl: {defaultPriorityBand: {priority: 1}}",
+        "flowControl.defaultPriorityBand.priority: this has no effect: it is for the priorities that no band is given",
     ),
     "saturationDetector": (
         "saturationDetector: {pluginRef: utilization-detector}",
-        f"saturationDetector: saturation detection comes with flow control {_LATER}: this has no effect",
+        "saturationDetector: saturationDetector is deprecated; use flowControl.saturationDetector",
     ),
     "saturationDetector, older": (
         "saturationDetector: {queueDepthThreshold: 5, kvCacheUtilThreshold: 0.8, metricsStalenessThreshold: 200ms}",
-        f"saturationDetector: saturation detection comes with flow control {_LATER}: this has no effect",
+        "saturationDetector.metricsStalenessThreshold: this is taken for 1s",
+    ),
+    "saturationDetector, older and newer": (
+        "saturationDetector: {queueDepthThreshold: 5}\nflowControl: {saturationDetector: {kvCacheUtilThreshold: 0.5}}",
+        "saturationDetector: this has no effect: flowControl.saturationDetector counts",
+    ),
+    "saturationDetector, thresholds beside a plugin": (
+        "saturationDetector: {pluginRef: utilization-detector, queueDepthThreshold: 5}",
+        'saturationDetector.queueDepthThreshold: this has no effect: "utilization-detector" has its own',
     ),
     "parser": ("parser: {pluginRef: openai-parser}", "parser: parser is deprecated; use requestHandler.parsers"),
     "dataLayer.crossReplicaSyncInterval": (
@@ -293,6 +364,30 @@ REFUSED = {
     "session-affinity-scorer by id": (
         plugin("session-affinity-scorer", "{strategy: session_id, sources: [{header: x}]}"),
         "session-affinity-scorer keeps no table of session ids yet; use strategy encoded_endpoint_header",
+    ),
+    "adaptive-detector in a profile": (
+        plugin("adaptive-detector") + "\nschedulingProfiles: [{name: a, plugins: [{pluginRef: adaptive-detector}]}]",
+        '"adaptive-detector" is no filter; it takes no part in a profile; name it under flowControl.saturationDetector',
+    ),
+    "a priority with two bands": (
+        "flowControl: {priorityBands: [{priority: 1}, {priority: 1}]}",
+        "flowControl.priorityBands[1].priority: priority 1 has two bands; keep one",
+    ),
+    "flowControl.fairnessIdHeader of secrets": (
+        "flowControl: {fairnessIdHeader: Authorization}",
+        'flowControl.fairnessIdHeader: "Authorization" holds secrets, and fairness ids are seen in metrics; have the',
+    ),
+    "flowControl.fairnessIdHeader that is none": (
+        "flowControl: {fairnessIdHeader: 'a b'}",
+        'flowControl.fairnessIdHeader: "a b" is no header name of at most 64 characters',
+    ),
+    "agent-identity by what is no header": (
+        plugin("agent-identity", "{additionalSessionHeaders: ['a:b']}"),
+        "additionalSessionHeaders has what is no header name",
+    ),
+    "priority-holdback-policy upside down": (
+        plugin("priority-holdback-policy", "{minCeiling: 0.9, maxCeiling: 0.4}"),
+        "minCeiling is above maxCeiling",
     ),
     "prefix-cache-affinity-filter by predictor": (
         plugin("prefix-cache-affinity-filter", "{ttftSource: latencyPredictor}"),
