@@ -12,6 +12,7 @@ from picker.config import parameters as p
 from picker.config import support as s
 
 __all__ = [
+    "ALIASES",
     "DEPRECATED",
     "IMPLICIT",
     "SCHEDULING",
@@ -115,14 +116,18 @@ _TYPES = (
 )
 
 _BY_NAME = {kind.name: kind for kind in _TYPES}
-_ALIASES = {
-    "by-label-selector": "label-selector-filter",
-    "program-aware-fairness-policy": "program-aware-fairness",
-    "sheddable-filter": "eviction-sheddable-filter",
-    "priority-then-time-ordering": "eviction-priority-then-time-ordering",
-}
-SUPPORTED = MappingProxyType(_BY_NAME | {alias: _BY_NAME[name] for alias, name in _ALIASES.items()})
-"""Every type picker accepts, by name or another name."""
+ALIASES = MappingProxyType(
+    {
+        "by-label-selector": "label-selector-filter",
+        "program-aware-fairness-policy": "program-aware-fairness",
+        "sheddable-filter": "eviction-sheddable-filter",
+        "priority-then-time-ordering": "eviction-priority-then-time-ordering",
+    }
+)
+"""Other names of types."""
+
+SUPPORTED = MappingProxyType(_BY_NAME | {alias: _BY_NAME[name] for alias, name in ALIASES.items()})
+"""Every type picker accepts, by any of its names."""
 
 DEPRECATED = MappingProxyType({"by-label": "label-selector-filter", "by-label-selector": "label-selector-filter"})
 """Accepted types the peer is about to drop, and what replaces them."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from picker.config import settings
-from picker.config.catalogue import DEPRECATED, SCHEDULING, SUPPORTED, PluginType
+from picker.config.catalogue import ALIASES, DEPRECATED, SCHEDULING, SUPPORTED, PluginType
 from picker.config.parameters import NoParameters, Parameters
 from picker.config.refused import KNOWN_UNSUPPORTED
 from picker.config.units import format_duration
@@ -98,6 +98,8 @@ def plugins_table() -> str:
 
 def _meaning(name: str, kind: PluginType) -> str:
     """The type's own words, and the parameters of it that change nothing."""
+    if name in ALIASES and name not in DEPRECATED:
+        return f"another name of `{ALIASES[name]}`"
     role = kind.role.value if kind.role not in SCHEDULING else f"**{kind.role.value}**"
     said = " ".join((kind.parameters.__doc__ or "").split("\n\n")[0].split()) if kind.parameters else ""
     idle = sorted(kind.parameters.no_effect) if kind.parameters and issubclass(kind.parameters, Parameters) else []

@@ -119,7 +119,7 @@ class ObjectiveSpec(Struct, frozen=True, kw_only=True):
 
 
 class InferenceObjective(Struct, frozen=True, kw_only=True):
-    """A priority that requests name by header. Decisions show it; what waits for whom comes with flow control."""
+    """A priority that requests name by header: who waits for whom."""
 
     metadata: Metadata
     spec: ObjectiveSpec

@@ -145,7 +145,8 @@ RUNS = {
     "flowControl:\n  {maxBytes: 1G, maxRequests: 9, defaultRequestTTL: 9s, noEndpointRequestTTL: 0s,\n"
     "  defaultPriorityBand: {maxBytes: 1, maxRequests: 1}, defaultNegativePriorityBand: {defaultRequestTTL: 1s},\n"
     "  priorityBands: [{priority: 1, maxBytes: 1, maxRequests: 1, defaultRequestTTL: 1s,\n"
-    "  fairnessPolicyRef: round-robin-fairness-policy, orderingPolicyRef: edf-ordering-policy}], usageLimitPolicyPluginRef: static-usage-limit-policy,\n"
+    "  fairnessPolicyRef: round-robin-fairness-policy, orderingPolicyRef: edf-ordering-policy}],\n"
+    "  usageLimitPolicyPluginRef: static-usage-limit-policy,\n"
     "  saturationDetector: {pluginRef: utilization-detector}, enableEviction: true, fairnessIdHeader: x-tenant}",
     "utilization-detector": plugin(
         "utilization-detector",
