@@ -14,6 +14,7 @@ from picker.config.units import Seconds
 __all__ = [
     "AGENT_HEADERS",
     "FRESH_S",
+    "NO_FAIRNESS_HEADER",
     "AdaptiveDetector",
     "AgentIdentity",
     "ConcurrencyDetector",
@@ -32,6 +33,7 @@ __all__ = [
     "StaticUsageLimitPolicy",
     "TokenFairness",
     "UtilizationDetector",
+    "is_fairness_header",
 ]
 
 PositiveRatio = Annotated[float, Meta(gt=0, le=1)]
@@ -44,7 +46,14 @@ FRESH_S = 1.0
 
 MOST_SESSION_HEADERS = 8
 
+NO_FAIRNESS_HEADER = "no header name of at most 63 characters"
+
 _TOKENS = "flows take turns by tokens of work, as with token-fairness-policy"
+
+
+def is_fairness_header(name: str) -> bool:
+    """Whether it names a header that the core reads a fairness id from (`PK_FLOW_HEADER_BYTES`)."""
+    return HEADER_NAME.fullmatch(name) is not None and len(name) < 64
 
 
 # --- saturation detectors: whether an endpoint has room for one more request ---
@@ -186,8 +195,8 @@ class AgentIdentity(Parameters, frozen=True):
     def __post_init__(self) -> None:
         if len(self.additionalSessionHeaders) > MOST_SESSION_HEADERS:
             raise ValueError(f"at most {MOST_SESSION_HEADERS} additionalSessionHeaders")
-        if not all(map(HEADER_NAME.fullmatch, self.additionalSessionHeaders)):
-            raise ValueError("additionalSessionHeaders has what is no header name of at most 64 characters")
+        if not all(map(is_fairness_header, self.additionalSessionHeaders)):
+            raise ValueError(f"additionalSessionHeaders has what is {NO_FAIRNESS_HEADER}")
 
 
 # --- eviction ---

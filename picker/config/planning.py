@@ -13,7 +13,6 @@ from picker.config.catalogue import Role
 from picker.config.document import MemberPath
 from picker.config.flow import FAIRNESS_HEADERS, Admitter, BandPlan, Detector, Fairness, FlowPlan, Ordering
 from picker.config.model import PluginSpec
-from picker.config.parameters import HEADER_NAME
 from picker.config.suggest import quoted
 
 __all__ = ["Resolver", "plan_flow"]
@@ -37,6 +36,12 @@ _FALLBACK = {
 """What the peer falls back to, by name. A file that declares one of that name means it, though it is named nowhere."""
 
 THRESHOLDS = ("queueDepthThreshold", "kvCacheUtilThreshold", "metricsStalenessThreshold")
+
+MOST_BANDS = 256
+"""With rules of their own: `PK_RULED_BANDS` of the core."""
+
+MOST_HEADERS = 16
+"""That may hold a fairness id: `PK_FLOW_HEADERS` of the core."""
 
 _SECRETS = frozenset(["authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"])
 
@@ -132,8 +137,13 @@ class _Planner:
         return None if spec is None else spec.parameters
 
     def _admitters(self) -> Iterator[Admitter]:
+        seen: set[str] = set()
         for spec in self._declared(Role.ADMITTER):
-            if isinstance(spec.parameters, a.ProbabilisticAdmitter | a.LatencySloAdmitter):
+            if spec.type in seen:
+                what = f"{quoted(spec.name)} has no effect: the first {spec.type} counts"
+                self._resolver.warn(what, self._resolver.paths[spec.name])
+            elif isinstance(spec.parameters, a.ProbabilisticAdmitter | a.LatencySloAdmitter):
+                seen.add(spec.type)
                 yield spec.parameters
 
     # --- detectors ---
@@ -176,6 +186,9 @@ class _Planner:
     # --- bands ---
 
     def _bands(self) -> Iterator[tuple[int, BandPlan]]:
+        if len(self._flow.priorityBands) > MOST_BANDS:
+            what = f"{len(self._flow.priorityBands)} bands are given"
+            raise self._resolver.fail(what, (_SECTION, "priorityBands"), f"at most {MOST_BANDS}")
         seen: dict[int, int] = {}
         for index, band in enumerate(self._flow.priorityBands):
             path: MemberPath = (_SECTION, "priorityBands", index)
@@ -224,11 +237,15 @@ class _Planner:
                 self._resolver.warn(what, self._resolver.paths[spec.name])
             return (name.lower(),)
         own = [header.lower() for spec in agents for header in getattr(spec.parameters, "additionalSessionHeaders", ())]
-        return tuple(dict.fromkeys((*FAIRNESS_HEADERS, *own, *(a.AGENT_HEADERS if agents else ()))))
+        found = tuple(dict.fromkeys((*FAIRNESS_HEADERS, *own, *(a.AGENT_HEADERS if agents else ()))))
+        if len(found) > MOST_HEADERS:
+            what = f"{len(found)} headers may say who a request is from"
+            raise self._resolver.fail(what, self._resolver.paths[agents[-1].name], f"at most {MOST_HEADERS}")
+        return found
 
     def _check_header(self, name: str, path: MemberPath) -> None:
-        if not HEADER_NAME.fullmatch(name):
-            raise self._resolver.fail(f"{quoted(name)} is no header name of at most 64 characters", path)
+        if not a.is_fairness_header(name):
+            raise self._resolver.fail(f"{quoted(name)} is {a.NO_FAIRNESS_HEADER}", path)
         if name.lower() in _SECRETS:
             hint = "have the gateway say in a header of its own who it is from"
             raise self._resolver.fail(f"{quoted(name)} holds secrets, and fairness ids are seen in metrics", path, hint)

@@ -313,6 +313,10 @@ WARNS = {
         for kind in SUPPORTED
         if SUPPORTED[kind].role is Role.EVICTION
     },
+    "probabilistic-admitter twice": (
+        plugin("probabilistic-admitter", beside="{type: probabilistic-admitter, name: b}"),
+        'plugins[1]: "b" has no effect: the first probabilistic-admitter counts',
+    ),
     "agent-identity beside a verified header": (
         plugin("agent-identity") + "\nflowControl: {fairnessIdHeader: x-tenant}",
         'request header plugin "agent-identity" has no effect: x-tenant alone says who a request is from',
@@ -380,7 +384,20 @@ REFUSED = {
     ),
     "flowControl.fairnessIdHeader that is none": (
         "flowControl: {fairnessIdHeader: 'a b'}",
-        'flowControl.fairnessIdHeader: "a b" is no header name of at most 64 characters',
+        'flowControl.fairnessIdHeader: "a b" is no header name of at most 63 characters',
+    ),
+    "more bands than can be": (
+        f"flowControl: {{priorityBands: [{', '.join(f'{{priority: {number}}}' for number in range(257))}]}}",
+        "flowControl.priorityBands: 257 bands are given; at most 256",
+    ),
+    "more headers than can be": (
+        "plugins:\n"
+        + "\n".join(
+            f"- {{type: agent-identity, name: {name}, parameters: {{additionalSessionHeaders: "
+            f"[{', '.join(f'{name}{number}' for number in range(8))}]}}}}"
+            for name in "ab"
+        ),
+        "plugins[1]: 22 headers may say who a request is from; at most 16",
     ),
     "agent-identity by what is no header": (
         plugin("agent-identity", "{additionalSessionHeaders: ['a:b']}"),
