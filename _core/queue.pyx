@@ -50,7 +50,7 @@ cdef inline const band_rules_t* _defaults(const queue_t* queue, int32_t priority
 
 cdef inline bint _exceeds(uint64_t now, uint64_t more, uint64_t most) noexcept nogil:
     """Whether a cap does not allow for more; written so that nothing overflows."""
-    return most != 0 and (now >= most or more > most - now)
+    return most != 0 and (now > most or more > most - now)
 
 
 cdef int _cap(const queue_t* queue, const band_rules_t* rules, const band_t* band, uint64_t bytes) noexcept nogil:
