@@ -1,4 +1,3 @@
-from collections.abc import Sequence
 from typing import final
 
 FCFS: int
@@ -22,7 +21,7 @@ class Queue:
     def __new__(
         cls, size: int, max_requests: int = 0, max_bytes: int = 0, bands: int = 64, flows: int = 4096, now_ns: int = 0
     ) -> Queue: ...
-    def set_rules(self, bands: Sequence[tuple[int, Rules]], default: Rules, negative: Rules) -> None:
+    def set_rules(self, bands: list[tuple[int, Rules]], default: Rules, negative: Rules) -> None:
         """Rules by priority, and of other bands at or above 0 and below. ValueError, MemoryError: the old stay."""
 
     def push(
@@ -60,6 +59,9 @@ class Queue:
 
     def dispatch(self, most: int) -> list[int]:
         """Begin a round and take up to `most`."""
+
+    def turn_over(self, count: int) -> None:
+        """Take whoever is next and let it wait again, as it was, `count` times; for benchmarks. MemoryError."""
 
     def remove(self, key: int) -> None:
         """It goes away; harmless if it does not wait. IndexError."""

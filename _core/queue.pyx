@@ -445,6 +445,21 @@ cdef class Queue:
             most -= 1
         return taken
 
+    def turn_over(self, size_t count) -> None:
+        """Take whoever is next and let it wait again, as it was, `count` times; for benchmarks. MemoryError."""
+        cdef queued_t* item
+        cdef slice_t name
+        name.data, name.size = NULL, 0
+        queue_begin(&self._queue)
+        while count:
+            item = queue_peek(&self._queue)
+            if item == NULL:
+                break
+            queue_take(&self._queue, item)
+            if queue_push(&self._queue, item, name, self._queue.now_ns) != PK_OK:
+                raise MemoryError("no memory for a further flow")
+            count -= 1
+
     def remove(self, size_t key) -> None:
         """It goes away; harmless if it does not wait. IndexError."""
         queue_remove(&self._queue, self._at(key))
