@@ -54,17 +54,31 @@ cdef node_t* _merge(node_t* a, node_t* b) noexcept nogil:
 
 
 cdef void heap_push(node_t** root, node_t* node) noexcept nogil:
-    """Put a node that is in no heap under `root`, by its rank."""
-    node.left = node.right = node.parent = NULL
+    """Put a node that is in no heap under `root`, by its rank: on the right side, above whatever it is before.
+
+    Going up ends where a distance does not change, here as in `heap_drop`; where it does, it is one more each time.
+    """
+    cdef node_t* above = NULL
+    cdef node_t* below = root[0]
+    while below != NULL and not rank_before(&node.rank, &below.rank):
+        above = below
+        below = below.right
+    node.left = below
+    node.right = NULL
+    node.parent = above
     node.distance = 1
-    root[0] = _merge(root[0], node)
+    if below != NULL:
+        below.parent = node
+    if above == NULL:
+        root[0] = node
+    else:
+        above.right = node
+    while above != NULL and _settle(above):
+        above = above.parent
 
 
 cdef void heap_drop(node_t** root, node_t* node) noexcept nogil:
-    """Take a node out of this heap, wherever it stands.
-
-    Going up ends where a distance does not change. Where they change, they grow by one from node to parent.
-    """
+    """Take a node out of this heap, wherever it stands."""
     cdef node_t* above = node.parent
     cdef node_t* below
     if node.left != NULL:

@@ -20,12 +20,13 @@ from picker._core.heap cimport node_t
 cdef enum:
     CHUNK = 64                 # records in a block
     LEAST_PLACES = 64
+    LINE = 64                  # bytes of a cache line
 
 
 cdef void slab_init(slab_t* slab, size_t size) noexcept nogil:
-    """No records yet, of `size` bytes, a multiple of that of a pointer."""
+    """No records yet, of `size` bytes; each has its cache lines to itself."""
     memset(slab, 0, sizeof(slab_t))
-    slab.size = size
+    slab.size = (size + LINE - 1) // LINE * LINE
 
 
 cdef void slab_give(slab_t* slab, void* record) noexcept nogil:
@@ -39,16 +40,18 @@ cdef void slab_give(slab_t* slab, void* record) noexcept nogil:
 cdef int slab_reserve(slab_t* slab, size_t count) noexcept nogil:
     """Let the next `count` be there to be taken. PK_OK or PK_E_NOMEM."""
     cdef void* chunk
+    cdef char* first
     cdef size_t i
     while slab.spares < count:
-        chunk = pk_resize(NULL, 1, sizeof(void*) + CHUNK * slab.size)
+        chunk = pk_resize(NULL, LINE + CHUNK * slab.size, 1)
         if chunk == NULL:
             return PK_E_NOMEM
         (<void**>chunk)[0] = slab.chunks
         slab.chunks = chunk
         slab.count += CHUNK
+        first = <char*>chunk + LINE - <size_t>chunk % LINE
         for i in range(CHUNK):
-            slab_give(slab, <char*>chunk + sizeof(void*) + (CHUNK - 1 - i) * slab.size)
+            slab_give(slab, first + (CHUNK - 1 - i) * slab.size)
     return PK_OK
 
 
@@ -69,7 +72,7 @@ cdef void slab_free(slab_t* slab) noexcept nogil:
         chunk = slab.chunks
         slab.chunks = (<void**>chunk)[0]
         pk_free(chunk)
-    slab_init(slab, slab.size)
+    slab_init(slab, slab.size)  # which is whole lines already
 
 
 cdef inline size_t _bucket(const index_t* index, const void* parent, uint64_t id) noexcept nogil:

@@ -165,32 +165,36 @@ cdef void _put_back(node_t** list, node_t* node) noexcept nogil:
     node.left = node.right = NULL
 
 
+cdef inline void _rank(node_t** root, node_t* node, rank_t rank) noexcept nogil:
+    """Give a node a rank, and its place among the others if there are any."""
+    if node.distance:
+        if node.parent == NULL and node.left == NULL:
+            node.rank = rank
+            return
+        heap_drop(root, node)
+    node.rank = rank
+    heap_push(root, node)
+
+
 cdef void _rank_group(schedule_t* schedule, group_t* group) noexcept nogil:
     """Its first lane may be another one."""
     cdef node_t* node = &group.record.node
     cdef band_t* band = _band(group)
     if group.is_parked:
         return
-    if node.distance:
-        heap_drop(&band.groups, node)
     if group.lanes != NULL:
-        node.rank = group.lanes.rank
-        heap_push(&band.groups, node)
-        if band.place < schedule.at:
-            schedule.at = band.place
+        _rank(&band.groups, node, group.lanes.rank)
+        schedule.at = min(schedule.at, band.place)
+    elif node.distance:
+        heap_drop(&band.groups, node)
 
 
 cdef void _rank_lane(schedule_t* schedule, lane_t* lane) noexcept nogil:
     """Its first request, or its flow's tag, may be another one."""
-    cdef group_t* group = lane.group
-    cdef node_t* node = &lane.record.node
     if lane.is_parked:
         return
-    if node.distance:
-        heap_drop(&group.lanes, node)
-    node.rank = _rank_of(lane)
-    heap_push(&group.lanes, node)
-    _rank_group(schedule, group)
+    _rank(&lane.group.lanes, &lane.record.node, _rank_of(lane))
+    _rank_group(schedule, lane.group)
 
 
 cdef void _park_lane(schedule_t* schedule, lane_t* lane) noexcept nogil:
@@ -390,12 +394,33 @@ cdef void _rest_flow(schedule_t* schedule, band_t* band, flow_t* flow, uint64_t 
     heap_push(&band.idle, &flow.record.node)
 
 
+cdef void _forget_all_idle(schedule_t* schedule, band_t* band) noexcept nogil:
+    """From the leaves up, so that no heap has to be kept in order."""
+    cdef node_t* node = band.idle
+    cdef node_t* gone
+    while node != NULL:
+        if node.left != NULL:
+            node = node.left
+        elif node.right != NULL:
+            node = node.right
+        else:
+            gone = node
+            node = node.parent
+            if node != NULL and node.left == gone:
+                node.left = NULL
+            elif node != NULL:
+                node.right = NULL
+            _drop_flow(schedule, band, <flow_t*>gone)
+    band.idle = NULL
+
+
 cdef void _forget_idle(schedule_t* schedule, band_t* band) noexcept nogil:
     """Those that the clock has caught up with; all, and the time, if nobody waits in the band."""
-    while band.idle != NULL and (band.requests == 0 or band.idle.rank.tag <= band.clock):
-        _drop_idle(schedule, band)
     if band.requests == 0:
+        _forget_all_idle(schedule, band)
         band.clock = 0
+    while band.idle != NULL and band.idle.rank.tag <= band.clock:
+        _drop_idle(schedule, band)
 
 
 # --- C kernel: requests come and go ---
@@ -506,8 +531,7 @@ cdef void schedule_sort(schedule_t* schedule, band_t* band, const band_rules_t* 
     if not is_reordered and not is_recharged:
         return
     if is_recharged:
-        while band.idle != NULL:
-            _drop_idle(schedule, band)
+        _forget_all_idle(schedule, band)
         band.clock = 0
     while flow != NULL:
         if is_recharged:
