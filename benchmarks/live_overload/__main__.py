@@ -1,8 +1,9 @@
 """Overload, live: `python -m benchmarks.live_overload`, or `make live-overload`.
 
 Simulated model servers and pickers in their own processes, a real Envoy, and an open-loop client of three bands and ten
-tenants, one of them greedy. First what the servers can do, then the highest band alone, then twice as much as they can
-do under each policy: quiet, burst, quiet. Ends with a table; a PNG, a CSV and a JSON file lie in the output folder.
+tenants, one of them greedy. First what the servers can do. Then `burst`: the highest band alone, and twice as much as
+they can do under each policy, between quiet times. Then `faults` in the middle of overload, under picker. Ends with
+tables; a PNG, a CSV and a JSON file lie in the output folder.
 """
 
 import argparse
@@ -16,16 +17,18 @@ import uvloop
 from rich.console import Console
 
 from benchmarks import overload_plot, overload_report
-from benchmarks.live_overload import experiment
+from benchmarks.live_overload import experiment, faults
 from benchmarks.live_overload.experiment import Experiment, Settings
 from benchmarks.live_overload.stage import staged
 from benchmarks.load.table import circumstances
 
+PARTS = ("burst", "faults")
 console = Console(highlight=False) if sys.stdout.isatty() else Console(width=170, highlight=False)
 
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m benchmarks.live_overload", description=__doc__)
+    made.add_argument("parts", nargs="*", metavar="PART", help="burst, faults (default: both)")
     made.add_argument("--servers", type=int, default=6)
     made.add_argument("--speed", type=float, default=0.5, help="of a server, 1 is an A100")
     made.add_argument("--load", type=float, default=2.0, help="what is offered, over what the servers can do")
@@ -41,12 +44,16 @@ async def measure(args: argparse.Namespace, directory: Path) -> Experiment:
     policies = [policy for policy in experiment.POLICIES if policy.name in names]
     settings = Settings.quick(args.load, args.seed) if args.quick else Settings(args.load, args.seed)
     with staged(directory, policies, servers=args.servers, speed=args.speed) as stage:
-        return await experiment.perform(stage, policies, settings, console)
+        return await experiment.perform(stage, policies, settings, console, args.parts)
 
 
 def report(found: Experiment, args: argparse.Namespace) -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     title = f"{args.load:g} times what {args.servers} model servers can do"
+    if found.seen:
+        console.print(faults.table(found.seen))
+    if not found.runs:
+        return
     console.print(overload_report.table(found.runs, title, found.unloaded_p99_s))
     for line in found.notes:
         console.print(line, soft_wrap=True)
@@ -61,6 +68,9 @@ def report(found: Experiment, args: argparse.Namespace) -> None:
 def main(words: Sequence[str]) -> int:
     """0, or 1 if requests were lost, answered twice or served though they had been refused."""
     args = parser().parse_args(words)
+    args.parts = args.parts or list(PARTS)
+    if unknown := set(args.parts) - set(PARTS):
+        parser().error(f"no such part: {', '.join(unknown)}")
     with tempfile.TemporaryDirectory(prefix="picker-live-") as directory:
         found = uvloop.run(measure(args, Path(directory)))
     report(found, args)

@@ -2,11 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console
 
+from benchmarks.live_overload.faults import Seen, faults, play
 from benchmarks.live_overload.run import Result, run
 from benchmarks.live_overload.scene import BANDS, Phase, arrivals
 from benchmarks.live_overload.stage import ROUND_ROBIN, Policy, Stage
@@ -47,14 +48,15 @@ class Settings:
     before_s: float = 4.0
     burst_s: float = 20.0
     after_s: float = 6.0
+    is_quick: bool = False
 
     @classmethod
     def quick(cls, load: float, seed: int) -> "Settings":
-        return cls(load, seed, capacity_s=3.0, alone_s=3.0, before_s=1.0, burst_s=4.0, after_s=2.0)
+        return cls(load, seed, capacity_s=3.0, alone_s=3.0, before_s=1.0, burst_s=4.0, after_s=2.0, is_quick=True)
 
     @property
     def burst(self) -> Window:
-        """The time that counts; its first second is left out of nothing."""
+        """The time that counts."""
         return Window(self.before_s, self.before_s + self.burst_s)
 
 
@@ -69,15 +71,32 @@ class Experiment:
     outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     is_faulty: bool = False
+    seen: list[Seen] = field(default_factory=list)
 
 
-async def perform(stage: Stage, policies: Sequence[Policy], settings: Settings, console: Console) -> Experiment:
-    """Progress goes to `console`."""
+async def perform(
+    stage: Stage, policies: Sequence[Policy], settings: Settings, console: Console, parts: Collection[str]
+) -> Experiment:
+    """Progress goes to `console`. `parts`: of "burst" and "faults"; the latter are the first policy's alone."""
     found = Experiment()
     tokens = [arrival.prompt_tokens + arrival.output_tokens for arrival in arrivals([Phase(60, 100)], settings.seed)]
     found.capacity = await capacity(stage, policies[-1], settings)
     found.rate = found.capacity / (sum(tokens) / len(tokens))
     console.print(f"capacity: {found.capacity:,.0f} tokens/s, {found.rate:.1f} requests/s", soft_wrap=True)
+    if "burst" in parts:
+        await _bursts(found, stage, policies, settings, console)
+    for fault in faults(quick=settings.is_quick) if "faults" in parts else ():
+        seen = await play(stage, policies[0], fault, rate=found.rate, calm_s=settings.before_s, seed=settings.seed)
+        await asyncio.to_thread(_wait_idle, stage)
+        found.seen.append(seen)
+        found.is_faulty |= bool(seen.objections)
+        console.print(f"{fault.name}: {'; '.join(seen.objections) or 'fine'}; {seen.result.machine}", soft_wrap=True)
+    return found
+
+
+async def _bursts(
+    found: Experiment, stage: Stage, policies: Sequence[Policy], settings: Settings, console: Console
+) -> None:
     alone = await _alone(stage, policies[0], settings, found.rate)
     found.unloaded_p99_s = quantile((outcome.ttft_s or 0.0 for outcome in alone.outcomes), 0.99)
     console.print(f"highest band alone: TTFT p99 {found.unloaded_p99_s * 1e3:.0f} ms; {alone.machine}", soft_wrap=True)
@@ -85,7 +104,6 @@ async def perform(stage: Stage, policies: Sequence[Policy], settings: Settings, 
         result = await _burst(stage, policy, settings, found.rate)
         _note(found, policy, result, settings)
         console.print(found.notes[-1], soft_wrap=True)
-    return found
 
 
 async def capacity(stage: Stage, policy: Policy, settings: Settings) -> float:
