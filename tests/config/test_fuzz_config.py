@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from picker.config import load_config
-from picker.config.catalogue import SUPPORTED
+from picker.config.catalogue import SUPPORTED, Role
 from picker.config.describe import describe
 from picker.config.document import compose, drain
 from picker.config.refused import KNOWN_UNSUPPORTED
@@ -103,12 +103,21 @@ def test_any_bytes(data: bytes) -> None:
     answered(HEAD.encode() + data)
 
 
+FLOW_ROLES = (
+    Role.DETECTOR,
+    Role.FAIRNESS,
+    Role.ORDERING,
+    Role.USAGE_LIMIT,
+    Role.ADMITTER,
+    Role.IDENTITY,
+    Role.EVICTION,
+)
 MEMBERS = st.sampled_from(
     """
     plugins schedulingProfiles name type parameters pluginRef weight dataLayer sources extractors discovery parsers
     requestHandler flowControl priorityBands priority maxBytes defaultRequestTTL saturationDetector featureGates
     matchLabels matchExpressions key operator values path interval maxNumOfEndpoints engineConfigs customMetrics
-    strategy threshold
+    strategy threshold fairnessPolicyRef fairnessIdHeader minCeiling
     """.split()
 )
 VALUES = st.recursive(
@@ -149,6 +158,67 @@ PROFILE = st.fixed_dictionaries(
 def test_nearly_right_structures(plugins: list[object], profiles: list[object]) -> None:
     head = {"apiVersion": "llm-d.ai/v1alpha1", "kind": "EndpointPickerConfig"}
     answered(json.dumps(head | {"plugins": plugins, "schedulingProfiles": profiles}))
+
+
+FLOW_PLUGINS = sorted(name for name, kind in SUPPORTED.items() if kind.role in FLOW_ROLES)
+FLOW_REFS = st.sampled_from([*"ab", *FLOW_PLUGINS])
+TIMES = st.sampled_from(["0s", "1s", "9h"])
+BAND = st.fixed_dictionaries(
+    {},
+    optional={
+        "priority": st.integers(-2, 2),
+        "maxBytes": st.sampled_from([0, "1Gi"]),
+        "maxRequests": st.integers(0, 9),
+        "defaultRequestTTL": TIMES,
+        "fairnessPolicyRef": FLOW_REFS,
+        "orderingPolicyRef": FLOW_REFS,
+    },
+)
+DETECTOR = st.fixed_dictionaries(
+    {},
+    optional={
+        "pluginRef": FLOW_REFS,
+        "queueDepthThreshold": st.integers(-1, 9),
+        "kvCacheUtilThreshold": st.floats(0, 1.1),
+        "metricsStalenessThreshold": TIMES,
+    },
+)
+FLOW = st.fixed_dictionaries(
+    {},
+    optional={
+        "maxRequests": st.integers(0, 9),
+        "defaultRequestTTL": TIMES,
+        "noEndpointRequestTTL": TIMES,
+        "defaultPriorityBand": BAND,
+        "defaultNegativePriorityBand": BAND,
+        "priorityBands": st.lists(BAND, max_size=3),
+        "usageLimitPolicyPluginRef": FLOW_REFS,
+        "saturationDetector": DETECTOR,
+        "enableEviction": st.booleans(),
+        "fairnessIdHeader": st.sampled_from(["", "x-a", "cookie", "é"]),
+    },
+)
+FLOW_PLUGIN = st.fixed_dictionaries(
+    {"type": st.sampled_from(FLOW_PLUGINS)},
+    optional={"name": st.sampled_from("ab"), "parameters": st.sampled_from([{"minCeiling": 0.5}, {"k": 1}])},
+)
+
+
+@given(
+    st.lists(FLOW_PLUGIN, max_size=4),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "flowControl": FLOW,
+            "saturationDetector": DETECTOR,
+            "featureGates": st.sampled_from([["flowControl"], ["flowControl=false"]]),
+        },
+    ),
+)
+@settings(max_examples=200)
+def test_nearly_right_flow_control(plugins: list[object], rest: dict[str, object]) -> None:
+    head = {"apiVersion": "llm-d.ai/v1alpha1", "kind": "EndpointPickerConfig"}
+    answered(json.dumps(head | {"plugins": plugins} | rest))
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)
