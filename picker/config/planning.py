@@ -28,12 +28,13 @@ _ORDERING: dict[type, Ordering] = {a.FcfsOrdering: "fcfs", a.EdfOrdering: "edf",
 _NAMED = frozenset([Role.DETECTOR, Role.FAIRNESS, Role.ORDERING, Role.USAGE_LIMIT])  # these do nothing by being there
 
 _FALLBACK = {
-    Role.DETECTOR: "utilization-detector",
-    Role.FAIRNESS: "global-strict-fairness-policy",
-    Role.ORDERING: "fcfs-ordering-policy",
-    Role.USAGE_LIMIT: "static-usage-limit-policy",
+    Role.DETECTOR: ("utilization-detector", "adaptive-detector"),
+    Role.FAIRNESS: ("global-strict-fairness-policy", "token-fairness-policy"),
+    Role.ORDERING: ("fcfs-ordering-policy",),
+    Role.USAGE_LIMIT: ("static-usage-limit-policy",),
 }
-"""What the peer falls back to, by name. A file that declares one of that name means it, though it is named nowhere."""
+"""What the peer falls back to, by name, and picker. A file that declares one of that name means it, though it is
+referred to nowhere."""
 
 THRESHOLDS = ("queueDepthThreshold", "kvCacheUtilThreshold", "metricsStalenessThreshold")
 
@@ -85,8 +86,8 @@ class _Planner:
         self._flow = file.flowControl or schema.FlowControl()
         self._gate = gate
         self._queues = gate is not False
-        self._named = set(filters)
         self._filters = filters
+        self._named: set[str] = set()
 
     def plan(self) -> FlowPlan:
         if not self._queues:
@@ -121,19 +122,26 @@ class _Planner:
         return spec
 
     def _fallback(self, role: Role) -> PluginSpec | None:
-        """A plugin declared under the name that the peer falls back to."""
-        spec = self._resolver.plugins.get(_FALLBACK[role])
-        if spec is None or spec.role is not role or spec.name in self._filters:
+        """A plugin declared under a name that is fallen back to."""
+        if not self._queues and role is not Role.DETECTOR:
             return None
-        self._named.add(spec.name)
-        return spec
+        for name in _FALLBACK[role]:
+            spec = self._resolver.plugins.get(name)
+            if spec is not None and spec.role is role and name not in self._filters:
+                self._named.add(name)
+                return spec
+        return None
 
     def _declared(self, role: Role) -> Iterator[PluginSpec]:
         return (spec for spec in self._resolver.plugins.values() if spec.role is role)
 
+    def _meant(self, name: str, path: MemberPath, role: Role) -> PluginSpec | None:
+        """The plugin that is named, or fallen back to; None: picker's own."""
+        return self._refer(name, path, role) if name else self._fallback(role)
+
     def _policy(self, name: str, path: MemberPath, role: Role) -> Any:
-        """The parameters of the policy that is named, or meant; None: picker's own."""
-        spec = self._refer(name, path, role) if name else self._fallback(role)
+        """The parameters of that."""
+        spec = self._meant(name, path, role)
         return None if spec is None else spec.parameters
 
     def _admitters(self) -> Iterator[Admitter]:
@@ -156,11 +164,11 @@ class _Planner:
             return self._fresh(a.UtilizationDetector(**values), path)
         for name in thresholds:
             self._resolver.warn(f"this has no effect: {quoted(given.pluginRef)} has its own", (*path, name))
-        found = self._policy(given.pluginRef, (*path, "pluginRef"), Role.DETECTOR)
-        if found is None:
+        spec = self._meant(given.pluginRef, (*path, "pluginRef"), Role.DETECTOR)
+        if spec is None:
             return a.AdaptiveDetector()
-        place = self._resolver.paths.get(given.pluginRef or _FALLBACK[Role.DETECTOR], ())
-        return self._fresh(found, (*place, "parameters"))
+        parameters: Any = spec.parameters
+        return self._fresh(parameters, (*self._resolver.paths.get(spec.name, ()), "parameters"))
 
     def _given_detector(self) -> tuple[schema.SaturationDetector, MemberPath]:
         """The new place wins over the old one, as in the peer."""
@@ -261,9 +269,17 @@ class _Planner:
     def _warn_idle_plugins(self, *, evicts: bool) -> None:
         for name, spec in self._resolver.plugins.items():
             what = f"{spec.role.value} {quoted(name)}"
-            if spec.role in _NAMED and name not in self._named:
+            if name in self._filters and name not in self._named:
+                self._warn_filter(name)
+            elif spec.role in _NAMED and name not in self._named:
                 where = "flowControl names it nowhere" if self._queues else "the feature gate flowControl is off"
                 self._resolver.warn(f"{what} does nothing: {where}", self._resolver.paths[name])
             if spec.role is Role.EVICTION and not evicts:
                 why = "flowControl.enableEviction is not set"
                 self._resolver.warn(f"{what} does nothing: {why}", self._resolver.paths[name])
+
+    def _warn_filter(self, name: str) -> None:
+        """Of a detector that is a filter and no more."""
+        path = (*self._resolver.paths.get(name, ()), "parameters", "metricsStalenessThreshold")
+        if self._resolver.given(path) is not None:
+            self._resolver.warn("this has no effect: a filter goes by metrics of any age", path)

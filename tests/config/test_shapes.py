@@ -165,6 +165,8 @@ RUNS = {
     },
     "global-strict-fairness-policy, meant": plugin("global-strict-fairness-policy"),
     "fcfs-ordering-policy, meant": plugin("fcfs-ordering-policy"),
+    "adaptive-detector, meant": plugin("adaptive-detector"),
+    "token-fairness-policy, meant": plugin("token-fairness-policy"),
     "static-usage-limit-policy, meant": plugin("static-usage-limit-policy", "{threshold: 0.5}"),
     "priority-holdback-policy": plugin(
         "priority-holdback-policy", "{shape: linear, domain: value, minCeiling: 0.4, maxCeiling: 0.9}"
@@ -273,6 +275,15 @@ WARNS = {
         plugin("utilization-detector", "{metricsStalenessThreshold: 200ms}"),
         "plugins[0].parameters.metricsStalenessThreshold: this is taken for 1s",
     ),
+    "utilization-detector metricsStalenessThreshold, as a filter": (
+        plugin("utilization-detector", "{metricsStalenessThreshold: 9s}")
+        + "\nschedulingProfiles: [{name: a, plugins: [{pluginRef: utilization-detector}, {pluginRef: random-picker}]}]",
+        "plugins[0].parameters.metricsStalenessThreshold: this has no effect: a filter goes by metrics of any age",
+    ),
+    "static-usage-limit-policy, switched off": (
+        plugin("static-usage-limit-policy") + "\nfeatureGates: [flowControl=false]",
+        '"static-usage-limit-policy" does nothing: the feature gate flowControl is off',
+    ),
     "concurrency-detector named nowhere": (
         plugin("concurrency-detector"),
         'saturation detector "concurrency-detector" does nothing: flowControl names it nowhere',
@@ -283,8 +294,6 @@ WARNS = {
             f'plugins[0]: {SUPPORTED[kind].role.value} "{kind}" does nothing: flowControl names it nowhere',
         )
         for kind, parameters in {
-            "adaptive-detector": "{}",
-            "token-fairness-policy": "{}",
             "round-robin-fairness-policy": "{}",
             "program-aware-fairness": "{}",
             "edf-ordering-policy": "{}",
