@@ -130,30 +130,18 @@ cdef int quota_verdict(quota_t* quota, hold_t* hold, int64_t now_ns) noexcept no
 cdef void quota_settle(quota_t* quota, hold_t* hold, const used_t* used, int64_t now_ns) noexcept nogil
 cdef void* quota_woken(quota_t* quota) noexcept nogil
 
+# For the store's side
+cdef hold_t* quota_take(quota_t* quota, list_t* of) noexcept nogil
+cdef void quota_done(quota_t* quota, hold_t* hold) noexcept nogil
+cdef hold_t* quota_sent(quota_t* quota, uint64_t ticket) noexcept nogil
+cdef bint quota_answer(
+    quota_t* quota, uint64_t ticket, int64_t refused, const int64_t* used, const int64_t* ends_ms, int64_t store_ms,
+    int64_t now_ns
+) noexcept nogil
+cdef void quota_fail(quota_t* quota, uint64_t ticket) noexcept nogil
+cdef void quota_replace(quota_t* quota, rules_t* rules) noexcept nogil
+
 
 cdef inline bint quota_is_due(const quota_t* quota) noexcept nogil:
     """Has the store something to be asked or told? Read without the lock: a hint."""
     return quota.asked.count > 0 or quota.settling.count > 0
-
-
-cdef class Quota:
-    cdef quota_t _quota
-    cdef dict _tallies
-    cdef uint64_t _seed
-    cdef bint _ready
-    cdef object __weakref__
-
-    cdef rules_t* _make(self, list given) except NULL
-    cdef int _fill(
-        self, rules_t* made, list given, list sources, list tiers, list limits, list firsts
-    ) except -1
-    cdef uint32_t _tally(self, str name) except? 0
-    cdef uint32_t _held(self) noexcept
-
-
-cdef class Hold:
-    cdef Quota _owner
-    cdef hold_t* _hold
-
-    cdef int _end(self, int64_t now_ns) noexcept
-    cdef hold_t* _get(self) except NULL

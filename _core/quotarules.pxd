@@ -77,7 +77,9 @@ cdef int rules_reserve(rules_t* rules, size_t named) noexcept nogil
 cdef rules_t* rules_new(uint32_t rule_count, uint32_t tier_count, uint32_t limit_count) noexcept nogil
 cdef void rules_free(rules_t* rules) noexcept nogil
 cdef const tier_t* rules_tier(const rules_t* rules, uint32_t rule, const uint64_t* keys, uint64_t model) noexcept nogil
-cdef uint64_t rules_counter(const rules_t* rules, const limit_t* limit, const uint64_t* keys, uint64_t model) noexcept nogil
+cdef uint64_t rules_counter(
+    const rules_t* rules, const limit_t* limit, const uint64_t* keys, uint64_t model
+) noexcept nogil
 cdef int64_t rules_price(const limit_t* limit, int64_t input, int64_t cached, int64_t output) noexcept nogil
 cdef bint rules_counts_tokens(const limit_t* limit) noexcept nogil
 

@@ -1,1 +1,1 @@
-# No Python face: `quota.Quota` is the face of both modules.
+# No Python face: `quotas.Quota` is the face of both modules.

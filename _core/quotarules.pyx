@@ -6,7 +6,6 @@ Cost: a look-up or two for each rule.   Memory: a set of rules owns its tables. 
 """
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memset
 
 from picker._core.alloc cimport PK_E_NOMEM, PK_OK, pk_alloc, pk_free
 from picker._core.hashing cimport hash_xxh64
@@ -115,7 +114,9 @@ cdef const tier_t* rules_tier(const rules_t* rules, uint32_t rule, const uint64_
     return &rules.tiers[tier] if tier >= 0 else NULL
 
 
-cdef uint64_t rules_counter(const rules_t* rules, const limit_t* limit, const uint64_t* keys, uint64_t model) noexcept nogil:
+cdef uint64_t rules_counter(
+    const rules_t* rules, const limit_t* limit, const uint64_t* keys, uint64_t model
+) noexcept nogil:
     """The id of what a request is counted in."""
     cdef const rule_t* rule = &rules.rules[limit.rule]
     cdef uint64_t parts[3]
