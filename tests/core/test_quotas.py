@@ -35,7 +35,9 @@ def held(quota: Quota, key: bytes = b"a") -> Hold:
     return hold
 
 
-def ask(quota: Quota, key: bytes = b"a", *, input: int = 0, output: int = 0, now_ns: int = 0, name: bytes = b"m") -> str:
+def ask(
+    quota: Quota, key: bytes = b"a", *, input: int = 0, output: int = 0, now_ns: int = 0, name: bytes = b"m"
+) -> str:
     """What a request is told that goes, and uses what it said."""
     hold = held(quota, key)
     said = hold.reserve(name, input, output, now_ns)
@@ -230,7 +232,17 @@ TEXT = field(3, b"tenant-1")
         (b"\x0a\xff", False),
         (b"", False),
     ],
-    ids=["text", "a list", "an empty list", "a flag", "another claim", "a shorter path", "another filter", "cut", "none"],
+    ids=[
+        "text",
+        "a list",
+        "an empty list",
+        "a flag",
+        "another claim",
+        "a shorter path",
+        "another filter",
+        "cut",
+        "none",
+    ],
 )
 def test_keys_from_claims(given: bytes, is_found: bool) -> None:
     source = ("claim", "jwt", ("payload", "sub"))
