@@ -124,6 +124,7 @@ def test_a_server_that_is_not_there(own_server: RedisServer) -> None:
 
 
 def test_a_password_is_never_told(own_server: RedisServer) -> None:
+    own_server.kill()
     plan = StorePlan(own_server.url.replace("//", "//:secret1@"), "p", 1.0, "local", password="secret2")
     assert "secret" not in repr(plan)
 

@@ -4,7 +4,6 @@ import shutil
 import signal
 import socket
 import subprocess
-from types import TracebackType
 
 from tests.support.polling import wait_until
 from tests.support.ports import free_port
@@ -57,7 +56,5 @@ class RedisServer:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.kill()
