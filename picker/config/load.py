@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from picker.config import schema
+from picker.config import ratelimits, schema
 from picker.config.admission import AdaptiveDetector
 from picker.config.catalogue import (
     DEPRECATED,
@@ -86,6 +86,7 @@ class _Loader:
             discovery=discovery,
             scraping=file.dataLayer is None or file.dataLayer.injectDefaults or bool(file.dataLayer.sources),
             flow_control=plan_flow(self, file, gate=gate, filters=filters),
+            rate_limits=ratelimits.check(file.rateLimits, self._decoder),
             response_tracking=self._response_tracking(file.responseTracking),
             warnings=tuple(self._warnings),
             source=source,

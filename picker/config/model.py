@@ -8,6 +8,7 @@ import msgspec
 from picker.config.catalogue import Role
 from picker.config.flow import FlowPlan
 from picker.config.parameters import MaxScorePicker, TtftScorer
+from picker.config.ratelimits import RateLimitPlan
 from picker.config.schema import ResponseTracking
 from picker.config.support import Parser
 
@@ -64,6 +65,7 @@ class PickerConfig:
     discovery: PluginSpec | None = None
     scraping: bool = True
     flow_control: FlowPlan = field(default_factory=FlowPlan)
+    rate_limits: RateLimitPlan = field(default_factory=RateLimitPlan)
     response_tracking: ResponseTracking = "full"
     warnings: tuple[str, ...] = ()
     source: str = "built-in default"

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from picker.config.ratelimits import RateLimits
 from picker.config.units import Bytes, Seconds
 
 __all__ = ["API_VERSIONS", "KIND", "DataLayer", "EndpointPickerConfig", "FlowControl", "PriorityBand"]
@@ -137,4 +138,5 @@ class EndpointPickerConfig(_Section, frozen=True):
     requestHandler: RequestHandler | None = None
     saturationDetector: SaturationDetector | None = None
     parser: PluginRef | None = None
+    rateLimits: RateLimits | None = None
     responseTracking: ResponseTracking | bool = "full"  # YAML takes a bare `off` for false
