@@ -15,6 +15,7 @@ ctypedef struct node_t:
     node_t* right
     node_t* parent
     uint32_t distance          # to the nearest free place below, from 1; 0 = in no heap
+    uint32_t far               # the distance of `left`, so that it need not be looked at
 
 cdef void heap_push(node_t** root, node_t* node) noexcept nogil
 cdef void heap_drop(node_t** root, node_t* node) noexcept nogil

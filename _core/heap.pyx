@@ -19,12 +19,14 @@ cdef inline uint32_t _distance(const node_t* node) noexcept nogil:
     return 0 if node == NULL else node.distance
 
 
-cdef inline bint _settle(node_t* node) noexcept nogil:
-    """Let the farther way be on the left. Whether the node's own distance has changed."""
+cdef inline bint _settle(node_t* node, uint32_t left, uint32_t right) noexcept nogil:
+    """The distances below it are these: let the farther way be on the left. Whether its own has changed."""
     cdef uint32_t before = node.distance
-    if _distance(node.left) < _distance(node.right):
+    if left < right:
         node.left, node.right = node.right, node.left
-    node.distance = _distance(node.right) + 1
+        left, right = right, left
+    node.far = left
+    node.distance = right + 1
     return node.distance != before
 
 
@@ -36,7 +38,7 @@ cdef inline void _hang(node_t* above, node_t* node) noexcept nogil:
 
 
 cdef node_t* _merge(node_t* a, node_t* b) noexcept nogil:
-    """Two heaps, told by their roots, as one: down both right sides, always with what comes first, then up again to let it lean left."""
+    """Two heaps, told by their roots, as one: down both right sides, always with what comes first, then up again."""
     cdef node_t* above = NULL
     cdef node_t* top = b if a == NULL else a
     while a != NULL and b != NULL:
@@ -47,57 +49,73 @@ cdef node_t* _merge(node_t* a, node_t* b) noexcept nogil:
         a = a.right
     _hang(above, b if a == NULL else a)
     while above != NULL:
-        _settle(above)
+        _settle(above, above.far, _distance(above.right))
         top = above
         above = above.parent
     return top
 
 
-cdef void heap_push(node_t** root, node_t* node) noexcept nogil:
-    """Put a node that is in no heap under `root`, by its rank: on the right side, above whatever it is before.
+cdef void _climb(node_t* node) noexcept nogil:
+    """Its distance has changed. Going up ends where one does not; those that do are one more each time."""
+    cdef node_t* above = node.parent
+    cdef bint is_changed = True
+    while is_changed and above != NULL:
+        if above.left == node:
+            is_changed = _settle(above, node.distance, above.distance - 1)
+        else:
+            is_changed = _settle(above, above.far, node.distance)
+        node = above
+        above = above.parent
 
-    Going up ends where a distance does not change, here as in `heap_drop`; where it does, it is one more each time.
-    """
+
+cdef void heap_push(node_t** root, node_t* node) noexcept nogil:
+    """Put a node that is in no heap under `root`, by its rank: on the right side, above whatever it is before."""
     cdef node_t* above = NULL
     cdef node_t* below = root[0]
     while below != NULL and not rank_before(&node.rank, &below.rank):
         above = below
         below = below.right
+    _hang(above, node)
     node.left = below
     node.right = NULL
-    node.parent = above
+    node.far = _distance(below)
     node.distance = 1
     if below != NULL:
         below.parent = node
     if above == NULL:
         root[0] = node
     else:
-        above.right = node
-    while above != NULL and _settle(above):
-        above = above.parent
+        _climb(node)
 
 
-cdef void heap_drop(node_t** root, node_t* node) noexcept nogil:
-    """Take a node out of this heap, wherever it stands."""
+cdef void _replace(node_t** root, node_t* node, node_t* below) noexcept nogil:
+    """Put another one, or none, where a node stands."""
     cdef node_t* above = node.parent
-    cdef node_t* below
-    if node.left != NULL:
-        node.left.parent = NULL
-    if node.right != NULL:
-        node.right.parent = NULL
-    below = _merge(node.left, node.right)
+    cdef bint is_changed
     if below != NULL:
         below.parent = above
     if above == NULL:
         root[0] = below
-    elif above.left == node:
+        return
+    if above.left == node:
         above.left = below
+        is_changed = _settle(above, _distance(below), above.distance - 1)
     else:
         above.right = below
-    while above != NULL and _settle(above):
-        above = above.parent
+        is_changed = _settle(above, above.far, _distance(below))
+    if is_changed:
+        _climb(above)
+
+
+cdef void heap_drop(node_t** root, node_t* node) noexcept nogil:
+    """Take a node out of this heap, wherever it stands."""
+    if node.left != NULL:
+        node.left.parent = NULL
+    if node.right != NULL:
+        node.right.parent = NULL
+    _replace(root, node, _merge(node.left, node.right))
     node.left = node.right = node.parent = NULL
-    node.distance = 0
+    node.distance = node.far = 0
 
 
 cdef bint _check_node(const node_t* node) noexcept:
@@ -106,7 +124,7 @@ cdef bint _check_node(const node_t* node) noexcept:
         return False
     if node.right != NULL and (node.right.parent != node or rank_before(&node.right.rank, &node.rank)):
         return False
-    return node.distance == _distance(node.right) + 1 and _distance(node.left) >= _distance(node.right)
+    return node.distance == _distance(node.right) + 1 and node.far == _distance(node.left) >= _distance(node.right)
 
 
 cdef int64_t heap_check(const node_t* root) except -1:
