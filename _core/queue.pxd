@@ -64,45 +64,49 @@ ctypedef struct queue_t:
     schedule_t schedule
     wheel_t wheel
 
-# An empty queue; allocates nothing. Until queue_rules every band is FCFS and PK_FAIR_TOKENS, without caps or TTL.
+# An empty queue; allocates nothing. Until queue_set_rules every band is FCFS and PK_FAIR_TOKENS, without caps or TTL.
 # `now_ns` is about when it begins. A clock that goes back stands still here.
 cdef void queue_init(queue_t* queue, const queue_limits_t* limits, int64_t now_ns) noexcept nogil
-# Those who wait are forgotten, not touched: take them out first
+# Those who wait are forgotten, not touched: take them out first.
 cdef void queue_free(queue_t* queue) noexcept nogil
-# New rules and limits, also while requests wait: they keep their expires_ns and are sorted anew; caps hold for those who come
-# later. PK_OK; PK_E_RANGE: an unknown order or fairness, a negative ttl, a priority twice; PK_E_NOMEM; then nothing has
-# changed. O(bands^2 + n log n).
+# New rules and limits, also while requests wait: they keep their expires_ns and are sorted anew; caps hold for those
+# who come later. PK_OK; PK_E_RANGE: an unknown order or fairness, a negative ttl, a priority twice; PK_E_NOMEM; then
+# nothing has changed. O(bands^2 + n log n).
 cdef int queue_set_rules(queue_t* queue, const queue_limits_t* limits, const queue_rules_t* rules) noexcept nogil
 
-# Let it wait. PK_OK; PK_E_LIMIT: a cap is reached, queue.cap says which; PK_E_NOMEM; then nothing has changed. It must not
-# wait already. `name` is the fairness id, its first PK_QUEUE_NAME_BYTES kept while its flow is there. O(log n).
+# Let it wait. PK_OK; PK_E_LIMIT: a cap is reached, queue.cap says which; PK_E_NOMEM; then nothing has changed. It must
+# not wait already. `name` is the fairness id, its first PK_QUEUE_NAME_BYTES kept while its flow is there. O(log n).
 cdef int queue_push(queue_t* queue, queued_t* item, slice_t name, int64_t now_ns) noexcept nogil
 # Does anybody of this band or a higher one wait for this group? At once if nobody waits at all, else O(bands).
 cdef bint queue_holds_before(const queue_t* queue, int32_t priority, uint64_t group) noexcept nogil
 
-# A round: begin; while peek tells one: take it, or skip or block it. There is one round at a time, and nothing to end it
-# with. Everything else may happen within a round: peek tells who is next by what is there then.
+# A round: begin; while peek tells one: take it, or skip or block it. There is one round at a time, and nothing to end
+# it with. Everything else may happen within a round: peek tells who is next by what is there then.
+# O(log n) for each that was left out of the last one.
 cdef void queue_begin(queue_t* queue) noexcept nogil
-# Who is next: of the highest band that has somebody left to try, of the flow that has had least, the first in the band's
-# order; or NULL. O(1), but for O(bands) in a whole round.
+# Who is next: of the highest band that has somebody left to try, of the flow that has had least, the first in the
+# band's order; or NULL. O(1), but for O(bands) in a whole round.
 cdef queued_t* queue_peek(queue_t* queue) noexcept nogil
 # It goes: its flow is charged, it is out of the queue. O(log n), for each group that somebody of its flow waits for.
 cdef void queue_take(queue_t* queue, queued_t* item) noexcept nogil
 # It cannot go now: leave its flow's requests of its group out of the rest of the round. O(log n).
 cdef void queue_skip(queue_t* queue, queued_t* item) noexcept nogil
-# It cannot go, so nobody behind it that wants the same should: leave its group out of the rest of the round, in its band and
-# in all below. This is what to do where credit is short: then a round is over after one look at each group, however
-# many flows wait; and small ones cannot, again and again, slip into the room that a large one waits for. O(bands + log n).
+# It cannot go, so nobody behind it that wants the same should: leave its group out of the rest of the round, in its
+# band and in all below. This is what to do where credit is short: then a round is over after one look at each group,
+# however many flows wait; and small ones cannot, again and again, slip into the room that a large one waits for.
+# O(bands + log n).
 cdef void queue_block(queue_t* queue, queued_t* item) noexcept nogil
 
 # It goes away without having gone: nothing is charged. Harmless if it does not wait. O(log n).
 cdef void queue_remove(queue_t* queue, queued_t* item) noexcept nogil
-# Takes out and returns one whose expires_ns has come, or NULL. Never early, less than PK_WHEEL_TICK_NS (10 ms) late. O(log n).
+# Takes out and returns one whose expires_ns has come, or NULL. Never early, less than PK_WHEEL_TICK_NS (10 ms) late.
+# O(log n).
 cdef queued_t* queue_expired(queue_t* queue, int64_t now_ns) noexcept nogil
-# Any that waits, of the highest band, or NULL: to empty the queue
+# Any that waits, of the highest band, or NULL: to empty the queue.
 cdef queued_t* queue_any(queue_t* queue) noexcept nogil
 
-# For metrics: fills at most `room` rows; how many there are. Flows are those that have somebody waiting. O(flows + lanes).
+# For metrics: fill at most `room` rows; how many there are. Flows are those that have somebody waiting.
+# O(flows + lanes).
 cdef size_t queue_bands(const queue_t* queue, band_count_t* rows, size_t room) noexcept nogil
 cdef size_t queue_flows(const queue_t* queue, flow_count_t* rows, size_t room) noexcept nogil
 

@@ -7,7 +7,7 @@ STRICT: int
 ROUND_ROBIN: int
 TOKENS: int
 
-Rules = tuple[int, int, int, int, int]
+_Rules = tuple[int, int, int, int, int]
 """(order, fairness, max_requests, max_bytes, ttl_ns); 0 = no cap, no time to live."""
 
 @final
@@ -21,7 +21,7 @@ class Queue:
     def __new__(
         cls, size: int, max_requests: int = 0, max_bytes: int = 0, bands: int = 64, flows: int = 4096, now_ns: int = 0
     ) -> Queue: ...
-    def set_rules(self, bands: list[tuple[int, Rules]], default: Rules, negative: Rules) -> None:
+    def set_rules(self, bands: list[tuple[int, _Rules]], default: _Rules, negative: _Rules) -> None:
         """Rules by priority, and of other bands at or above 0 and below. ValueError, MemoryError: the old stay."""
 
     def push(
@@ -75,7 +75,7 @@ class Queue:
     def expires_ns(self, key: int) -> int:
         """When it was to expire, as its last push said. IndexError."""
 
-    def bands(self) -> list[tuple[int, bool, Rules, int, int, int, int | None]]:
+    def bands(self) -> list[tuple[int, bool, _Rules, int, int, int, int | None]]:
         """(priority, has rules of its own, rules, requests, bytes, flows, oldest_ns or None), highest first."""
 
     def flows(self) -> list[tuple[int, int | None, bytes, int, int, int]]:

@@ -17,7 +17,7 @@ from picker._core.codec cimport slice_t
 from picker._core.records cimport index_find
 from picker._core.schedule cimport (
     PK_FAIR_ROUND_ROBIN, PK_FAIR_STRICT, PK_FAIR_TOKENS, PK_ORDER_EDF, PK_ORDER_FCFS, PK_ORDER_SLO,
-    PK_QUEUE_NAME_BYTES, band_of, band_rules_t, band_t, flow_t, lane_t, queued_t, schedule_add, schedule_add_band,
+    band_of, band_rules_t, band_t, flow_t, lane_t, queued_t, schedule_add, schedule_add_band,
     schedule_band, schedule_begin, schedule_block, schedule_check, schedule_drop_band, schedule_free, schedule_init,
     schedule_peek, schedule_remove, schedule_reserve, schedule_skip, schedule_sort, schedule_take,
 )

@@ -1,7 +1,7 @@
 """Records of one size that never move, and a hash table of those that are found by a parent and a number.
 
-Invariants: a record is handed out or spare; one in a table stands in the bucket of its hash; a table has at least as many
-    buckets as records.
+Invariants: a record is handed out or spare; one in a table stands in the bucket of its hash; a table has at least as
+    many buckets as records.
 Cost: O(1) to take, give and find; what is to be added is reserved first, which alone allocates, and alone can fail. A
     table that is full is doubled: O(records), seldom.
 Memory: blocks of 64 records, given back all together; a record stays where it is.   Threads: one at a time.
@@ -13,7 +13,6 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
 from picker._core.alloc cimport PK_E_NOMEM, PK_OK, pk_alloc, pk_free, pk_resize
-from picker._core.heap cimport node_t
 
 # --- C kernel ---
 

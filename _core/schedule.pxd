@@ -39,7 +39,7 @@ ctypedef struct queued_t:
     void* owner
     int32_t priority           # its band: higher goes first
     uint64_t flow              # hash of the fairness id, made with a secret seed
-    uint64_t group             # what it may go to, likewise: those of a flow that may go elsewhere are not held up by it
+    uint64_t group             # what it may go to, likewise: who may go elsewhere is not held up by it
     uint64_t bytes
     int64_t cost               # tokens; counts as 1 to PK_MOST_COST
     int64_t received_ns

@@ -1,4 +1,4 @@
-"""Whose turn it is: strict priority between bands, start-time fair queueing between the flows of a band, an order in a flow.
+"""Whose turn it is: strict priority between bands, fair queueing between the flows of a band, an order in a flow.
 
 A flow's tag is the virtual time at which its next request begins. The least goes next; that moves the band's clock to
 its tag, and its tag on by what the request costs. Whoever comes, or comes back, begins at the clock, or at the old tag

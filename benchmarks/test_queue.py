@@ -1,4 +1,4 @@
-"""Flow control's queue. Rows of one figure are of the kernel alone, called in a loop by the face, as the engine calls it."""
+"""Flow control's queue: the kernel, called in a loop by the face, as the engine calls it."""
 
 import random
 import time

@@ -283,7 +283,7 @@ def test_bands_that_only_requests_make_are_capped() -> None:
     queue.set_rules([(priority, PLAIN) for priority in range(5)], PLAIN, PLAIN)
     push(queue, 0, 100)
     push(queue, 1, -100)
-    with pytest.raises(OverflowError, match="^bands$"):
+    with pytest.raises(OverflowError, match=r"^bands$"):
         push(queue, 2, 50)
     push(queue, 2, 3)
     push(queue, 3, 100)

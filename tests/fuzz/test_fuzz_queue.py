@@ -26,9 +26,9 @@ class Players:
     def push(self, a: int, b: int, c: int) -> None:
         if a % KEYS in self.model.items:
             return
-        times = TIMES[c % 8], TIMES[c // 8 % 8]
-        expires_ns = times[0] if times[0] == model.NEVER else times[0] + self.now_ns
-        said = a % KEYS, b % 4 - 1, a // KEYS % 4, c // 64 % 3, (0, 10, 30, 100)[b // 4 % 4], COSTS[b % 8], times[1], expires_ns
+        expires_ns = min(TIMES[c % 8] + self.now_ns, model.NEVER)
+        size, cost, slo_ns = (0, 10, 30, 100)[b // 4 % 4], COSTS[b % 8], TIMES[c // 8 % 8]
+        said = a % KEYS, b % 4 - 1, a // KEYS % 4, c // 64 % 3, size, cost, slo_ns, expires_ns
         cap = self.model.push(*said, self.now_ns)
         try:
             self.core.push(*said, self.now_ns, b"name" * b)

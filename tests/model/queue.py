@@ -130,9 +130,7 @@ class Queue:
             self.tags[priority, placed] = max(self.tags.get((priority, placed), 0), self.clocks.get(priority, 0))
             self.idle.pop((priority, placed), None)
         self.turn += 1
-        self.items[key] = Item(
-            priority, placed, group, size, cost, slo_ns, expires_ns, self.now_ns, self.turn
-        )
+        self.items[key] = Item(priority, placed, group, size, cost, slo_ns, expires_ns, self.now_ns, self.turn)
         return None
 
     def holds_before(self, priority: int, group: int) -> bool:
@@ -192,9 +190,7 @@ class Queue:
         """All that may be named as expired."""
         self.now_ns = max(self.now_ns, now_ns)
         return {
-            key
-            for key, item in self.items.items()
-            if item.expires_ns != NEVER and is_due(item.expires_ns, self.now_ns)
+            key for key, item in self.items.items() if item.expires_ns != NEVER and is_due(item.expires_ns, self.now_ns)
         }
 
     # --- counts ---
