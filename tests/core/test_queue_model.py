@@ -5,6 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from picker._core import alloc
 from picker._core.queue import EDF, FCFS, ROUND_ROBIN, SLO, STRICT, TOKENS, Queue
 from tests.model import queue as model
 from tests.support.builds import debug_build_only
@@ -170,20 +171,14 @@ def test_survives_failing_allocations() -> None:
 
 
 @debug_build_only
-def test_a_push_that_fails_changes_nothing() -> None:
-    """Each allocation of a first push fails once; then it succeeds, and goes where it should."""
-    from picker._core import alloc
-
+@pytest.mark.parametrize("after", range(8))
+def test_a_push_that_fails_changes_nothing(after: int) -> None:
+    """A first push takes memory eight times: for bands, flows, groups, lanes, and to find them."""
     queue = Queue(10)
-    for after in range(20):
-        alloc.fail_allocation(after)
-        try:
-            queue.push(0, 3, 1, 1, 1, 1, NEVER, TICK, 5)
-            break
-        except MemoryError:
-            queue._check()
-            assert (len(queue), queue.bytes, queue.bands(), queue.peek()) == (0, 0, [], None)
-        finally:
-            alloc.fail_allocation(-1)
-    assert after >= 5
+    alloc.fail_allocation(after)
+    with pytest.raises(MemoryError):
+        queue.push(0, 3, 1, 1, 1, 1, NEVER, TICK, 5)
+    queue._check()
+    assert (len(queue), queue.bytes, queue.bands(), queue.peek(), queue.expired(NEVER)) == (0, 0, [], None, None)
+    queue.push(0, 3, 1, 1, 1, 1, NEVER, TICK, 5)
     assert queue.dispatch(2) == [0]
