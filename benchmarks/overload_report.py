@@ -7,7 +7,7 @@ it was answered whole; its work counts as goodput in the moment it ends.
 import csv
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ GAVE_UP = 499
 LOST = 0
 """The status of one that ended without an answer, or with half of one."""
 REFUSED = (429, 503)
+USUAL, RECOVERY_S = 1.3, 2.0
 
 
 @dataclass(frozen=True)
@@ -168,14 +169,25 @@ def _band(priority: int, outcomes: Sequence[Outcome], window: Window) -> Band:
     )
 
 
-def recovery(outcomes: Iterable[Outcome], end_s: float, normal_s: float) -> float:
-    """How long after `end_s`, the end of a burst, the last request was due that waited longer than `normal_s`."""
-    late = [
-        outcome.at_s - end_s
+def recovery(outcomes: Iterable[Outcome], burst: Window, until_s: float, greedy: Collection[str] = ()) -> float:
+    """Seconds from the end of the burst until the median wait is what it was before it, within `USUAL`.
+
+    Looked at over two seconds at a time, to `until_s`; infinity if it never is. The `greedy` tenants are left out: they
+    go on paying for what they asked.
+    """
+    waits = [
+        (outcome.at_s, wait)
         for outcome in outcomes
-        if outcome.at_s >= end_s and (outcome.waited_s is None or outcome.waited_s > normal_s)
+        if outcome.tenant not in greedy and (wait := outcome.waited_s) is not None
     ]
-    return max(late, default=0.0)
+    usual_s = USUAL * quantile((wait for at_s, wait in waits if at_s < burst.from_s), 0.5)
+    at_s = recovered_s = burst.until_s
+    while at_s + RECOVERY_S <= until_s:
+        window = Window(at_s, at_s + RECOVERY_S)
+        if quantile((wait for due_s, wait in waits if due_s in window), 0.5) > usual_s:
+            recovered_s = window.until_s
+        at_s += RECOVERY_S / 4
+    return recovered_s - burst.until_s if recovered_s < until_s else math.inf
 
 
 # --- shown ---
@@ -226,7 +238,7 @@ def _share(part: int, whole: int) -> str:
 
 
 def as_rows(runs: Iterable[Run]) -> list[dict[str, Any]]:
-    """A flat row for each band of each run, for CSV and JSON; NaN becomes None."""
+    """A flat row for each band of each run, for CSV and JSON; what is no number becomes None."""
     rows = []
     for run in runs:
         whole = {"run": run.name, "capacity": run.capacity, "share": run.share, "utilisation": run.utilisation}
@@ -236,7 +248,7 @@ def as_rows(runs: Iterable[Run]) -> list[dict[str, Any]]:
 
 
 def _told(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_csv(path: Path, runs: Iterable[Run]) -> None:
@@ -259,3 +271,13 @@ def markdown(runs: Sequence[Run], unloaded_p99_s: float | None = None) -> str:
         for place, band in enumerate(run.bands):
             lines.append("| " + " | ".join(_cells(run, place, band, unloaded_p99_s)) + " |")
     return "\n".join(lines)
+
+
+def placed(page: str, name: str, text: str) -> str:
+    """The page with `text` between its `<!-- name: begin -->` and `<!-- name: end -->`. ValueError if it lacks them."""
+    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+    head, found, rest = page.partition(begin)
+    _, ended, tail = rest.partition(end)
+    if not (found and ended):
+        raise ValueError(f"the page lacks {begin.strip()} or {end}")
+    return f"{head}{begin}{text}\n{end}{tail}"

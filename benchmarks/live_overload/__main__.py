@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--policy", action="append", choices=[policy.name for policy in experiment.POLICIES])
     made.add_argument("--seed", type=int, default=1)
     made.add_argument("--output", type=Path, default=Path("build/live-overload"), help="folder of the files")
+    made.add_argument("--write", type=Path, metavar="FILE", help="put the tables where FILE marks a place for them")
     made.add_argument("--quick", action="store_true", help="shows that it works, measures little")
     return made
 
@@ -48,21 +49,31 @@ async def measure(args: argparse.Namespace, directory: Path) -> Experiment:
 
 
 def report(found: Experiment, args: argparse.Namespace) -> None:
+    """Tables on the terminal; files; a page if one is named."""
     args.output.mkdir(parents=True, exist_ok=True)
     title = f"{args.load:g} times what {args.servers} model servers can do"
+    page = []
+    if found.runs:
+        console.print(overload_report.table(found.runs, title, found.unloaded_p99_s))
+        page += [overload_report.markdown(found.runs, found.unloaded_p99_s), *(f"- {line}" for line in found.notes)]
+        subtitle = f"{title} ({found.capacity:,.0f} tokens/s); three bands, ten tenants, one of them greedy; live"
+        overload_plot.draw(found.runs, found.outcomes, subtitle, args.output / "overload.png")
+        overload_report.write_csv(args.output / "overload.csv", found.runs)
     if found.seen:
         console.print(faults.table(found.seen))
-    if not found.runs:
-        return
-    console.print(overload_report.table(found.runs, title, found.unloaded_p99_s))
+        page += ["", faults.markdown(found.seen)]
     for line in found.notes:
         console.print(line, soft_wrap=True)
-    subtitle = f"{title} ({found.capacity:,.0f} tokens/s); three bands, ten tenants, one of them greedy; live"
-    overload_plot.draw(found.runs, found.outcomes, subtitle, args.output / "overload.png")
-    overload_report.write_csv(args.output / "overload.csv", found.runs)
-    told = {"circumstances": circumstances(), "rows": overload_report.as_rows(found.runs), "notes": found.notes}
+    around = circumstances()
+    told = {"circumstances": around, "rows": overload_report.as_rows(found.runs), "notes": found.notes}
     (args.output / "overload.json").write_text(json.dumps(told, indent=1) + "\n")
-    console.print(f"Plot, CSV and JSON: {args.output}/overload.*")
+    console.print(f"Files: {args.output}/overload.*")
+    if args.write:
+        where = (
+            f"{around['cpus']} CPUs, Linux {around['kernel']}, Python {around['python']}, commit {around['commit']}."
+        )
+        text = "\n".join([where, "", *page])
+        args.write.write_text(overload_report.placed(args.write.read_text(), "live overload", text))
 
 
 def main(words: Sequence[str]) -> int:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import aiohttp
 import msgspec
 
-from benchmarks.live_overload.scene import OBJECTIVES, Arrival
 from benchmarks.overload_report import GAVE_UP, LOST, Outcome
 from picker.demo.workload import WORDS
 from picker.sim.journal import HEADER
+from picker.sim.overload.traffic import Asked
 
 WHOLE_S = 60.0  # how long an answer may take once it has begun
 MODEL = "sim"
@@ -35,20 +35,20 @@ class Played:
     errors: list[str] = field(default_factory=list)
 
 
-def body(arrival: Arrival, run: str) -> bytes:
+def body(asked: Asked, run: str) -> bytes:
     """A prompt that shares nothing with any other, of exactly as many tokens as the servers will count."""
-    room = arrival.prompt_tokens * BYTES_PER_TOKEN
-    lead = f"{run} {arrival.number:08d} "
+    room = asked.prompt_tokens * BYTES_PER_TOKEN
+    lead = f"{run} {asked.index:08d} "
     prompt = (lead + TEXT * (room // len(TEXT) + 1))[:room]
     return msgspec.json.encode(
-        {"model": MODEL, "prompt": prompt, "max_tokens": arrival.output_tokens, "stream": True, "temperature": 0}
+        {"model": MODEL, "prompt": prompt, "max_tokens": asked.answer_tokens, "stream": True, "temperature": 0}
     )
 
 
-async def play(arrivals: Sequence[Arrival], address: str, *, run: str, patience_s: float) -> Played:
+async def play(load: Sequence[Asked], address: str, *, run: str, patience_s: float) -> Played:
     """Plays all of them to their ends. `run` makes their ids, `run-number`, unlike those of other runs."""
     player = _Player(address, run, patience_s)
-    bodies = [body(arrival, run) for arrival in arrivals]
+    bodies = [body(asked, run) for asked in load]
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=None)
     async with (
@@ -56,10 +56,10 @@ async def play(arrivals: Sequence[Arrival], address: str, *, run: str, patience_
         asyncio.TaskGroup() as tasks,
     ):
         player.begun_s = time.monotonic()
-        for arrival, content in zip(arrivals, bodies, strict=True):
-            if (pause_s := player.begun_s + arrival.at_s - time.monotonic()) > 0:
+        for asked, content in zip(load, bodies, strict=True):
+            if (pause_s := player.begun_s + asked.at_s - time.monotonic()) > 0:
                 await asyncio.sleep(pause_s)
-            tasks.create_task(player.ask(arrival, content))
+            tasks.create_task(player.ask(asked, content))
     return player.played
 
 
@@ -77,29 +77,29 @@ class _Player:
     def elapsed_s(self) -> float:
         return time.monotonic() - self.begun_s
 
-    async def ask(self, arrival: Arrival, content: bytes) -> None:
-        self.played.lag_s.append(self.elapsed_s - arrival.at_s)
+    async def ask(self, asked: Asked, content: bytes) -> None:
+        self.played.lag_s.append(self.elapsed_s - asked.at_s)
         headers = {
             "content-type": "application/json",
-            HEADER: f"{self.run}-{arrival.number}",
-            "x-gateway-inference-objective": OBJECTIVES[arrival.priority],
-            "x-gateway-inference-fairness-id": arrival.tenant,
+            HEADER: f"{self.run}-{asked.index}",
+            "x-gateway-inference-objective": asked.band,
+            "x-gateway-inference-fairness-id": asked.tenant,
         }
         first_s: list[float] = []
         try:
-            status = await self._exchange(arrival, content, headers, first_s)
+            status = await self._exchange(asked, content, headers, first_s)
         except _Impatient:
             status = GAVE_UP
         except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError) as error:
             status = self._lost(f"{type(error).__name__}: {error}")
-        self._note(arrival, status, first_s[0] if first_s else None)
+        self._note(asked, status, first_s[0] if first_s else None)
 
-    def _note(self, arrival: Arrival, status: int, first_s: float | None) -> None:
-        ttft_s = None if first_s is None else first_s - arrival.at_s
+    def _note(self, asked: Asked, status: int, first_s: float | None) -> None:
+        ttft_s = None if first_s is None else first_s - asked.at_s
         if first_s is not None:
             self.played.first_token_s.append(first_s)
-        named = (arrival.number, arrival.priority, arrival.tenant, arrival.at_s)
-        tokens = (arrival.prompt_tokens, arrival.output_tokens)
+        named = (asked.index, asked.priority, asked.tenant, asked.at_s)
+        tokens = (asked.prompt_tokens, asked.answer_tokens)
         self.played.outcomes.append(Outcome(*named, status, ttft_s, self.elapsed_s, *tokens))
 
     def _lost(self, reason: str) -> int:
@@ -107,14 +107,14 @@ class _Player:
             self.played.errors.append(reason)
         return LOST
 
-    async def _exchange(self, arrival: Arrival, content: bytes, headers: dict[str, str], first_s: list[float]) -> int:
+    async def _exchange(self, asked: Asked, content: bytes, headers: dict[str, str], first_s: list[float]) -> int:
         """The status; 200 if all of the answer came. `first_s` takes the moment of the first token."""
-        patience = asyncio.timeout(arrival.at_s + self.patience_s - self.elapsed_s)
+        patience = asyncio.timeout(asked.at_s + self.patience_s - self.elapsed_s)
         try:
             async with patience, self.session.post(self.url, data=content, headers=headers) as response:
                 if response.status != 200:
                     return await self._refused(response)
-                return await self._listen(arrival, response, patience, first_s)
+                return await self._listen(asked, response, patience, first_s)
         except TimeoutError:
             if first_s:
                 raise
@@ -129,7 +129,7 @@ class _Player:
         return response.status
 
     async def _listen(
-        self, arrival: Arrival, response: aiohttp.ClientResponse, patience: asyncio.Timeout, first_s: list[float]
+        self, asked: Asked, response: aiohttp.ClientResponse, patience: asyncio.Timeout, first_s: list[float]
     ) -> int:
         """Reads the stream; its first event is the first token."""
         events, is_done = 0, False
@@ -141,6 +141,6 @@ class _Player:
                 patience.reschedule(asyncio.get_running_loop().time() + WHOLE_S)
             is_done = line.startswith(b"data: [DONE]")
             events += not is_done
-        if is_done and events == arrival.output_tokens:
+        if is_done and events == asked.answer_tokens:
             return 200
-        return self._lost(f"{events} of {arrival.output_tokens} tokens, {'an' if is_done else 'no'} end")
+        return self._lost(f"{events} of {asked.answer_tokens} tokens, {'an' if is_done else 'no'} end")

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 from rich.console import Console
 
+from benchmarks.live_overload import scene
 from benchmarks.live_overload.faults import Seen, faults, play
 from benchmarks.live_overload.run import Result, run
-from benchmarks.live_overload.scene import BANDS, Phase, arrivals
 from benchmarks.live_overload.stage import ROUND_ROBIN, Policy, Stage
-from benchmarks.overload_report import Outcome, Run, Window, quantile, recovery, summarise
+from benchmarks.overload_report import Outcome, Run, Window, recovery, summarise
+from picker.sim.overload.traffic import Phase
 
 PEER = """\
 apiVersion: llm-d.ai/v1alpha1
@@ -34,7 +35,6 @@ schedulingProfiles:
 POLICIES = (Policy("picker"), Policy("peer default", config=PEER), Policy(ROUND_ROBIN, flags=None))
 FULL_RATE = 400.0  # requests per second that no stage of this size can serve
 CALM = 0.5  # load before and after the burst
-SETTLED = 1.5  # times the unloaded p99: what counts as normal again
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,19 @@ class Settings:
     load: float
     seed: int
     capacity_s: float = 8.0
-    alone_s: float = 15.0
     before_s: float = 4.0
     burst_s: float = 20.0
-    after_s: float = 6.0
+    after_s: float = 8.0
     is_quick: bool = False
 
     @classmethod
     def quick(cls, load: float, seed: int) -> "Settings":
-        return cls(load, seed, capacity_s=3.0, alone_s=3.0, before_s=1.0, burst_s=4.0, after_s=2.0, is_quick=True)
+        return cls(load, seed, capacity_s=3.0, before_s=1.0, burst_s=4.0, after_s=2.0, is_quick=True)
+
+    @property
+    def phases(self) -> list[Phase]:
+        """Calm, burst, calm."""
+        return [Phase(self.before_s, CALM), Phase(self.burst_s, self.load), Phase(self.after_s, CALM)]
 
     @property
     def burst(self) -> Window:
@@ -79,9 +83,8 @@ async def perform(
 ) -> Experiment:
     """Progress goes to `console`. `parts`: of "burst" and "faults"; the latter are the first policy's alone."""
     found = Experiment()
-    tokens = [arrival.prompt_tokens + arrival.output_tokens for arrival in arrivals([Phase(60, 100)], settings.seed)]
     found.capacity = await capacity(stage, policies[-1], settings)
-    found.rate = found.capacity / (sum(tokens) / len(tokens))
+    found.rate = found.capacity / scene.mean_tokens(settings.seed)
     console.print(f"capacity: {found.capacity:,.0f} tokens/s, {found.rate:.1f} requests/s", soft_wrap=True)
     if "burst" in parts:
         await _bursts(found, stage, policies, settings, console)
@@ -98,7 +101,8 @@ async def _bursts(
     found: Experiment, stage: Stage, policies: Sequence[Policy], settings: Settings, console: Console
 ) -> None:
     alone = await _alone(stage, policies[0], settings, found.rate)
-    found.unloaded_p99_s = quantile((outcome.ttft_s or 0.0 for outcome in alone.outcomes), 0.99)
+    (band,) = summarise(alone.outcomes, settings.burst)
+    found.unloaded_p99_s = band.ttft_p99_s
     console.print(f"highest band alone: TTFT p99 {found.unloaded_p99_s * 1e3:.0f} ms; {alone.machine}", soft_wrap=True)
     for policy in policies:
         result = await _burst(stage, policy, settings, found.rate)
@@ -109,7 +113,7 @@ async def _bursts(
 async def capacity(stage: Stage, policy: Policy, settings: Settings) -> float:
     """Tokens per second that all servers compute with more than enough to do."""
     seconds = settings.capacity_s
-    load = arrivals([Phase(1.0, FULL_RATE)], settings.seed)
+    load = scene.load([Phase(1.0, 1.0)], FULL_RATE, settings.seed)
     begun = time.monotonic()
     result = await run(stage, policy, load, Window(1.5, 1.5 + seconds / 2), name=f"capacity-{begun:.0f}")
     await asyncio.to_thread(_wait_idle, stage)
@@ -124,27 +128,21 @@ def _wait_idle(stage: Stage) -> None:
 
 
 async def _alone(stage: Stage, policy: Policy, settings: Settings, rate: float) -> Result:
-    """The highest band as in the burst, and nothing else."""
-    highest = max(BANDS)
-    load = arrivals([Phase(settings.alone_s, rate * settings.load * BANDS[highest])], settings.seed, {highest: 1.0})
-    return await run(stage, policy, load, Window(0, settings.alone_s), name="alone")
+    """The highest band as in the burst, and nothing else: the very same requests."""
+    load = scene.load(settings.phases[:2], rate, settings.seed, [scene.HIGHEST])
+    return await run(stage, policy, load, settings.burst, name="alone")
 
 
 async def _burst(stage: Stage, policy: Policy, settings: Settings, rate: float) -> Result:
-    phases = [
-        Phase(settings.before_s, rate * CALM),
-        Phase(settings.burst_s, rate * settings.load),
-        Phase(settings.after_s, rate * CALM),
-    ]
-    load = arrivals(phases, settings.seed)
+    load = scene.load(settings.phases, rate, settings.seed)
     result = await run(stage, policy, load, settings.burst, name=policy.name.replace(" ", "-"))
     await asyncio.to_thread(_wait_idle, stage)
     return result
 
 
 def _note(found: Experiment, policy: Policy, result: Result, settings: Settings) -> None:
-    highest = [outcome for outcome in result.outcomes if outcome.priority == max(BANDS)]
-    recovered_s = recovery(highest, settings.burst.until_s, found.unloaded_p99_s * SETTLED)
+    end_s = sum(phase.seconds for phase in settings.phases)
+    recovered_s = recovery(result.outcomes, settings.burst, end_s, scene.greedy())
     bands = summarise(result.outcomes, settings.burst)
     busy = result.work / found.capacity
     found.runs.append(Run(policy.name, bands, found.capacity, busy, recovered_s))

@@ -6,16 +6,17 @@ server was answering when it died are lost with it, and told apart.
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.table import Table
 
+from benchmarks.live_overload import scene
 from benchmarks.live_overload.run import Result, run
-from benchmarks.live_overload.scene import BANDS, Phase, arrivals
 from benchmarks.live_overload.stage import Policy, Stage
 from benchmarks.overload_report import LOST, Window, milliseconds, quantile
+from picker.sim.overload.traffic import Phase
 
 MOST_STALL_S = 1.0
 LOAD = 1.5  # over what the servers can do when they are well
@@ -71,7 +72,7 @@ class Seen:
 async def play(stage: Stage, policy: Policy, fault: Fault, *, rate: float, calm_s: float, seed: int) -> Seen:
     """Overload for `calm_s`, then with the fault, then for `calm_s` without (or, where it stays, with) it."""
     total_s = calm_s + fault.seconds + calm_s
-    load = arrivals([Phase(total_s, rate * LOAD)], seed)
+    load = scene.load([Phase(total_s, LOAD)], rate, seed)
     act = _acts(stage, fault, calm_s)
     result = await run(stage, policy, load, Window(0, total_s), name=_run_name(fault), act=act)
     edges = (0.0, calm_s, calm_s + fault.seconds, total_s)
@@ -99,25 +100,36 @@ def _acts(stage: Stage, fault: Fault, after_s: float) -> Callable[[], Awaitable[
 
 
 def _ttft_p99_s(result: Result, window: Window) -> float:
-    highest = (each for each in result.outcomes if each.priority == max(BANDS) and each.at_s in window)
+    highest = (each for each in result.outcomes if each.priority == scene.HIGHEST.priority and each.at_s in window)
     return quantile((wait for each in highest if (wait := each.waited_s) is not None), 0.99)
 
 
-def table(seen: list[Seen]) -> Table:
-    """A line for each fault."""
+COLUMNS = ("fault", "for", "longest stall", "TTFT p99 of the highest band", "requests", "lost with it", "faults")
+
+
+def _cells(each: Seen) -> list[str]:
+    return [
+        each.fault.name,
+        f"{each.fault.seconds:g} s",
+        f"{each.result.stall_s:.2f} s",
+        " / ".join(milliseconds(seconds) for seconds in each.ttft_p99_s),
+        f"{len(each.result.outcomes):,}",
+        str(each.lost_with_server),
+        "; ".join(each.objections) or "none",
+    ]
+
+
+def table(seen: Sequence[Seen]) -> Table:
+    """A line for each fault. TTFT is that before, during and after it."""
     made = Table(title=f"{LOAD:g} times what the servers can do, and then", title_justify="left", title_style="bold")
-    made.add_column("fault")
-    for name in ("for", "longest stall", "TTFT p99 of the highest band", "requests", "lost with it", "faults"):
-        made.add_column(name, justify="right")
+    for name in COLUMNS:
+        made.add_column(name, justify="left" if name in ("fault", "faults") else "right")
     for each in seen:
-        times = " / ".join(milliseconds(seconds) for seconds in each.ttft_p99_s)
-        made.add_row(
-            each.fault.name,
-            f"{each.fault.seconds:g} s",
-            f"{each.result.stall_s:.2f} s",
-            times,
-            f"{len(each.result.outcomes):,}",
-            str(each.lost_with_server),
-            "; ".join(each.objections) or "none",
-        )
+        made.add_row(*_cells(each))
     return made
+
+
+def markdown(seen: Sequence[Seen]) -> str:
+    """The same table for a page."""
+    lines = [COLUMNS, ("---",) * len(COLUMNS), *map(_cells, seen)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

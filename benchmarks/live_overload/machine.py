@@ -31,7 +31,7 @@ class Machine:
             if share > MOST_CPU
         ]
         if self.busy > MOST_BUSY:
-            found.append(f"the machine was {self.busy:.0%} busy")
+            found.append(f"the machine was {self.busy:.0%} busy, {self.others:.0%} by others")
         if self.lag_p99_s > MOST_LAG_S:
             found.append(f"one request in a hundred was sent {self.lag_p99_s * 1e3:.0f} ms late or more")
         return found

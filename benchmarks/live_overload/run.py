@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from benchmarks.live_overload import client
 from benchmarks.live_overload.client import Played
 from benchmarks.live_overload.machine import Machine, judged
-from benchmarks.live_overload.scene import Arrival
 from benchmarks.live_overload.stage import Policy, Stage, Used
 from benchmarks.overload_report import GAVE_UP, LOST, Outcome, Window, quantile
+from picker.sim.overload.traffic import Asked
 
 PATIENCE_S = 10.0
 
@@ -62,13 +62,13 @@ Act = Callable[[], Awaitable[None]]
 
 
 async def run(
-    stage: Stage, policy: Policy, arrivals: Sequence[Arrival], window: Window, *, name: str, act: Act | None = None
+    stage: Stage, policy: Policy, load: Sequence[Asked], window: Window, *, name: str, act: Act | None = None
 ) -> Result:
-    """Plays `arrivals` through `policy`; `act` runs beside it from the beginning, and is over when it is."""
+    """Plays `load` through `policy`; `act` runs beside it from the beginning, and is over when it is."""
     address = stage.listener(policy)
     acting = asyncio.ensure_future(act()) if act else None
     measuring = asyncio.ensure_future(_measure(stage, window))
-    played = await client.play(arrivals, address, run=name, patience_s=PATIENCE_S)
+    played = await client.play(load, address, run=name, patience_s=PATIENCE_S)
     used, client_s, work = await measuring
     if acting:
         await acting

@@ -2,9 +2,10 @@
 
 import contextlib
 import json
+import sys
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import yaml
 
 from benchmarks.live_overload.client import MODEL
 from benchmarks.live_overload.scene import OBJECTIVES
-from benchmarks.load.options import Variant
+from benchmarks.load.options import ROOT, Variant
 from benchmarks.load.processes import Picker, cpu_s, listening, write_endpoints
 from picker.demo.envoy import EnvoyProcess, Gateway, gateways_config
 from picker.demo.processes import Child, machine_busy, picker_command, stop_all
@@ -22,14 +23,20 @@ ROUND_ROBIN = "round robin"
 BLOCKS = 2810  # of 16 tokens: one A100-40GB (PROTOCOL.md 9.1)
 GATEWAY = Gateway(steering="metadata", retries=1)  # a request whose server is gone goes to the next one picker lists
 
+UNREAD = replace(GATEWAY, response_body="NONE")
+
 
 @dataclass(frozen=True)
 class Policy:
-    """A way of routing: a listener of Envoy. `flags` are those of its picker; None: Envoy routes by itself."""
+    """A way of routing: a listener of Envoy. `flags` are those of its picker; None: Envoy routes by itself.
+
+    `gateway`: of the simulation, `module:class`, that decides instead of a picker.
+    """
 
     name: str
     flags: tuple[str, ...] | None = ()
     config: str = ""
+    gateway: str = ""
 
 
 class Stage:
@@ -43,6 +50,7 @@ class Stage:
         self.servers = [self._server(number) for number in range(servers)]
         self.addresses: list[str] = []
         self.pickers: dict[str, Picker] = {}
+        self.processors: dict[str, Child] = {}
         self.envoy: EnvoyProcess | None = None
 
     def _server(self, number: int) -> Child:
@@ -55,13 +63,21 @@ class Stage:
         self.addresses = [listening(server)[0] for server in self.servers]
         endpoints = write_endpoints(self.directory / "endpoints.yaml", self.addresses)
         for policy in self.policies:
-            if policy.flags is not None:
+            if policy.gateway:
+                self.processors[policy.name] = self._processor(policy)
+            elif policy.flags is not None:
                 self.pickers[policy.name] = self._picker(policy, endpoints)
         for picker in self.pickers.values():
             picker.wait_ready()
         gateways = {name: (picker.address, GATEWAY) for name, picker in self.pickers.items()}
+        gateways |= {name: (listening(child)[0], UNREAD) for name, child in self.processors.items()}
         self.envoy = EnvoyProcess(gateways_config(self.addresses, gateways), self.directory)
         self.envoy.wait_ready()
+
+    def _processor(self, policy: Policy) -> Child:
+        command = [sys.executable, "-m", "benchmarks.live_overload.processor", policy.gateway, *self.addresses]
+        name = policy.name.replace(" ", "-")
+        return Child(policy.name, command, self.directory / f"{name}.log", {"PYTHONPATH": str(ROOT)})
 
     def _picker(self, policy: Policy, endpoints: Path) -> Picker:
         name = policy.name.replace(" ", "-")
@@ -96,11 +112,12 @@ class Stage:
     def used(self) -> "Used":
         """CPU seconds so far; servers one by one, as each has a loop of its own."""
         envoy = cpu_s(self.envoy.child.pid) if self.envoy else 0.0
-        pickers = {name: cpu_s(picker.child.pid) for name, picker in self.pickers.items()}
+        children = {name: picker.child for name, picker in self.pickers.items()} | self.processors
+        pickers = {name: cpu_s(child.pid) for name, child in children.items()}
         return Used(envoy, pickers, tuple(cpu_s(child.pid) for child in self.servers), *machine_busy())
 
     def stop(self) -> None:
-        children = [*self.servers, *(picker.child for picker in self.pickers.values())]
+        children = [*self.servers, *(picker.child for picker in self.pickers.values()), *self.processors.values()]
         stop_all([*children, *([self.envoy.child] if self.envoy else [])])
 
 

@@ -10,7 +10,6 @@ import pytest
 
 from benchmarks.live_overload import client, scene
 from benchmarks.live_overload.run import compare
-from benchmarks.live_overload.scene import Phase
 from benchmarks.overload_report import (
     GAVE_UP,
     LOST,
@@ -22,11 +21,13 @@ from benchmarks.overload_report import (
     fairness,
     jain,
     markdown,
+    placed,
     quantile,
     recovery,
     summarise,
     write_csv,
 )
+from picker.sim.overload.traffic import Phase
 
 GOOD = Outcome(0, 0, "a", at_s=1.0, status=200, ttft_s=0.5, ended_s=2.0, prompt_tokens=90, output_tokens=10)
 WINDOW = Window(0.0, 10.0)
@@ -76,11 +77,16 @@ def test_a_band_is_what_became_of_its_requests() -> None:
     assert band.goodput == 20  # two that ended inside, one of them due outside
 
 
-def test_recovery_is_the_last_slow_request_after_the_burst() -> None:
-    slow = replace(GOOD, ttft_s=2.0)
-    outcomes = [replace(slow, at_s=4.0), replace(slow, at_s=6.5), replace(GOOD, at_s=8.0)]
-    assert recovery(outcomes, 5.0, 1.0) == 1.5
-    assert recovery(outcomes[2:], 5.0, 1.0) == 0
+def test_recovery_is_the_end_of_the_last_slow_window() -> None:
+    burst = Window(10.0, 20.0)
+    waits = [(float(at_s), 0.5 if at_s < 10 or at_s >= 23 else 2.0) for at_s in range(40)]
+    outcomes = [replace(GOOD, number=n, at_s=at_s, ttft_s=wait) for n, (at_s, wait) in enumerate(waits)]
+    assert recovery(outcomes, burst, 40.0) == 3.0
+    assert recovery(outcomes, burst, 23.0) == math.inf
+    greedy = [replace(each, tenant="greedy", ttft_s=9.0) for each in outcomes]
+    assert recovery([*outcomes, *greedy], burst, 40.0, {"greedy"}) == 3.0
+    fast = [replace(each, ttft_s=0.5) for each in outcomes]
+    assert recovery(fast, burst, 40.0) == 0
 
 
 def test_rows_are_written_for_machines_and_people(tmp_path: Path) -> None:
@@ -95,22 +101,27 @@ def test_rows_are_written_for_machines_and_people(tmp_path: Path) -> None:
     assert "| picker | 0 | 2 | 500 ms | 500 ms | 1.00 | 50.0% | 50.0% |" in markdown(runs, 0.5)
 
 
+def test_a_table_is_placed_where_a_page_wants_it() -> None:
+    page = "a\n<!-- live: begin -->\nold\n<!-- live: end -->\nb"
+    assert placed(page, "live", "new") == page.replace("old", "new")
+    with pytest.raises(ValueError, match="lacks"):
+        placed("no place", "live", "new")
+
+
 def test_the_scene_is_made_from_its_seed() -> None:
-    phases = [Phase(5, 20), Phase(5, 200)]
-    load = scene.arrivals(phases, 1)
-    assert load == scene.arrivals(phases, 1) != scene.arrivals(phases, 2)
-    assert [each.number for each in load] == list(range(len(load)))
-    assert sorted(each.at_s for each in load) == [each.at_s for each in load]
-    assert 50 < sum(each.at_s < 5 for each in load) < 150 < 800 < len(load) < 1200
-    greedy = sum(each.tenant == scene.GREEDY for each in load)
-    assert 0.45 < greedy / len(load) < 0.6
-    assert {each.priority for each in scene.arrivals(phases, 1, {100: 1.0})} == {100}
+    phases = [Phase(5, 0.5), Phase(5, 2.0)]
+    load = scene.load(phases, 100.0, 1)
+    assert load == scene.load(phases, 100.0, 1) != scene.load(phases, 100.0, 2)
+    alone = scene.load(phases, 100.0, 1, [scene.HIGHEST])
+    assert [each.at_s for each in alone] == [each.at_s for each in load if each.band == scene.HIGHEST.name]
+    assert scene.greedy() == {"middle-0"}
+    assert 500 < scene.mean_tokens(1) < 1000
 
 
 def test_a_prompt_has_as_many_tokens_as_it_should_and_shares_none() -> None:
-    one, other = (scene.Arrival(number, 0.0, 0, "a", 40, 5) for number in (1, 2))
+    one, other, *_ = scene.load([Phase(1, 1.0)], 100.0, 1)
     prompts = [json.loads(client.body(each, "run"))["prompt"] for each in (one, other)]
-    assert [len(prompt) for prompt in prompts] == [160, 160]
+    assert [len(prompt) for prompt in prompts] == [4 * one.prompt_tokens, 4 * other.prompt_tokens]
     assert prompts[0][:20] != prompts[1][:20]
 
 
