@@ -37,7 +37,9 @@ from picker._core.stats cimport (
     wait_count,
     wait_view,
 )
-from picker._core.stats import FAILURES, OTHER, OUTCOMES
+from picker._core.stats import FAILURES as _FAILURES
+from picker._core.stats import OTHER as _OTHER
+from picker._core.stats import OUTCOMES as _OUTCOMES
 
 # --- C kernel ---
 
@@ -142,13 +144,13 @@ cdef void flowstats_evicted(flowstats_t* flow, int32_t priority) noexcept nogil:
 cdef dict _outcomes(const bandstats_t* band):
     """How many requests ended in each of the reference picker's outcomes."""
     cdef int failure, outcome
-    cdef dict counts = dict.fromkeys(OUTCOMES, 0)
+    cdef dict counts = dict.fromkeys(_OUTCOMES, 0)
     for failure in range(PK_FAIL_KINDS):
-        counts[OUTCOMES[_left_as(failure)]] += band.left[failure]
+        counts[_OUTCOMES[_left_as(failure)]] += band.left[failure]
         outcome = _refused_as(failure)
         if outcome >= 0:
-            counts[OUTCOMES[outcome]] += band.refused[failure]
-    counts[OUTCOMES[PK_LEFT_DISPATCHED]] += band.passed
+            counts[_OUTCOMES[outcome]] += band.refused[failure]
+    counts[_OUTCOMES[PK_LEFT_DISPATCHED]] += band.passed
     return {name: count for name, count in counts.items() if count}
 
 
@@ -159,14 +161,14 @@ cdef dict _drops(const bandstats_t* band):
     for failure in range(PK_FAIL_NONE + 1, PK_FAIL_KINDS):
         count = band.refused[failure] + band.left[failure] + (band.evicted if failure == PK_FAIL_EVICTED else 0)
         if count:
-            counts[FAILURES[failure]] = count
+            counts[_FAILURES[failure]] = count
     return counts
 
 
 cdef dict band_view(const bandstats_t* band):
     """What was counted of one priority, as plain Python objects."""
     return {
-        "priority": OTHER if band.is_other else str(band.priority),
+        "priority": _OTHER if band.is_other else str(band.priority),
         "passed": band.passed,
         "queued": band.queued,
         "outcomes": _outcomes(band),
@@ -216,11 +218,11 @@ cdef class FlowStats:
 
     def refused(self, int32_t priority, str failure not None) -> None:
         """A request is not let wait, for a cause of `stats.FAILURES` (ValueError)."""
-        flowstats_refused(&self._flow, &self._series, priority, FAILURES.index(failure))
+        flowstats_refused(&self._flow, &self._series, priority, _FAILURES.index(failure))
 
     def left(self, int32_t priority, uint64_t nbytes, str failure not None, int64_t waited_ns) -> None:
         """One that waited has its turn ("None"), or lost it, for a cause of `stats.FAILURES` (ValueError)."""
-        flowstats_left(&self._flow, &self._series, priority, nbytes, FAILURES.index(failure), waited_ns)
+        flowstats_left(&self._flow, &self._series, priority, nbytes, _FAILURES.index(failure), waited_ns)
 
     def evicted(self, int32_t priority) -> None:
         """One that ran was ended."""

@@ -67,9 +67,9 @@ class Family(Generic[V]):
     def joined(self, others: Sequence[tuple[str, "Family[V]"]], label: str) -> "Family[V]":
         """The rows of all these families of this name, each with the text before it in `label`.
 
-        Families that have a label `name` have that of their pool already.
+        Families with a label `name` or `inference_pool` say in it which pool they are of.
         """
-        has_name = "name" in self._names
+        has_name = not {"name", "inference_pool"}.isdisjoint(self._names)
         whole = type(self)(self.name, self._about, self._names if has_name else (*self._names, label))
         for text, other in others:
             more = () if has_name else (text,)

@@ -7,9 +7,11 @@ llm-d has given the same figures since, so that existing dashboards read either;
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, TypeVar
 
 from picker.admin.exposition import AnyFamily, Counters, Gauges, Histogram, Histograms
+from picker.admin.flow import NO_FLOW, flow_families
 from picker.admin.routing import routing_families
 
 __all__ = ["Figure", "PoolSnapshot", "Snapshot", "families", "page"]
@@ -18,7 +20,6 @@ _MODEL = ("model_name", "target_model_name")
 _PREFIX_PLUGIN = ("prefix-cache", "radix")  # plugin_name, plugin_type
 
 _SERIES = (*_MODEL, "fairness_id", "priority")
-_NO_FLOW = ("default-flow", "0")  # there is one flow, of one priority
 _STREAMING = "Time from request headers to the first token; of an answer that is no stream, to its first byte."
 
 # (name since the Inference Extension, name since llm-d, what it is, member of the series)
@@ -91,7 +92,7 @@ class PoolSnapshot:
     """Those of one pool. `stats` and `endpoints` are `Engine.stats()` and `Engine.endpoints()`.
 
     `endpoints_age_s`: how long ago the endpoints were last known to be those there are. `rewrites`: name of the object,
-    model asked for, target, decisions. `plugins` are `PluginRecord.view()`.
+    model asked for, target, decisions. `plugins` are `PluginRecord.view()`. `flow` is what `copies.read_flow` reads.
     """
 
     name: str
@@ -104,6 +105,7 @@ class PoolSnapshot:
     endpoints_age_s: float = 0.0
     rewrites: Sequence[tuple[str, str, str, int]] = ()
     plugins: Sequence[Mapping[str, Any]] = ()
+    flow: Mapping[str, Any] = field(default_factory=lambda: NO_FLOW)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +147,8 @@ def _of_pool(snapshot: Snapshot, pool: PoolSnapshot) -> Iterator[AnyFamily]:
     yield from _pool(pool)
     yield from _scheduler(snapshot, pool)
     yield from _endpoints(snapshot, pool)
+    stale = sum(_is_stale(snapshot, endpoint) for endpoint in pool.endpoints)
+    yield from flow_families(pool.name, pool.flow, pool.stats["series"], pool.endpoints, stale=stale)
     yield from _rewrites(pool.rewrites)
     yield from _plugins(pool.plugins)
 
@@ -161,8 +165,7 @@ def page(snapshot: Snapshot, *, openmetrics: bool = False) -> Iterator[bytes]:
     """The page as text (version 0.0.4) or OpenMetrics (1.0.0), in slices."""
     lines: list[str] = []
     for family in families(snapshot):
-        lines += family.head(openmetrics=openmetrics)
-        for more in family.rows():
+        for more in chain([family.head(openmetrics=openmetrics)], family.rows()):
             if len(lines) + len(more) > SLICE:
                 yield "".join(lines).encode()
                 lines.clear()
@@ -171,50 +174,57 @@ def page(snapshot: Snapshot, *, openmetrics: bool = False) -> Iterator[bytes]:
     yield "".join(lines).encode()
 
 
-def _models(one: Mapping[str, Any]) -> tuple[str, str]:
-    """The model a client asks for, and the one its requests are sent to."""
-    return one["model"], one["target"]
+def _labels(one: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """The model a client asks for, the one its requests are sent to, who it is, and how much it matters: `_SERIES`."""
+    return one["model"], one["target"], one["fairness_id"], one["priority"]
 
 
 def _requests(series: Sequence[Mapping[str, Any]]) -> Iterator[AnyFamily]:
-    ended, failed = "Requests that have ended, well or badly.", "Requests that ended badly, by cause."
-    total = Counters("inference_objective_request", ended, (*_MODEL, "priority"))
-    errors = Counters("inference_objective_request_error", failed, (*_MODEL, "error_code"))
-    running = Gauges("inference_objective_running_requests", "Requests under way.", ("model_name",))
-    now_total = Counters("llm_d_epp_request", ended, _SERIES)
-    now_errors = Counters("llm_d_epp_request_error", failed, (*_SERIES, "error_code"))
-    now_running = Gauges("llm_d_epp_request_running", "Requests under way.", _SERIES)
-    statuses = Counters("picker_responses", "Responses by class of status.", (*_MODEL, "status_class"))
     under_way: dict[str, int] = {}
     for one in series:
-        models = _models(one)
-        total.add((*models, "0"), one["requests"])
-        now_total.add((*models, *_NO_FLOW), one["requests"])
-        under_way[models[0]] = under_way.get(models[0], 0) + one["running"]
-        now_running.add((*models, *_NO_FLOW), one["running"])
-        for code, count in one["failures"].items():
-            errors.add((*models, code), count)
-            now_errors.add((*models, *_NO_FLOW, code), count)
-        for kind, count in one["statuses"].items():
-            statuses.add((*models, kind), count)
+        under_way[one["model"]] = under_way.get(one["model"], 0) + one["running"]
+    running = Gauges("inference_objective_running_requests", "Requests under way.", ("model_name",))
     for model, count in under_way.items():
         running.add((model,), count)
-    yield from (total, errors, running, now_total, now_errors, now_running, statuses)
+    yield running
+    now_running = Gauges("llm_d_epp_request_running", "Requests under way.", _SERIES)
+    statuses = Counters("picker_responses", "Responses by class of status.", (*_MODEL, "status_class"))
+    by_status: dict[tuple[str, str, str], int] = {}
+    for one in series:
+        now_running.add(_labels(one), one["running"])
+        for kind, count in one["statuses"].items():
+            key = (one["model"], one["target"], kind)
+            by_status[key] = by_status.get(key, 0) + count
+    for values, count in by_status.items():
+        statuses.add(values, count)
+    yield from (now_running, statuses)
+    for prefix in ("inference_objective", "llm_d_epp"):
+        yield from _request_counts(prefix, series)
     yield from _request_histograms(series)
+
+
+def _request_counts(prefix: str, series: Sequence[Mapping[str, Any]]) -> Iterator[AnyFamily]:
+    total = Counters(f"{prefix}_request", "Requests that have ended, well or badly.", _SERIES)
+    about = "Requests that ended badly, by cause."
+    errors = Counters(f"{prefix}_request_error", about, (*_SERIES, "error_code"))
+    for one in series:
+        total.add(_labels(one), one["requests"])
+        for code, count in one["failures"].items():
+            errors.add((*_labels(one), code), count)
+    yield from (total, errors)
 
 
 def _request_histograms(series: Sequence[Mapping[str, Any]]) -> Iterator[AnyFamily]:
     for old, new, about, key in _REQUEST_HISTOGRAMS:
-        for name, labels, flow in ((old, _MODEL, ()), (new, _SERIES, _NO_FLOW)):
-            histograms = Histograms(name, about, labels)
-            for one in series if name else ():
-                histograms.observe((*_models(one), *flow), one[key])
-            if name:
-                yield histograms
+        for name in filter(None, (old, new)):
+            histograms = Histograms(name, about, _SERIES)
+            for one in series:
+                histograms.observe(_labels(one), one[key])
+            yield histograms
     ttft = Histograms("llm_d_epp_request_ttft_seconds", _STREAMING, (*_SERIES, "streaming"))
     for one in series:
-        ttft.observe((*_models(one), *_NO_FLOW, "true"), one["streaming_ttft_s"])
-        ttft.observe((*_models(one), *_NO_FLOW, "false"), _difference(one["ttft_s"], one["streaming_ttft_s"]))
+        ttft.observe((*_labels(one), "true"), one["streaming_ttft_s"])
+        ttft.observe((*_labels(one), "false"), _difference(one["ttft_s"], one["streaming_ttft_s"]))
     yield ttft
 
 
@@ -310,6 +320,15 @@ def _scheduler(snapshot: Snapshot, pool: PoolSnapshot) -> Iterator[AnyFamily]:
         yield _one(Counters(f"picker_prompt_tokens_cached_{kind}", about), stats[f"{kind}_tokens"])
 
 
+def _age_s(snapshot: Snapshot, endpoint: Mapping[str, Any]) -> float:
+    seen: int = endpoint["scraped_ns"]
+    return (snapshot.now_ns - seen) * 1e-9 if seen else -1.0
+
+
+def _is_stale(snapshot: Snapshot, endpoint: Mapping[str, Any]) -> bool:
+    return not 0 <= _age_s(snapshot, endpoint) <= snapshot.stale_after_s
+
+
 def _endpoints(snapshot: Snapshot, pool: PoolSnapshot) -> Iterator[AnyFamily]:
     labels = ("endpoint",)
     for name, about, key in _ENDPOINT_GAUGES:
@@ -322,10 +341,8 @@ def _endpoints(snapshot: Snapshot, pool: PoolSnapshot) -> Iterator[AnyFamily]:
     ejected = Gauges("picker_endpoint_ejected", "1 while the circuit breaker is open.", labels)
     picks = Counters("picker_endpoint_picks", "Requests sent to the endpoint.", labels)
     for endpoint in pool.endpoints:
-        seen = endpoint["scraped_ns"]
-        seconds = (snapshot.now_ns - seen) * 1e-9 if seen else -1.0
-        age.add((endpoint["target"],), seconds)
-        stale.add((endpoint["target"],), float(not 0 <= seconds <= snapshot.stale_after_s))
+        age.add((endpoint["target"],), _age_s(snapshot, endpoint))
+        stale.add((endpoint["target"],), float(_is_stale(snapshot, endpoint)))
         ejected.add((endpoint["target"],), float(endpoint["ejected"]))
         picks.add((endpoint["target"],), endpoint["picks"])
     yield from (age, stale, ejected, picks)
