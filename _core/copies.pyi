@@ -21,4 +21,7 @@ def read_totals(copies: bytes) -> dict[str, Any]:
     """What `copy_totals` copied, as `Engine.stats` shows it. ValueError for anything else, as far as that shows."""
 
 def read_endpoints(copies: bytes, now_ns: int) -> list[dict[str, Any]]:
-    """What `copy_endpoints` copied, as `Engine.endpoints` shows it at `now_ns`. ValueError as above."""
+    """What `copy_endpoints` copied, as `Engine.endpoints` shows it at `now_ns`, with its credit. ValueError as above.
+
+    `credit` is empty where flow control knows nothing of the endpoint.
+    """

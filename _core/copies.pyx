@@ -9,6 +9,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
+from picker._core.credits cimport credit_t, credits_t, credits_view
 from picker._core.decisions cimport PK_FLOW_BYTES
 from picker._core.dispatch cimport engine_t, pthread_mutex_lock, pthread_mutex_unlock
 from picker._core.endpoints cimport (
@@ -68,6 +69,11 @@ cdef int _copy_endpoint(engine_t* engine, uint32_t slot, seen_t* out) noexcept n
             memcpy(out.target, details.identity.target, PK_TARGET_BYTES)
             out.fleet_rate = engine.endpoints.fleet_rate
             out.endpoint = engine.endpoints.slots[slot]
+            out.rules = engine.flow.credits.rules
+            if slot < engine.flow.credits.capacity:
+                out.credit = engine.flow.credits.slots[slot]
+            else:
+                memset(&out.credit, 0, sizeof(credit_t))
     pthread_mutex_unlock(&engine.lock)
     return found
 
@@ -176,15 +182,20 @@ def read_totals(const unsigned char[::1] copies not None) -> dict:
 
 
 def read_endpoints(const unsigned char[::1] copies not None, int64_t now_ns) -> list:
-    """What `copy_endpoints` copied, as `Engine.endpoints` shows it at `now_ns`. ValueError as above."""
+    """What `copy_endpoints` copied, as `Engine.endpoints` shows it at `now_ns`, with its credit. ValueError as above.
+
+    `credit` is empty where flow control knows nothing of the endpoint.
+    """
     cdef seen_t seen
     cdef details_t details
     cdef endpoints_t one
+    cdef credits_t credits
     cdef size_t i
     cdef list rows = []
     memset(&details, 0, sizeof(details_t))
     memset(&one, 0, sizeof(endpoints_t))
-    one.slots, one.details = &seen.endpoint, &details
+    one.slots, one.details, one.width, one.count = &seen.endpoint, &details, 1, 1
+    credits.slots, credits.capacity = &seen.credit, 1
     for i in range(_count(copies, sizeof(seen_t))):
         memcpy(&seen, &copies[i * sizeof(seen_t)], sizeof(seen_t))
         if seen.target_size > PK_TARGET_BYTES:
@@ -192,5 +203,7 @@ def read_endpoints(const unsigned char[::1] copies not None, int64_t now_ns) -> 
         details.identity.target_size = seen.target_size
         memcpy(details.identity.target, seen.target, PK_TARGET_BYTES)
         one.fleet_rate = seen.fleet_rate
-        rows.append({**endpoint_view(&one, 0, now_ns), "slot": seen.slot})
+        credits.rules = seen.rules
+        credit = credits_view(&credits, &one, 0, now_ns)
+        rows.append({**endpoint_view(&one, 0, now_ns), "slot": seen.slot, "credit": credit})
     return rows

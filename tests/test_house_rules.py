@@ -46,6 +46,7 @@ EXEMPT: dict[tuple[str, str], str] = {
     ("calls", "model"): "of what a connection carries: tests/model/h2.py",
     ("copies", "model"): "Engine.stats() and Engine.endpoints() are its model",
     ("decisions", "model"): "a dict, in its test",
+    ("flowcopies", "model"): "Engine.flow() is its model",
     ("extproc", "model"): "the session whose messages it passes on, and tests/extproc/test_streams.py on every shell",
     ("view", "model"): "of what becomes of bodies and events: tests/model/bbr.py",
     ("usage", "tests"): "a part of sse, through which tests/core/test_sse.py tests it",

@@ -9,7 +9,7 @@ from typing import Any
 
 from picker.admin.exposition import AnyFamily, Counters, Gauges, Histograms
 
-__all__ = ["NO_FLOW", "flow_families"]
+__all__ = ["ADAPTIVE", "NO_FLOW", "flow_families"]
 
 NO_FLOW: Mapping[str, Any] = {
     "detector": "off",
@@ -28,17 +28,19 @@ _PREFIXES = ("inference_extension_flow_control", "llm_d_epp_flow_control")
 _SERIES = ("fairness_id", "priority", "inference_pool", "model_name", "target_model_name")
 _PRODUCER = "picker"
 
-_CREDITS = (
-    ("picker_endpoint_credit_window_requests", "Requests an endpoint can have under way; none while unknown.", "limit"),
+ADAPTIVE = "adaptive-detector"
+_CREDITS = (  # the last: whether other detectors than the adaptive one go by it
+    ("picker_endpoint_fullness_ratio", "How full it is; from about 1 on it gets no further request.", "fullness", True),
+    ("picker_endpoint_credit_used_requests", "Requests it is thought to have, other pickers' too.", "in_flight", True),
+    ("picker_endpoint_credit_window_requests", "Requests it can have; none while not known.", "limit", False),
     (
-        "picker_endpoint_credit_used_requests",
-        "Requests that count against it, those of other pickers too.",
-        "in_flight",
+        "picker_endpoint_credit_window_tokens",
+        "Tokens that fill its KV cache; none while not known.",
+        "kv_tokens",
+        False,
     ),
-    ("picker_endpoint_credit_window_kv_tokens", "Tokens that fill its KV cache; none while unknown.", "kv_tokens"),
-    ("picker_endpoint_credit_used_kv_tokens", "Tokens that count against it; none while unknown.", "kv_used"),
-    ("picker_endpoint_prefill_ahead_seconds", "Time the prefills take that are sent to it.", "ahead_s"),
-    ("picker_endpoint_fullness_ratio", "1 and more: it gets no further request.", "fullness"),
+    ("picker_endpoint_credit_kv_used_ratio", "Share of them in use; none while not known.", "kv_used", False),
+    ("picker_endpoint_prefill_ahead_seconds", "Time the prefills sent to it will take.", "ahead_s", False),
 )
 
 Rows = Sequence[Mapping[str, Any]]
@@ -54,7 +56,7 @@ def flow_families(
         yield from _pool(prefix, pool, flow, stale)
         yield from _bands(prefix, pool, flow["bands"])
     yield from _own_bands(flow["bands"])
-    yield from _credits(endpoints)
+    yield from _credits(endpoints, is_adaptive=flow["detector"] == ADAPTIVE)
     yield from _in_flight(endpoints)
     yield from _demand(pool, flow, endpoints)
 
@@ -133,7 +135,7 @@ def _own_bands(bands: Rows) -> Iterator[AnyFamily]:
         waiting.add(values, band["requests"])
         volume.add(values, band["bytes"])
         flows.add(values, band["flows"])
-        oldest.add(values, band["oldest_s"])
+        oldest.add(values, band["oldest_wait_s"])
         waits.observe(values, band["waited_s"])
     yield from (waiting, volume, flows, oldest, waits)
     passed = Counters("picker_queue_passed", "Requests that had their turn at once.", labels)
@@ -147,10 +149,10 @@ def _own_bands(bands: Rows) -> Iterator[AnyFamily]:
     yield from (passed, queued, drops)
 
 
-def _credits(endpoints: Rows) -> Iterator[AnyFamily]:
-    for name, about, key in _CREDITS:
+def _credits(endpoints: Rows, *, is_adaptive: bool) -> Iterator[AnyFamily]:
+    for name, about, key, is_general in _CREDITS:
         family = Gauges(name, about, ("endpoint",))
-        for endpoint in endpoints:
+        for endpoint in endpoints if is_adaptive or is_general else ():
             if (value := endpoint.get("credit", {}).get(key)) is not None:
                 family.add((endpoint["target"],), value)
         yield family
@@ -176,7 +178,7 @@ def _demand(pool: str, flow: Mapping[str, Any], endpoints: Rows) -> Iterator[Any
     demand.add((pool,), flow["waiting"] + sum(endpoint["requests"] for endpoint in endpoints))
     room = Gauges("picker_pool_credit_requests", "What endpoints can have under way, as far as known.", labels)
     known = [limit for one in endpoints if (limit := one.get("credit", {}).get("limit")) is not None]
-    if known and len(known) == len(endpoints):
+    if known and len(known) == len(endpoints) and flow["detector"] == ADAPTIVE:
         room.add((pool,), sum(known))
     drain = Gauges("picker_queue_drain_per_second", "Turns given while requests wait, lately.", labels)
     drain.add((pool,), flow["drain_per_s"])

@@ -14,6 +14,7 @@ from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
 from picker.admin.metrics import Snapshot, page
+from picker.admin.queue import queue_text, queue_view
 
 __all__ = ["MOST_DECISIONS", "Judge", "Unavailable", "start_admin"]
 
@@ -71,6 +72,13 @@ class _Admin:
         """What picker knows of each endpoint, and which pool it is in."""
         pools = (await self._take()).pools
         return _json([{"pool": pool.name, **endpoint} for pool in pools for endpoint in pool.endpoints])
+
+    async def queue(self, request: web.Request) -> web.Response:
+        """Who waits in flow control of each pool, and what keeps them; `?format=text` as a table."""
+        views = [queue_view(pool) for pool in (await self._take()).pools]
+        if request.query.get("format") == "text":
+            return web.Response(text="\n".join(map(queue_text, views)))
+        return _json(views)
 
     async def plugins(self, _: web.Request) -> web.Response:
         """How the Python plugins do, those of each pool."""
@@ -132,6 +140,7 @@ async def start_admin(
     application.router.add_get("/debug/decisions", admin.decisions)
     application.router.add_get("/debug/endpoints", admin.endpoints)
     application.router.add_get("/debug/plugins", admin.plugins)
+    application.router.add_get("/debug/queue", admin.queue)
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     for sock in sockets:

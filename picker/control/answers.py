@@ -7,10 +7,12 @@ from typing import Any
 
 from picker._core.copies import busy_targets, copy_endpoints, copy_series, copy_totals
 from picker._core.engine import Engine
+from picker._core.flowcopies import copy_flow
 from picker.control.messages import (
     Ask,
     End,
     EndpointFigures,
+    FlowFigures,
     FromControl,
     FromData,
     PoolFigures,
@@ -108,6 +110,7 @@ def _figures(served: ServedPool) -> Iterator[FromData]:
         if (copies := copy_endpoints(engine, first, ENDPOINTS)) is None:
             break
         yield EndpointFigures(copies)
+    yield FlowFigures(copy_flow(engine, time.monotonic_ns()))
     for first in count(0, REWRITES):
         if (rows := engine.rewrite_counts(first, REWRITES)) is None:
             break

@@ -27,6 +27,7 @@ __all__ = [
     "Close",
     "End",
     "EndpointFigures",
+    "FlowFigures",
     "FromControl",
     "FromData",
     "Known",
@@ -195,7 +196,7 @@ class Vitals(_Message, frozen=True):
 
 
 class PoolFigures(_Message, frozen=True):
-    """Those of one pool; its `SeriesFigures`, `EndpointFigures` and `RewriteFigures` follow.
+    """Those of one pool; its `SeriesFigures`, `EndpointFigures`, `FlowFigures` and `RewriteFigures` follow.
 
     `totals`: `copies.copy_totals`.
     """
@@ -217,6 +218,12 @@ class SeriesFigures(_Message, frozen=True):
 
 class EndpointFigures(_Message, frozen=True):
     """A piece of `copies.copy_endpoints`."""
+
+    copies: bytes
+
+
+class FlowFigures(_Message, frozen=True):
+    """`flowcopies.copy_flow`."""
 
     copies: bytes
 
@@ -247,6 +254,7 @@ FromData: TypeAlias = (
     | PoolFigures
     | SeriesFigures
     | EndpointFigures
+    | FlowFigures
     | RewriteFigures
     | Rows
     | End

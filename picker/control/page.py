@@ -5,9 +5,11 @@ from dataclasses import replace
 
 from picker import __version__
 from picker._core.copies import read_endpoints, read_series, read_totals
+from picker._core.flowcopies import read_flow
 from picker.admin.metrics import Figure, PoolSnapshot, Snapshot
 from picker.control.messages import (
     EndpointFigures,
+    FlowFigures,
     FromData,
     PoolFigures,
     RewriteFigures,
@@ -51,6 +53,7 @@ def make_snapshot(
 def _pool(figures: PoolFigures, parts: Sequence[FromData], now_ns: int, age_s: float) -> PoolSnapshot:
     series = [row for part in parts if isinstance(part, SeriesFigures) for row in read_series(part.copies)]
     copies = [part.copies for part in parts if isinstance(part, EndpointFigures)]
+    (flow,) = (part.copies for part in parts if isinstance(part, FlowFigures))
     return PoolSnapshot(
         name=figures.pool,
         stats={"series": series, **read_totals(figures.totals)},
@@ -62,6 +65,7 @@ def _pool(figures: PoolFigures, parts: Sequence[FromData], now_ns: int, age_s: f
         rewrites=[row for part in parts if isinstance(part, RewriteFigures) for row in part.rows],
         endpoints_age_s=age_s,
         plugins=figures.plugins,
+        flow=read_flow(flow, now_ns),
     )
 
 

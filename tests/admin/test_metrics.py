@@ -10,6 +10,8 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from picker._core import copies
+from picker._core.flowcopies import copy_flow, read_flow
 from picker.admin.metrics import SLICE, PoolSnapshot, Snapshot, page
 from tests.support import messages
 from tests.support.config_samples import HEAD
@@ -18,11 +20,18 @@ from tests.support.rig import SECOND, Rig, chat, endpoint, target
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
+def endpoints_of(rig: Rig) -> list[dict[str, Any]]:
+    """As the control process has them."""
+    piece = copies.copy_endpoints(rig.engine, 0, 1000)
+    return copies.read_endpoints(piece, rig.now_ns) if piece else []
+
+
 def figures(rig: Rig, name: str = "pool-a", **more: Any) -> PoolSnapshot:
     return PoolSnapshot(
         name=name,
         stats=rig.engine.stats(),
-        endpoints=rig.engine.endpoints(rig.now_ns),
+        endpoints=endpoints_of(rig),
+        flow=read_flow(copy_flow(rig.engine, rig.now_ns), rig.now_ns),
         sessions=rig.engine.sessions,
         buffered_bytes=rig.engine.buffered_bytes,
         index_blocks=rig.engine.index_blocks,

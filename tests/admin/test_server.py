@@ -169,6 +169,16 @@ async def test_endpoints_and_plugins(admin: Admin) -> None:
     assert {row["pool"] for row in (*rows, plugin)} == {"pool-a"}
 
 
+@served
+async def test_the_queue_is_told_as_json_and_as_a_table(admin: Admin) -> None:
+    (view,) = await admin.json("/debug/queue")
+    assert (view["pool"], view["is_on"], view["waiting"]) == ("pool-a", False, 0)
+    assert [endpoint["endpoint"] for endpoint in view["endpoints"]] == [target(1), target(2)]
+    status, content_type, table = await admin.get("/debug/queue?format=text")
+    assert (status, content_type) == (200, TEXT)
+    assert table.startswith("pool-a: 0 wait") and target(2) in table
+
+
 class Doorkeeper:
     """Lets in whoever says so, and notes who came."""
 
@@ -184,7 +194,7 @@ def test_who_asks_for_what_is_shown() -> None:
     async def body() -> None:
         keeper = Doorkeeper()
         async with Admin(Rig(TWO_SCORERS, [endpoint(1)]), keeper.judge).running() as admin:
-            for path in ("/metrics", "/debug/decisions", "/debug/endpoints", "/debug/plugins"):
+            for path in ("/metrics", "/debug/decisions", "/debug/endpoints", "/debug/plugins", "/debug/queue"):
                 assert await admin.get(path) == (401, TEXT, "who?\n")
                 assert await admin.get(path, Authorization="Bearer out") == (403, TEXT, "no\n")
                 assert (await admin.get(f"{path}?limit=1", Authorization="Bearer in"))[0] == 200

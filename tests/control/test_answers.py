@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from picker._core.copies import read_endpoints, read_series, read_totals
+from picker._core.flowcopies import read_flow
 from picker.control import answers
 from picker.control.answers import Answers
 from picker.control.messages import (
@@ -12,6 +13,7 @@ from picker.control.messages import (
     Change,
     End,
     EndpointFigures,
+    FlowFigures,
     FromData,
     Observed,
     PoolFigures,
@@ -93,6 +95,8 @@ def test_a_snapshot_comes_in_pieces_and_is_whole(monkeypatch: pytest.MonkeyPatch
     figures = [piece for piece in pieces if isinstance(piece, EndpointFigures)]
     assert series == told.rig.engine.stats()["series"]
     assert [len(read_endpoints(piece.copies, vitals.now_ns)) for piece in figures] == [2, 2, 1]
+    (flow,) = [piece for piece in pieces if isinstance(piece, FlowFigures)]
+    assert read_flow(flow.copies, vitals.now_ns)["waiting"] == 0
 
 
 def test_rewrite_rules_come_in_pieces_and_are_in_force_with_the_last() -> None:

@@ -48,7 +48,9 @@ def test_endpoints_are_those_of_the_engine(rig: Rig, most: int) -> None:
         if (piece := copies.copy_endpoints(rig.engine, first, most)) is None:
             break
         rows += copies.read_endpoints(piece, rig.now_ns)
+    credits = {row["target"]: row.pop("credit") for row in rows}
     assert rows == rig.engine.endpoints(rig.now_ns)
+    assert credits == {view.pop("target"): view for view in rig.engine.flow(rig.now_ns)["credits"]}
     assert len(rows) == 4
 
 
@@ -57,7 +59,9 @@ def test_a_copy_is_of_its_moment(rig: Rig) -> None:
     before = rig.engine.endpoints(rig.now_ns)
     assert piece is not None
     rig.pool.set_endpoints([])
-    assert copies.read_endpoints(piece, rig.now_ns) == before
+    rows = copies.read_endpoints(piece, rig.now_ns)
+    assert all(row.pop("credit")["in_flight"] == row["requests"] for row in rows)
+    assert rows == before
 
 
 def test_an_empty_engine_has_nothing_to_show() -> None:

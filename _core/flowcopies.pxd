@@ -1,0 +1,1 @@
+# Flow control's figures as bytes: nothing here for siblings.
