@@ -45,7 +45,8 @@ ctypedef struct credit_t:
     int64_t free_ns            # when the prefill work sent to it should be done
     int64_t sent_ns            # when the last request was sent to it
     # how much it holds
-    double kv_tokens           # booked resident tokens that fill its KV cache; 0 = not learned yet
+    double cache_tokens        # of its KV cache, as it says; 0 = it does not
+    double kv_tokens           # learned: booked resident tokens that fill the cache; 0 = not yet
     double limit               # requests in flight at which it lets them wait; INFINITY = not met yet
     int64_t limited_ns         # when that was last changed
     # since its last scrape
@@ -60,14 +61,22 @@ ctypedef struct credits_t:
     credit_rules_t rules
     credit_t* slots
     size_t capacity
+    double wanted              # resident tokens: about the largest request of late that no band is above
+    int64_t wanted_ns          # as of when
+    bint is_surveyed           # `roomiest` is of now
+    int64_t surveyed_ns
+    uint32_t roomiest          # slot of the endpoint with most room
 
 cdef void credits_init(credits_t* credits) noexcept nogil
 cdef void credits_free(credits_t* credits) noexcept nogil
 cdef void credits_rule(credits_t* credits, const credit_rules_t* rules) noexcept nogil
 cdef int credits_widen(credits_t* credits, uint32_t width) noexcept nogil
 cdef void credits_start(credits_t* credits, const endpoints_t* endpoints, uint32_t slot) noexcept nogil
+cdef void credits_cache(
+    credits_t* credits, const endpoints_t* endpoints, uint32_t slot, int64_t tokens
+) noexcept nogil
 cdef bint credits_allow(
-    const credits_t* credits, const endpoints_t* endpoints, uint32_t slot,
+    credits_t* credits, const endpoints_t* endpoints, uint32_t slot,
     int64_t prefill, int64_t resident, double share, int64_t now_ns
 ) noexcept nogil
 cdef void credits_booked(

@@ -15,7 +15,7 @@ Cost: O(1) per operation, O(slots) for the saturation. Allocates only in `credit
 Memory: a table by slot.   Threads: one at a time; the engine holds its lock.
 """
 cimport cython
-from libc.math cimport INFINITY, fmax, fmin
+from libc.math cimport INFINITY, exp2, fmax, fmin
 from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memset
 
@@ -31,6 +31,7 @@ from picker._core.endpoints cimport (
     endpoints_free,
     endpoints_get,
     endpoints_init,
+    endpoints_open,
     endpoints_rate,
     endpoints_release,
     endpoints_remove,
@@ -49,9 +50,18 @@ cdef double KEEP = 0.95                    # weight of what was observed before,
 cdef double OVERHEAD_S = 0.03              # before anything is learned
 cdef double GREATEST_OVERHEAD_S = 2.0
 cdef double ENOUGH = 4.0                   # observations for a line
+cdef double WANTED_HALF_LIFE_NS = 10e9
 cdef double KV_SHARE = 0.2                 # weight of one more scrape
 cdef double KV_LEAST = 0.05                # usage below this teaches nothing
 cdef double KV_FULL = 0.85                 # usage at which waiting requests wait for memory
+
+
+cdef double T[8]
+T[0], T[1], T[2], T[3], T[4], T[5], T[6], T[7] = 1, 1, 4, 4, 1, 1, 0, 0
+
+
+def _tune(int i, double v):
+    T[i] = v
 
 
 cdef inline double _positive(double value) noexcept nogil:
@@ -150,6 +160,7 @@ cdef void credits_booked(
     cdef double seconds
     if credit == NULL:
         return
+    credits.is_surveyed = False
     seconds = <double>booking.prefill_tokens / _rate(endpoints, booking.slot, credit, now_ns)
     if credit.free_ns <= now_ns:
         credit.free_ns = now_ns
@@ -170,6 +181,7 @@ cdef void credits_first_byte(
     if credit == NULL or booking.is_answered:
         return
     endpoint = &endpoints.slots[booking.slot]
+    credits.is_surveyed = False
     credit.entered += 1
     credit.told = learn if credit.freed_ns == 0 else 0.9 * credit.told + 0.1 * learn
     if learn:
@@ -192,6 +204,7 @@ cdef void credits_released(
 ) noexcept nogil:
     """A booking is about to be released."""
     cdef credit_t* credit = _credit(credits, endpoints, booking.slot, booking.generation)
+    credits.is_surveyed = False
     if credit != NULL and not booking.is_answered:
         credit.vanished += 1
         credit.vanished_tokens += booking.resident_tokens
@@ -240,6 +253,7 @@ cdef void credits_scraped(
     cdef credit_t* credit = _credit(credits, endpoints, slot, endpoint.generation)
     if credit == NULL:
         return
+    credits.is_surveyed = False
     _learn_kv(credit, endpoint)
     _learn_limit(credit, endpoint, now_ns)
     credit.requests = endpoint.requests
@@ -256,15 +270,34 @@ cdef inline double _in_flight(const endpoint_t* endpoint, const credit_t* credit
     return <double>endpoint.requests + others
 
 
-cdef inline double _kv_used(const endpoint_t* endpoint, const credit_t* credit, bint fresh) noexcept nogil:
-    """KV usage as it should be now, with what waits for memory."""
-    cdef double booked = <double>endpoint.resident_tokens
-    if fresh and endpoint.load.kv_usage >= 0.0:
-        booked += <double>(credit.vanished_tokens - credit.resident_tokens)
-        if endpoint.requests > 0:
-            booked += _queue(endpoint, credit) * <double>endpoint.resident_tokens / <double>endpoint.requests
-        return endpoint.load.kv_usage + booked / credit.kv_tokens
-    return booked / credit.kv_tokens
+cdef void credits_cache(
+    credits_t* credits, const endpoints_t* endpoints, uint32_t slot, int64_t tokens
+) noexcept nogil:
+    """What the endpoint in a slot in use says that its KV cache holds."""
+    cdef credit_t* credit = _credit(credits, endpoints, slot, endpoints.slots[slot].generation)
+    if credit != NULL:
+        credit.cache_tokens = _positive(<double>tokens)
+
+
+cdef inline double _cache(const credit_t* credit) noexcept nogil:
+    return credit.cache_tokens if credit.cache_tokens > 0.0 else credit.kv_tokens
+
+
+cdef double _room(const credit_t* credit, const endpoint_t* endpoint, int64_t now_ns) noexcept nogil:
+    """Tokens that its KV cache has room for, less those that wait for it; infinite while that is not known.
+
+    By the last scrape and what was booked and released since; without one, by what is booked.
+    """
+    cdef double room, since
+    if not _is_fresh(endpoint, now_ns) or endpoint.load.kv_usage < 0.0:
+        return credit.kv_tokens - <double>endpoint.resident_tokens if credit.kv_tokens > 0.0 else INFINITY
+    if _cache(credit) <= 0.0:
+        return INFINITY
+    room = (1.0 - endpoint.load.kv_usage) * _cache(credit)
+    since = <double>(endpoint.resident_tokens + credit.vanished_tokens - credit.resident_tokens)
+    if endpoint.requests > 0:
+        since += _queue(endpoint, credit) * <double>endpoint.resident_tokens / <double>endpoint.requests
+    return room - since
 
 
 # --- C kernel: credit ---
@@ -277,12 +310,56 @@ cdef bint _has_place(const credit_t* credit, double in_flight, double share) noe
     return in_flight + 1.0 <= fmax(limit, 1.0)
 
 
+cdef void _survey(credits_t* credits, const endpoints_t* endpoints, int64_t now_ns) noexcept nogil:
+    """Which endpoint has most room, unless it is known."""
+    cdef const endpoint_t* endpoint
+    cdef const credit_t* credit
+    cdef double room, most = -INFINITY
+    cdef uint32_t slot
+    if credits.is_surveyed and credits.surveyed_ns == now_ns:
+        return
+    for slot in range(endpoints.width):
+        endpoint = &endpoints.slots[slot]
+        credit = _credit(credits, endpoints, slot, endpoint.generation)
+        if credit != NULL and endpoints_open(endpoint, now_ns):
+            room = _room(credit, endpoint, now_ns)
+            if room > most:
+                most = room
+                credits.roomiest = slot
+    credits.is_surveyed = True
+    credits.surveyed_ns = now_ns
+
+
+cdef double _wanted(const credits_t* credits, int64_t now_ns) noexcept nogil:
+    return credits.wanted * exp2(-<double>(now_ns - credits.wanted_ns) / WANTED_HALF_LIFE_NS)
+
+
+cdef void _want(credits_t* credits, int64_t resident, int64_t now_ns) noexcept nogil:
+    """A request that no band is above asks for room."""
+    if <double>resident >= _wanted(credits, now_ns):
+        credits.wanted = <double>resident
+        credits.wanted_ns = now_ns
+
+
 cdef bint _has_memory(
-    const credit_t* credit, const endpoint_t* endpoint, bint fresh, int64_t resident, double share
+    credits_t* credits, const credit_t* credit, const endpoints_t* endpoints, uint32_t slot,
+    int64_t resident, double share, int64_t now_ns
 ) noexcept nogil:
-    if credit.kv_tokens <= 0.0:
-        return not (fresh and endpoint.load.kv_usage > share)
-    return _kv_used(endpoint, credit, fresh) + <double>resident / credit.kv_tokens <= share
+    """Below a share of one: one endpoint, the one with most room, is left room for the largest request above."""
+    cdef const endpoint_t* endpoint = &endpoints.slots[slot]
+    cdef double room
+    room = _room(credit, endpoint, now_ns)
+    if room == INFINITY:
+        return not (_is_fresh(endpoint, now_ns) and endpoint.load.kv_usage > share)
+    room -= <double>resident
+    if room < 0.0 and share < 1.0:
+        return False
+    _survey(credits, endpoints, now_ns)
+    if share >= 1.0:
+        return room >= 0.0 or (T[5] > 0 and credits.roomiest == slot and room + <double>resident > 0.0)
+    if credits.roomiest == slot and room < _wanted(credits, now_ns) * T[4]:
+        return False
+    return room >= (1.0 - share) * _cache(credit)
 
 
 cdef bint _is_stuck(const credit_t* credit, const endpoint_t* endpoint, bint fresh, double ahead_s) noexcept nogil:
@@ -303,23 +380,25 @@ cdef bint _wants_work(
         return not (fresh and share < 1.0 and _queue(endpoint, credit) > 0.0)
     if _is_stuck(credit, endpoint, fresh, ahead_s):
         return False
-    if ahead_s <= credit.overhead * (1.0 if share < 1.0 else 4.0):
+    if ahead_s <= credit.overhead * (T[0] if share < 1.0 else T[2]):
         return True
-    return <double>(endpoint.prefill_tokens + prefill) <= credit.overhead * rate
+    return <double>(endpoint.prefill_tokens + prefill) <= credit.overhead * rate * (T[1] if share < 1.0 else T[3])
 
 
 cdef bint _allow_adaptive(
-    const credit_t* credit, const endpoints_t* endpoints, uint32_t slot,
+    credits_t* credits, const credit_t* credit, const endpoints_t* endpoints, uint32_t slot,
     int64_t prefill, int64_t resident, double share, int64_t now_ns
 ) noexcept nogil:
     cdef const endpoint_t* endpoint = &endpoints.slots[slot]
     cdef bint fresh = _is_fresh(endpoint, now_ns)
     cdef double in_flight = _in_flight(endpoint, credit, fresh)
+    if share >= 1.0:
+        _want(credits, resident, now_ns)
     if in_flight <= 0.0:
         return True
     return (
         _has_place(credit, in_flight, share)
-        and _has_memory(credit, endpoint, fresh, resident, share)
+        and _has_memory(credits, credit, endpoints, slot, resident, share, now_ns)
         and _wants_work(credit, endpoint, fresh, prefill, _rate(endpoints, slot, credit, now_ns), share, now_ns)
     )
 
@@ -351,8 +430,8 @@ cdef double _fullness_as_seen(
     cdef bint fresh = _is_fresh(endpoint, now_ns)
     cdef double fill = _in_flight(endpoint, credit, fresh) / fmax(credit.limit, 1.0)
     cdef double ahead = _ahead_s(credit, now_ns) / (2.0 * credit.overhead)
-    if credit.kv_tokens > 0.0:
-        fill = fmax(fill, _kv_used(endpoint, credit, fresh))
+    if _room(credit, endpoint, now_ns) < INFINITY:
+        fill = fmax(fill, 1.0 - _room(credit, endpoint, now_ns) / _cache(credit))
     if endpoint.unanswered > 0 or credit.told <= 0.5:
         fill = fmax(fill, ahead)
     return fill
@@ -374,7 +453,7 @@ cdef double credits_fullness(
 
 
 cdef bint credits_allow(
-    const credits_t* credits, const endpoints_t* endpoints, uint32_t slot,
+    credits_t* credits, const endpoints_t* endpoints, uint32_t slot,
     int64_t prefill, int64_t resident, double share, int64_t now_ns
 ) noexcept nogil:
     """May a request of so many uncached and so many resident tokens go to the endpoint in `slot`?
@@ -385,7 +464,7 @@ cdef bint credits_allow(
     if credit == NULL or credits.rules.mode == PK_CREDIT_OFF:
         return True
     if credits.rules.mode == PK_CREDIT_ADAPTIVE:
-        return _allow_adaptive(credit, endpoints, slot, prefill, resident, share, now_ns)
+        return _allow_adaptive(credits, credit, endpoints, slot, prefill, resident, share, now_ns)
     return credits_fullness(credits, endpoints, slot, now_ns) < share * (1.0 + credits.rules.headroom)
 
 
@@ -455,7 +534,7 @@ cdef dict credits_view(const credits_t* credits, const endpoints_t* endpoints, u
         "in_flight": _in_flight(endpoint, credit, _is_fresh(endpoint, now_ns)),
         "limit": None if credit.limit == INFINITY else credit.limit,
         "kv_tokens": credit.kv_tokens if credit.kv_tokens > 0.0 else None,
-        "kv_used": _kv_used(endpoint, credit, _is_fresh(endpoint, now_ns)) if credit.kv_tokens > 0.0 else None,
+        "room_tokens": None if _room(credit, endpoint, now_ns) == INFINITY else _room(credit, endpoint, now_ns),
         "ahead_s": _positive(_ahead_s(credit, now_ns)),
         "overhead_s": credit.overhead,
         "prefill_rate": _rate(endpoints, slot, credit, now_ns),
@@ -513,14 +592,16 @@ cdef class Credits:
         return 0
 
     def scraped(self, uint32_t slot, *, double waiting=-1.0, double running=-1.0, double kv_usage=-1.0,
-                int64_t now_ns) -> None:
-        """A scrape replaces what was known of the load."""
+                int64_t cache_tokens=-1, int64_t now_ns) -> None:
+        """A scrape replaces what was known of the load. `cache_tokens`: size of the KV cache, if the page says so."""
         cdef load_t load = load_t(waiting, running, kv_usage, -1.0)
         cdef adapters_t none
         self._require(slot)
         none.count = 0
         endpoints_scraped(&self._table, slot, self._table.slots[slot].generation, &load, &none, &none, now_ns)
         credits_scraped(&self._credits, &self._table, slot, now_ns)
+        if cache_tokens >= 0:
+            credits_cache(&self._credits, &self._table, slot, cache_tokens)
 
     def book(self, uint32_t slot, int64_t prefill, int64_t resident, int64_t now_ns) -> Booking:
         """Book a request's tokens, whether or not there is credit. ValueError for absurd numbers of tokens."""

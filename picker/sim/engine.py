@@ -121,22 +121,23 @@ class _Run:
     kv_tokens: int
     chunks: list[tuple[_Sequence, int]]
     step_s: float
+    timing: TimingModel
     done: int = 0
 
-    def end_s(self, steps: int, timing: TimingModel) -> float:
+    def end_s(self, steps: int) -> float:
         """When the first `steps` steps are over. The same float however the run is cut, so events repeat exactly."""
         if self.chunks:
             return self.start_s + self.step_s
-        return self.start_s + timing.decode_steps_s(steps, self.sequences, self.kv_tokens)
+        return self.start_s + self.timing.decode_steps_s(steps, self.sequences, self.kv_tokens)
 
-    def steps_by(self, now_s: float, timing: TimingModel) -> int:
+    def steps_by(self, now_s: float) -> int:
         """How many of its steps are over at `now_s`."""
         if self.chunks:
-            return int(self.end_s(1, timing) <= now_s)
-        steps = min(timing.decode_steps_in(now_s - self.start_s, self.sequences, self.kv_tokens), self.steps)
-        while steps < self.steps and self.end_s(steps + 1, timing) <= now_s:
+            return int(self.end_s(1) <= now_s)
+        steps = min(self.timing.decode_steps_in(now_s - self.start_s, self.sequences, self.kv_tokens), self.steps)
+        while steps < self.steps and self.end_s(steps + 1) <= now_s:
             steps += 1
-        while steps > 0 and self.end_s(steps, timing) > now_s:
+        while steps > 0 and self.end_s(steps) > now_s:
             steps -= 1
         return steps
 
@@ -149,6 +150,7 @@ class Engine:
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
+        self.timing = config.timing
         self.blocks = BlockPool(config.num_blocks)
         self._waiting: OrderedDict[Hashable, _Sequence] = OrderedDict()
         self._prefilling: dict[Hashable, _Sequence] = {}
@@ -184,13 +186,20 @@ class Engine:
         self._cut_run(now_s)
         return True
 
+    def retime(self, timing: TimingModel, now_s: float) -> None:
+        """The engine becomes faster or slower; the step in progress ends when it would have."""
+        self._require_present(now_s)
+        self.timing = timing
+        if self._run is not None:
+            self._cut_run(now_s)
+
     def next_step_at(self) -> float | None:
         """When the step in progress ends; None while there is nothing to do."""
-        return None if self._run is None else self._run.end_s(self._run.done + 1, self.config.timing)
+        return None if self._run is None else self._run.end_s(self._run.done + 1)
 
     def next_change_at(self) -> float | None:
         """When a step ends that may do more than add a token to each decoding sequence; None when idle."""
-        return None if self._run is None else self._run.end_s(self._run.steps, self.config.timing)
+        return None if self._run is None else self._run.end_s(self._run.steps)
 
     def step(self, now_s: float) -> list[Progress]:
         """Completes all steps that end by `now_s` and says what they brought, in order of time.
@@ -200,10 +209,10 @@ class Engine:
         events: list[Progress] = []
         while self._run is not None:
             run = self._run
-            steps = run.steps_by(now_s, self.config.timing)
+            steps = run.steps_by(now_s)
             if steps <= run.done:
                 break
-            at_s = run.end_s(steps, self.config.timing)
+            at_s = run.end_s(steps)
             self._decode(steps - run.done, at_s, events)
             self._prefill(run.chunks, at_s, events)
             run.done = steps
@@ -272,9 +281,9 @@ class Engine:
             return
         sequences = len(self._decoding)
         kv_tokens = sum(sequence.stored + 1 for sequence in self._decoding.values())
-        step_s = self.config.timing.step_s(sum(tokens for _, tokens in chunks), sequences, kv_tokens)
+        step_s = self.timing.step_s(sum(tokens for _, tokens in chunks), sequences, kv_tokens)
         steps = 1 if chunks else min(sequence.remaining for sequence in self._decoding.values())
-        self._run = _Run(start_s, steps, sequences, kv_tokens, chunks, step_s)
+        self._run = _Run(start_s, steps, sequences, kv_tokens, chunks, step_s, self.timing)
 
     def _continue_prefills(self, budget: int) -> list[tuple[_Sequence, int]]:
         chunks = []
