@@ -17,6 +17,12 @@ cdef enum:
     PK_COUNT_TOKENS = 1
     PK_COUNT_HYBRID = 2        # whichever is fuller
 
+cdef extern from *:
+    """
+    #define PK_CREDIT_SHARE_BELOW 0.95           /* of an endpoint, for bands below one that was active of late */
+    """
+    const double PK_CREDIT_SHARE_BELOW
+
 ctypedef struct credit_rules_t:
     int mode
     double queue               # UTILIZATION: waiting requests at which an endpoint is full ...

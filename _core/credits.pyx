@@ -50,18 +50,12 @@ cdef double KEEP = 0.95                    # weight of what was observed before,
 cdef double OVERHEAD_S = 0.03              # before anything is learned
 cdef double GREATEST_OVERHEAD_S = 2.0
 cdef double ENOUGH = 4.0                   # observations for a line
+cdef double MARGIN = 2.0                    # of what a request asks for, to be left behind it
+cdef double URGENT = 4.0                   # times the work ahead that a request may find where no band is above it
 cdef double WANTED_HALF_LIFE_NS = 10e9
 cdef double KV_SHARE = 0.2                 # weight of one more scrape
 cdef double KV_LEAST = 0.05                # usage below this teaches nothing
 cdef double KV_FULL = 0.85                 # usage at which waiting requests wait for memory
-
-
-cdef double T[8]
-T[0], T[1], T[2], T[3], T[4], T[5], T[6], T[7] = 1, 1, 4, 4, 1, 1, 0, 0
-
-
-def _tune(int i, double v):
-    T[i] = v
 
 
 cdef inline double _positive(double value) noexcept nogil:
@@ -296,7 +290,8 @@ cdef double _room(const credit_t* credit, const endpoint_t* endpoint, int64_t no
     room = (1.0 - endpoint.load.kv_usage) * _cache(credit)
     since = <double>(endpoint.resident_tokens + credit.vanished_tokens - credit.resident_tokens)
     if endpoint.requests > 0:
-        since += _queue(endpoint, credit) * <double>endpoint.resident_tokens / <double>endpoint.requests
+        # Those that waited then had no memory yet, whether or not they have it now.
+        since += _positive(endpoint.load.waiting) * <double>endpoint.resident_tokens / <double>endpoint.requests
     return room - since
 
 
@@ -345,21 +340,23 @@ cdef bint _has_memory(
     credits_t* credits, const credit_t* credit, const endpoints_t* endpoints, uint32_t slot,
     int64_t resident, double share, int64_t now_ns
 ) noexcept nogil:
-    """Below a share of one: one endpoint, the one with most room, is left room for the largest request above."""
+    """How long an answer gets is not known before: where others have more room, a request wants more than it needs.
+
+    Below a share of one, the endpoint with most room is left for the largest request of a higher band.
+    """
     cdef const endpoint_t* endpoint = &endpoints.slots[slot]
-    cdef double room
-    room = _room(credit, endpoint, now_ns)
+    cdef double room = _room(credit, endpoint, now_ns)
+    cdef double left = room - <double>resident
     if room == INFINITY:
         return not (_is_fresh(endpoint, now_ns) and endpoint.load.kv_usage > share)
-    room -= <double>resident
-    if room < 0.0 and share < 1.0:
+    if left < 0.0:
         return False
     _survey(credits, endpoints, now_ns)
     if share >= 1.0:
-        return room >= 0.0 or (T[5] > 0 and credits.roomiest == slot and room + <double>resident > 0.0)
-    if credits.roomiest == slot and room < _wanted(credits, now_ns) * T[4]:
+        return credits.roomiest == slot or left >= MARGIN * <double>resident
+    if credits.roomiest == slot and left < _wanted(credits, now_ns):
         return False
-    return room >= (1.0 - share) * _cache(credit)
+    return left >= (1.0 - share) * _cache(credit)
 
 
 cdef bint _is_stuck(const credit_t* credit, const endpoint_t* endpoint, bint fresh, double ahead_s) noexcept nogil:
@@ -376,13 +373,14 @@ cdef bint _wants_work(
     int64_t now_ns
 ) noexcept nogil:
     cdef double ahead_s = _ahead_s(credit, now_ns)
+    cdef double work = <double>(endpoint.prefill_tokens + prefill)
     if credit.told > 0.5 and endpoint.unanswered == 0:
         return not (fresh and share < 1.0 and _queue(endpoint, credit) > 0.0)
     if _is_stuck(credit, endpoint, fresh, ahead_s):
         return False
-    if ahead_s <= credit.overhead * (T[0] if share < 1.0 else T[2]):
-        return True
-    return <double>(endpoint.prefill_tokens + prefill) <= credit.overhead * rate * (T[1] if share < 1.0 else T[3])
+    if share >= 1.0:
+        return ahead_s <= URGENT * credit.overhead or work <= URGENT * credit.overhead * rate
+    return ahead_s <= 0.0 or work <= credit.overhead * rate
 
 
 cdef bint _allow_adaptive(
