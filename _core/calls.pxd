@@ -84,6 +84,8 @@ ctypedef struct connection_t:
     bint is_last_called        # the last GOAWAY was sent
     bint is_dead               # nothing more is read
     bint is_mute               # nothing more is written
+    void* python               # the Connection
+    bint is_stirred            # something was answered without anything read
 
 ctypedef struct call_t:
     deadline_t deadline        # first: a deadline is its call

@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from picker._core.codec cimport buffer_t, slice_t
 from picker._core.decisions cimport decisions_t, objective_t
 from picker._core.endpoints cimport PK_TARGET_BYTES, booking_t, details_t, endpoint_t, endpoints_t
+from picker._core.flow cimport flow_t, turn_t
 from picker._core.flowstats cimport flowstats_t
 from picker._core.form cimport form_t
 from picker._core.names cimport names_t
@@ -76,6 +77,15 @@ ctypedef struct pick_t:
     uint32_t step              # the plugin's step it waits at
     uint32_t restarts
 
+ctypedef struct asked_pick_t:
+    # A request that asks for its turn, with what is to be filled. Part of its session, which must not move.
+    turn_t turn                # first: a turn_t is its asked_pick_t
+    request_t* request
+    booking_t* booking
+    pick_t* pick
+    int64_t slo_ns             # after its coming its client wishes for the first token; 0 = not said
+    bint is_free               # it costs no model server anything, and waits for nobody
+
 ctypedef struct candidate_t:
     # A copy of what is known of one endpoint, to be looked at without the lock.
     uint32_t slot
@@ -114,6 +124,7 @@ ctypedef struct engine_t:
     endpoints_t endpoints
     radix_t radix
     pipeline_t pipeline
+    uint64_t labels            # that every step which asks for labels asks for
     frame_t frame
     uint64_t frames            # number of the frame that may be gone on with
     uint32_t* match            # by slot; as wide as the index
@@ -121,6 +132,7 @@ ctypedef struct engine_t:
     stats_t stats
     flowstats_t flowstats
     decisions_t decisions
+    flow_t flow
     rewrites_t rewrites
     const names_t* objectives  # priorities (int32_t) by name; NULL: there are none
     uint64_t random
@@ -160,8 +172,7 @@ cdef int engine_hold(engine_t* engine, uint64_t* held, uint64_t wanted) noexcept
 cdef int engine_rewrite(engine_t* engine, slice_t model, buffer_t* target) noexcept nogil
 cdef void engine_objective(engine_t* engine, slice_t name, objective_t* objective) noexcept nogil
 cdef void engine_model(engine_t* engine, slice_t model, slice_t target, request_t* request) noexcept nogil
-cdef int engine_pick(engine_t* engine, const request_t* request, booking_t* booking, pick_t* pick) noexcept nogil
-cdef int engine_resume(engine_t* engine, const request_t* request, booking_t* booking, pick_t* pick) noexcept nogil
+cdef int engine_resume(engine_t* engine, asked_pick_t* asked) noexcept nogil
 cdef void engine_served(engine_t* engine, booking_t* booking, slice_t target, int64_t now_ns) noexcept nogil
 cdef void engine_answered(
     engine_t* engine, booking_t* booking, uint32_t status, int64_t now_ns
@@ -170,5 +181,12 @@ cdef void engine_first_byte(
     engine_t* engine, booking_t* booking, uint64_t decision, bint learn, int64_t now_ns
 ) noexcept nogil
 cdef bint engine_unanswered(engine_t* engine, booking_t* booking, int64_t now_ns) noexcept nogil
-cdef void engine_settle(engine_t* engine, booking_t* booking, const outcome_t* outcome) noexcept nogil
+cdef void engine_settle(
+    engine_t* engine, booking_t* booking, const outcome_t* outcome, int64_t now_ns
+) noexcept nogil
 cdef uint32_t engine_token(engine_t* engine, const booking_t* booking, uint8_t* token) noexcept nogil
+
+# With the lock held
+cdef int pick_among(
+    engine_t* engine, const request_t* request, booking_t* booking, pick_t* pick, double share
+) noexcept nogil

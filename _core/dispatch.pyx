@@ -41,6 +41,21 @@ from picker._core.endpoints cimport (
     endpoints_release,
     endpoints_succeeded,
 )
+from picker._core.credits cimport (
+    credits_allow,
+    credits_booked,
+    credits_first_byte,
+    credits_released,
+)
+from picker._core.flow cimport (
+    PK_QUEUED,
+    flow_drained,
+    flow_forget,
+    flow_free,
+    flow_init,
+    flow_share,
+    flow_stir,
+)
 from picker._core.flowstats cimport flowstats_init
 from picker._core.hashing cimport hash_xxh64
 from picker._core.names cimport names_find
@@ -108,6 +123,7 @@ cdef int engine_init(engine_t* engine, const limits_t* limits, double prior_rate
     engine.limits = limits[0]
     engine.restores_models = True
     rewrites_init(&engine.rewrites, limits.models)
+    flow_init(&engine.flow)
     engine.output_tokens = 256.0
     endpoints_init(&engine.endpoints, limits.endpoints, prior_rate)
     flowstats_init(&engine.flowstats)
@@ -121,6 +137,7 @@ cdef int engine_init(engine_t* engine, const limits_t* limits, double prior_rate
 
 
 cdef void engine_free(engine_t* engine) noexcept nogil:
+    flow_free(&engine.flow)
     endpoints_free(&engine.endpoints)
     radix_free(&engine.radix)
     stats_free(&engine.stats)
@@ -209,13 +226,25 @@ cdef void engine_model(engine_t* engine, slice_t model, slice_t target, request_
 # --- C kernel: the pick; all with the lock held ---
 
 
+cdef inline int64_t _expected(const engine_t* engine, const request_t* request) noexcept nogil:
+    """Tokens of the answer."""
+    cdef int64_t output = <int64_t>engine.output_tokens
+    return request.max_tokens if 0 <= request.max_tokens < output else output
+
+
 cdef uint32_t _candidates(engine_t* engine, const request_t* request, bint any_breaker) noexcept nogil:
-    """Endpoints the request may go to, in slot order; with `any_breaker`, ejected ones too."""
+    """Endpoints the request may go to, in slot order; with `any_breaker`, ejected ones too.
+
+    Labels are looked at here as well as in the pipeline: what is asked for credit must be what is picked from.
+    """
     cdef const endpoint_t* endpoint
+    cdef uint64_t labels = engine.labels
     cdef uint32_t slot, count = 0
     for slot in range(engine.endpoints.width):
         endpoint = &engine.endpoints.slots[slot]
         if not endpoint.used or not (any_breaker or endpoints_open(endpoint, request.now_ns)):
+            continue
+        if endpoint.labels & labels != labels:
             continue
         if request.subset == NULL or subset_allows(request.subset, endpoint.target_hash, endpoint.address_hash):
             engine.frame.slots[count] = slot
@@ -223,16 +252,46 @@ cdef uint32_t _candidates(engine_t* engine, const request_t* request, bint any_b
     return count
 
 
-cdef int _prepare(engine_t* engine, const request_t* request, pick_t* pick) noexcept nogil:
-    """Candidates, prefix match and request into a new frame."""
+cdef uint32_t _with_credit(engine_t* engine, const request_t* request, double share) noexcept nogil:
+    """Keep the candidates that can take the request now."""
     cdef frame_t* frame = &engine.frame
+    cdef int64_t resident = request.prompt_tokens + _expected(engine, request)
+    cdef uint32_t i, kept = 0
+    for i in range(frame.count):
+        if credits_allow(
+            &engine.flow.credits, &engine.endpoints, frame.slots[i], request.prompt_tokens, resident, share,
+            request.now_ns
+        ):
+            frame.slots[kept] = frame.slots[i]
+            kept += 1
+    return kept
+
+
+cdef int _narrow(engine_t* engine, const request_t* request, double share) noexcept nogil:
+    """Candidates into the frame. PK_OK; PK_E_MISSING, if there are none; PK_QUEUED, if none can take the request."""
+    cdef frame_t* frame = &engine.frame
+    frame.count = _candidates(engine, request, False)
+    if frame.count == 0:
+        frame.count = _candidates(engine, request, True)   # all are ejected: better a bad one than none
+    if frame.count == 0:
+        return PK_E_MISSING
+    if share >= 0.0:
+        frame.count = _with_credit(engine, request, share)
+    return PK_OK if frame.count else PK_QUEUED
+
+
+cdef int _prepare(engine_t* engine, const request_t* request, pick_t* pick, double share) noexcept nogil:
+    """Candidates, prefix match and request into a new frame. `share`: of each endpoint, that must not be exceeded;
+    negative: credit does not matter. PK_OK, PK_E_NOMEM, PK_E_MISSING or PK_QUEUED."""
+    cdef frame_t* frame = &engine.frame
+    cdef int code
     if frame_reserve(frame, engine.endpoints.width) != PK_OK:
         return PK_E_NOMEM
     engine.frames += 1
     pick.frame = engine.frames
-    frame.count = _candidates(engine, request, False)
-    if frame.count == 0:
-        frame.count = _candidates(engine, request, True)   # all are ejected: better a bad one than none
+    code = _narrow(engine, request, share)
+    if code != PK_OK:
+        return code
     frame.match = NULL
     if request.hash_count:
         radix_match(&engine.radix, request.hashes, request.hash_count, engine.match)
@@ -296,17 +355,18 @@ cdef void _count_hit(engine_t* engine, const request_t* request, int64_t cached)
 cdef int _book(engine_t* engine, const request_t* request, booking_t* booking, pick_t* pick) noexcept nogil:
     """Book the first choice, tell the index, keep the record."""
     cdef uint32_t slot = engine.frame.chosen[0]
-    cdef int64_t cached, output = <int64_t>engine.output_tokens
+    cdef int64_t cached
     cdef int code
     cached = <int64_t>engine.frame.match[slot] * PK_BLOCK_TOKENS if engine.frame.match != NULL else 0
     cached = cached if cached < request.prompt_tokens else request.prompt_tokens
-    if 0 <= request.max_tokens < output:
-        output = request.max_tokens
     code = endpoints_book(
-        &engine.endpoints, booking, slot, request.prompt_tokens - cached, request.prompt_tokens + output, request.now_ns
+        &engine.endpoints, booking, slot, request.prompt_tokens - cached,
+        request.prompt_tokens + _expected(engine, request), request.now_ns
     )
     if code != PK_OK:
         return code
+    credits_booked(&engine.flow.credits, &engine.endpoints, booking, request.now_ns)
+    flow_drained(&engine.flow, request.now_ns)
     if request.hash_count:
         # No memory for the index costs a later hit, not this request.
         radix_insert(&engine.radix, request.hashes, request.hash_count, slot)
@@ -332,7 +392,7 @@ cdef int _run(engine_t* engine, pick_t* pick) noexcept nogil:
 cdef int _finish(
     engine_t* engine, const request_t* request, booking_t* booking, pick_t* pick
 ) noexcept nogil:
-    """Go on from where the frame stands; book when a choice is made. Flow control (`queue`) will stand before this."""
+    """Go on from where the frame stands; book when a choice is made."""
     cdef int code = _run(engine, pick)
     if code == PK_OK:
         return _book(engine, request, booking, pick)
@@ -341,36 +401,62 @@ cdef int _finish(
     return code
 
 
-# --- C kernel: what sessions call; each takes the lock ---
+cdef int pick_among(
+    engine_t* engine, const request_t* request, booking_t* booking, pick_t* pick, double share
+) noexcept nogil:
+    """Choose among the endpoints that can take the request without more than `share` of them filled, and book.
+    Negative: among all.
 
-
-cdef int engine_pick(engine_t* engine, const request_t* request, booking_t* booking, pick_t* pick) noexcept nogil:
-    """Choose and book. PK_OK, PK_E_MISSING (no candidate), PK_E_NOMEM, or PK_NEED_PLUGIN: run it, then resume."""
+    PK_OK; PK_QUEUED: none can take it now; PK_E_MISSING: there is none; PK_E_NOMEM; or PK_NEED_PLUGIN: run it, then
+    `engine_resume`.
+    """
     cdef int code
     pick.restarts = 0
-    pthread_mutex_lock(&engine.lock)
-    code = _prepare(engine, request, pick)
+    code = _prepare(engine, request, pick, share)
     pick.number = pick.frame
     if code == PK_OK:
-        code = _finish(engine, request, booking, pick)
-    pthread_mutex_unlock(&engine.lock)
+        return _finish(engine, request, booking, pick)
+    if code == PK_E_MISSING:
+        engine.stats.not_picked += 1
     return code
 
 
-cdef int engine_resume(engine_t* engine, const request_t* request, booking_t* booking, pick_t* pick) noexcept nogil:
-    """Go on behind a plugin's step, like `engine_pick`; a plugin that did not answer is skipped.
+# --- C kernel: what sessions call; each takes the lock ---
+
+
+cdef int _pick_again(engine_t* engine, asked_pick_t* asked) noexcept nogil:
+    """The frame is void. The request has had its turn: it does not wait again, should credit have gone meanwhile."""
+    cdef double share = -1.0
+    cdef int code
+    if engine.flow.rules.is_on and not asked.is_free:
+        share = flow_share(
+            &engine.flow, &engine.endpoints, asked.request.objective.priority, asked.request.now_ns
+        )
+    code = _prepare(engine, asked.request, asked.pick, share)
+    if code == PK_QUEUED:
+        code = _prepare(engine, asked.request, asked.pick, -1.0)
+    if code == PK_E_MISSING:
+        engine.stats.not_picked += 1
+    return code
+
+
+cdef int engine_resume(engine_t* engine, asked_pick_t* asked) noexcept nogil:
+    """Go on behind a plugin's step, like `pick_among`; a plugin that did not answer is skipped.
 
     Starts anew if the frame is void by now.
     """
+    cdef pick_t* pick = asked.pick
     cdef int code = PK_OK
     pthread_mutex_lock(&engine.lock)
     if pick.frame != engine.frames:
         pick.restarts += 1
-        code = _prepare(engine, request, pick)
+        code = _pick_again(engine, asked)
     elif engine.frame.step == pick.step:
         frame_skip(&engine.frame, &engine.pipeline, &engine.random)
     if code == PK_OK:
-        code = _finish(engine, request, booking, pick)
+        code = _finish(engine, asked.request, asked.booking, pick)
+    if code != PK_NEED_PLUGIN:
+        flow_forget(&engine.flow, &asked.turn)
     pthread_mutex_unlock(&engine.lock)
     return code
 
@@ -380,18 +466,25 @@ cdef void _fail(engine_t* engine, const booking_t* booking, int64_t now_ns) noex
         engine.stats.ejected += 1
 
 
+cdef void _release(engine_t* engine, booking_t* booking, int64_t now_ns) noexcept nogil:
+    credits_released(&engine.flow.credits, &engine.endpoints, booking, now_ns)
+    endpoints_release(&engine.endpoints, booking)
+    flow_stir(&engine.flow)
+
+
 cdef void _move(engine_t* engine, booking_t* booking, uint64_t target_hash, int64_t now_ns) noexcept nogil:
     """Another endpoint than the booked one answers: what is booked moves there, or is released if it is not ours."""
     cdef booking_t old = booking[0]
     cdef const endpoint_t* endpoint
     cdef uint32_t slot
-    endpoints_release(&engine.endpoints, booking)
+    _release(engine, booking, now_ns)
     for slot in range(engine.endpoints.width):
         endpoint = &engine.endpoints.slots[slot]
         if endpoint.used and endpoint.target_hash == target_hash:
             _fail(engine, &old, now_ns)
             endpoints_book(&engine.endpoints, booking, slot, old.prefill_tokens, old.resident_tokens, now_ns)
             booking.ahead_tokens = 0           # how long it takes teaches nothing
+            credits_booked(&engine.flow.credits, &engine.endpoints, booking, now_ns)
             return
 
 
@@ -412,6 +505,7 @@ cdef void engine_answered(engine_t* engine, booking_t* booking, uint32_t status,
     engine.shows_responses = True
     if status < 500:
         endpoints_succeeded(&engine.endpoints, booking.slot, booking.generation, booking.booked_ns)
+        flow_stir(&engine.flow)               # a breaker may have closed
     else:
         _fail(engine, booking, now_ns)
     pthread_mutex_unlock(&engine.lock)
@@ -423,7 +517,9 @@ cdef void engine_first_byte(
     """The first byte of the answer: prefill is done."""
     cdef decision_t* record
     pthread_mutex_lock(&engine.lock)
+    credits_first_byte(&engine.flow.credits, &engine.endpoints, booking, learn, now_ns)
     endpoints_first_byte(&engine.endpoints, booking, learn, now_ns)
+    flow_stir(&engine.flow)
     record = decisions_get(&engine.decisions, decision)
     if learn and record != NULL:
         record.ttft_s = <double>(now_ns - record.now_ns) * 1e-9
@@ -518,12 +614,14 @@ cdef void _count(engine_t* engine, series_t* series, const outcome_t* outcome) n
     _count_tokens(engine, series, outcome)
 
 
-cdef void engine_settle(engine_t* engine, booking_t* booking, const outcome_t* outcome) noexcept nogil:
+cdef void engine_settle(
+    engine_t* engine, booking_t* booking, const outcome_t* outcome, int64_t now_ns
+) noexcept nogil:
     """A request is over: release its booking and count it."""
     pthread_mutex_lock(&engine.lock)
     if outcome.is_picked:
         engine.stats.series[outcome.series].running -= 1
-        endpoints_release(&engine.endpoints, booking)
+        _release(engine, booking, now_ns)
     if outcome.is_counted:
         _count(engine, _settled_series(engine, outcome), outcome)
     engine.sessions -= 1

@@ -76,6 +76,43 @@ class Engine:
         bytes and for a priority of more than 32 bits; TypeError, MemoryError; the old ones then stay.
         """
 
+    def set_flow(self, rules: Mapping[str, Any] | None) -> None:
+        """Flow control: who waits for whom, and how long. None: nobody does, and nobody is turned away.
+
+        In force from the next turn on, also for those who wait; what was learned of endpoints stays. `rules` may hold:
+        `detector`: ("adaptive",), ("utilization", queue, kv, headroom, staleness_s) or ("concurrency", mode, requests,
+        tokens, headroom): when an endpoint has room; `queues` (true): false is to turn away what has a priority below 0
+        where nobody has room, and to let all else through; `bands`: (priority, order, fairness, max_requests,
+        max_bytes, ttl_s) each, `default_band`, `default_negative_band`: the same of other priorities, without the
+        priority. `order`: fcfs, edf, slo-deadline. `fairness`: strict, round-robin, tokens. `max_requests`,
+        `max_bytes`: of all who wait; caps of 0: none; a time of 0: no limit. `no_endpoint_ttl_s`: how long a request
+        may wait for an endpoint to exist; 0: not at all. `ceiling`: None (a reserve for higher priorities),
+        ("static", share), ("holdback", shape, domain, min, max) or ("reflective",). `fairness_headers`: names, the
+        first that a request has says whose it is. `admitters`: ("probabilistic", queue, kv, power, k) and
+        ("latency-slo",). `evicts`: running requests with a priority below 0 make room. ValueError, OverflowError or
+        TypeError for what cannot be, MemoryError; the old rules then stay.
+        """
+
+    def dispatch(self, now_ns: int, most: int = 256) -> list[Any]:
+        """Give turns to those who wait and can have them; the sessions to `resume`, also those that lost theirs.
+
+        At most `most` at once: while `is_due` call again, behind them. Of the sessions that Python serves.
+        """
+
+    def turn_out(self, failure: int, now_ns: int) -> None:
+        """Refuse all who wait, with one of `session`'s FAIL_*; the next `dispatch` has them."""
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for their turn."""
+
+    @property
+    def is_due(self) -> bool:
+        """Is there somebody whose turn may have come? Time alone may also bring it: look every 10 ms while any wait."""
+
+    def flow(self, now_ns: int) -> dict[str, Any]:
+        """What is known of flow control: rules in force, who waits, what endpoints have room for."""
+
     def rewrite_counts(self, first: int, most: int) -> list[tuple[str, str, str, int]] | None:
         """Decisions among the counters `first` to `first + most - 1`; None behind the last.
 

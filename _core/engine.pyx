@@ -10,9 +10,18 @@ from libc.math cimport isfinite
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from picker._core.admission cimport engine_call, engine_dispatch, engine_turn_out
 from picker._core.alloc cimport PK_E_LIMIT, PK_E_NOMEM, PK_OK, pk_grow
 from picker._core.apis cimport PK_ALL_FAMILIES, families_of
 from picker._core.codec cimport slice_t
+from picker._core.credits cimport (
+    credit_rules_t,
+    credits_saturation,
+    credits_scraped,
+    credits_start,
+    credits_view,
+    credits_widen,
+)
 from picker._core.decisions cimport (
     PK_DECISIONS,
     decision_t,
@@ -52,6 +61,17 @@ from picker._core.endpoints cimport (
     identity_t,
     load_t,
 )
+from picker._core.flow cimport (
+    PK_WOKEN_AT_ONCE,
+    flow_bands_t,
+    flow_fill,
+    flow_rule,
+    flow_rules_t,
+    flow_stir,
+    flow_t,
+    flow_view,
+    turn_t,
+)
 from picker._core.names cimport Names
 from picker._core.prompt cimport PK_BLOCK_TOKENS, PK_MOST_DEPTH
 from picker._core.radix cimport (
@@ -72,7 +92,16 @@ from picker._core.rewrite cimport (
     tally_t,
     tally_view,
 )
-from picker._core.score cimport PK_PICK_RANDOM, PK_SCORE_SESSION, frame_answer, pipeline_fill, pipeline_t
+from picker._core.queue cimport band_count_t, flow_count_t, queue_bands, queue_flows
+from picker._core.schedule cimport PK_FAIR_ROUND_ROBIN, PK_FAIR_STRICT, PK_ORDER_EDF, PK_ORDER_FCFS, schedule_check
+from picker._core.score cimport (
+    PK_FILTER_LABELS,
+    PK_PICK_RANDOM,
+    PK_SCORE_SESSION,
+    frame_answer,
+    pipeline_fill,
+    pipeline_t,
+)
 from picker._core.stats cimport (
     PK_MOST_MODELS,
     hist_add,
@@ -143,6 +172,7 @@ cdef int64_t _add(engine_t* engine, const identity_t* identity, uint32_t* genera
         width = engine.endpoints.width
         if (
             radix_widen(&engine.radix, width) != PK_OK
+            or credits_widen(&engine.flow.credits, width) != PK_OK
             or pk_grow(<void**>&engine.match, &engine.match_room, width, sizeof(uint32_t)) != PK_OK
         ):
             endpoints_remove(&engine.endpoints, <uint32_t>slot, generation[0])
@@ -150,6 +180,8 @@ cdef int64_t _add(engine_t* engine, const identity_t* identity, uint32_t* genera
         else:
             radix_forget(&engine.radix, <uint32_t>slot)
             radix_set_capacity(&engine.radix, <uint32_t>slot, engine.limits.endpoint_blocks)
+            credits_start(&engine.flow.credits, &engine.endpoints, <uint32_t>slot)
+            flow_stir(&engine.flow)
     pthread_mutex_unlock(&engine.lock)
     return slot
 
@@ -161,6 +193,7 @@ cdef int _remove(engine_t* engine, uint32_t slot, uint32_t generation) noexcept 
     if code == PK_OK:
         engine.frames += 1
         radix_forget(&engine.radix, slot)
+        flow_stir(&engine.flow)
     pthread_mutex_unlock(&engine.lock)
     return code
 
@@ -275,6 +308,88 @@ cdef dict _view(const candidate_t* candidate, int64_t now_ns):
     return {**endpoint_view(&one, 0, now_ns), "slot": candidate.slot}
 
 
+_ORDERS = {PK_ORDER_FCFS: "fcfs", PK_ORDER_EDF: "edf"}
+_FAIRNESS = {PK_FAIR_STRICT: "strict", PK_FAIR_ROUND_ROBIN: "round-robin"}
+
+cdef enum:
+    SHOWN_BANDS = 64
+    SHOWN_FLOWS = 64
+
+
+cdef double _age_s(int64_t since_ns, int64_t now_ns) noexcept nogil:
+    return <double>(now_ns - since_ns) * 1e-9 if 0 <= since_ns < now_ns else 0.0
+
+
+cdef list _band_views(engine_t* engine, int64_t now_ns):
+    cdef band_count_t rows[SHOWN_BANDS]
+    cdef band_count_t* row
+    cdef size_t i, count
+    cdef list views = []
+    pthread_mutex_lock(&engine.lock)
+    count = queue_bands(&engine.flow.queue, rows, SHOWN_BANDS)
+    pthread_mutex_unlock(&engine.lock)
+    for i in range(min(count, <size_t>SHOWN_BANDS)):
+        row = &rows[i]
+        views.append({
+            "priority": row.priority, "requests": row.requests, "bytes": row.bytes, "flows": row.flows,
+            "max_requests": row.rules.max_requests, "max_bytes": row.rules.max_bytes,
+            "ttl_s": <double>row.rules.ttl_ns * 1e-9, "oldest_wait_s": _age_s(row.oldest_ns, now_ns),
+            "order": _ORDERS.get(row.rules.order, "slo-deadline"),
+            "fairness": _FAIRNESS.get(row.rules.fairness, "tokens"),
+        })
+    return views
+
+
+cdef list _flow_views(engine_t* engine, int64_t now_ns):
+    cdef flow_count_t rows[SHOWN_FLOWS]
+    cdef flow_count_t* row
+    cdef size_t i, count
+    cdef list views = []
+    pthread_mutex_lock(&engine.lock)
+    count = queue_flows(&engine.flow.queue, rows, SHOWN_FLOWS)
+    pthread_mutex_unlock(&engine.lock)
+    for i in range(min(count, <size_t>SHOWN_FLOWS)):
+        row = &rows[i]
+        views.append({
+            "priority": row.priority, "fairness_id": row.name[:row.name_size].decode("latin-1"),
+            "is_shared": bool(row.is_shared), "requests": row.requests, "bytes": row.bytes,
+            "oldest_wait_s": _age_s(row.oldest_ns, now_ns),
+        })
+    return views
+
+
+cdef list _credit_views(engine_t* engine, int64_t now_ns):
+    """Taken without the lock: nobody else changes it while Python runs."""
+    cdef uint32_t slot
+    cdef list views = []
+    cdef const details_t* details
+    for slot in range(engine.endpoints.width):
+        if engine.endpoints.slots[slot].used:
+            details = &engine.endpoints.details[slot]
+            views.append({
+                "target": details.identity.target[:details.identity.target_size].decode(),
+                **credits_view(&engine.flow.credits, &engine.endpoints, slot, now_ns),
+            })
+    return views
+
+
+cdef object _check_flow(engine_t* engine):
+    """Assert the invariants of flow control."""
+    cdef const flow_t* flow = &engine.flow
+    cdef const turn_t* turn = flow.first
+    cdef uint32_t woken = 0
+    schedule_check(&flow.queue.schedule)
+    while turn != NULL:
+        woken += 1
+        assert turn.after == NULL or turn.after.before == turn
+        assert turn.queued.lane == NULL
+        turn = turn.after
+    assert woken == flow.woken
+    assert flow.granted <= 1
+    assert flow.queue.requests + flow.woken <= engine.sessions
+    assert flow.credits.capacity >= engine.endpoints.width
+
+
 @cython.final
 @cython.auto_pickle(False)
 cdef class Engine:
@@ -326,6 +441,7 @@ cdef class Engine:
         cdef uint32_t i, size
         cdef int tracks
         cdef bint hands_out_tokens = False
+        cdef uint64_t labels = 0
         cdef uint32_t families = PK_ALL_FAMILIES if apis is None else families_of(apis)
         cdef bytes header = _visible(session_header.lower(), "session_header")
         cdef const uint8_t* data = header
@@ -338,10 +454,13 @@ cdef class Engine:
         pipeline_fill(&pipeline, steps, wanted)
         for i in range(pipeline.count):
             hands_out_tokens = hands_out_tokens or pipeline.steps[i].kind == PK_SCORE_SESSION
+            if pipeline.steps[i].kind == PK_FILTER_LABELS:
+                labels |= pipeline.steps[i].bits
         pthread_mutex_lock(&self._engine.lock)
         memcpy(self._engine.session_header, data, size)
         self._engine.session_header_size = size
         self._engine.pipeline = pipeline
+        self._engine.labels = labels
         self._engine.families = families
         self._engine.ignores_subset = ignore_subset
         self._engine.reads_test_header = reads_test_header
@@ -351,6 +470,7 @@ cdef class Engine:
         self._engine.tracks = tracks
         self._engine.restores_models = restores_models
         self._engine.frames += 1
+        flow_stir(&self._engine.flow)
         decisions_clear(&self._engine.decisions)
         pthread_mutex_unlock(&self._engine.lock)
         self._plugins = plugins
@@ -389,6 +509,76 @@ cdef class Engine:
         pthread_mutex_unlock(&self._engine.lock)
         self._objectives = made
         del old                              # nobody looks at it any more
+
+    def set_flow(self, rules) -> None:
+        """Flow control: who waits for whom, and how long. None: nobody does, and nobody is turned away.
+
+        In force from the next turn on, also for those who wait; what was learned of endpoints stays. `rules` may hold:
+        `detector`: ("adaptive",), ("utilization", queue, kv, headroom, staleness_s) or ("concurrency", mode, requests,
+        tokens, headroom): when an endpoint has room; `queues` (true): false is to turn away what has a priority below 0
+        where nobody has room, and to let all else through; `bands`: (priority, order, fairness, max_requests,
+        max_bytes, ttl_s) each, `default_band`, `default_negative_band`: the same of other priorities, without the
+        priority. `order`: fcfs, edf, slo-deadline. `fairness`: strict, round-robin, tokens. `max_requests`,
+        `max_bytes`: of all who wait; caps of 0: none; a time of 0: no limit. `no_endpoint_ttl_s`: how long a request
+        may wait for an endpoint to exist; 0: not at all. `ceiling`: None (a reserve for higher priorities),
+        ("static", share), ("holdback", shape, domain, min, max) or ("reflective",). `fairness_headers`: names, the
+        first that a request has says whose it is. `admitters`: ("probabilistic", queue, kv, power, k) and
+        ("latency-slo",). `evicts`: running requests with a priority below 0 make room. ValueError, OverflowError or
+        TypeError for what cannot be, MemoryError; the old rules then stay.
+        """
+        cdef flow_rules_t made
+        cdef flow_bands_t bands
+        cdef credit_rules_t credits
+        cdef int code
+        flow_fill(&made, &bands, &credits, rules)
+        pthread_mutex_lock(&self._engine.lock)
+        code = flow_rule(&self._engine.flow, &made, &bands, &credits)
+        pthread_mutex_unlock(&self._engine.lock)
+        if code == PK_E_NOMEM:
+            raise MemoryError("no memory for the rules of flow control")
+        if code != PK_OK:
+            raise ValueError("a priority has rules twice")
+
+    def dispatch(self, int64_t now_ns, uint32_t most=PK_WOKEN_AT_ONCE) -> list:
+        """Give turns to those who wait and can have them; the sessions to `resume`, also those that lost theirs.
+
+        At most `most` at once: while `is_due` call again, behind them. Of the sessions that Python serves.
+        """
+        cdef turn_t* turn
+        cdef list called = []
+        engine_dispatch(&self._engine, now_ns, most)
+        turn = engine_call(&self._engine, True)
+        while turn != NULL:
+            called.append(<object>turn.python)
+            turn = engine_call(&self._engine, True)
+        return called
+
+    def turn_out(self, int failure, int64_t now_ns) -> None:
+        """Refuse all who wait, with one of `session`'s FAIL_*; the next `dispatch` has them."""
+        engine_turn_out(&self._engine, failure, now_ns)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for their turn."""
+        return self._engine.flow.queue.requests
+
+    @property
+    def is_due(self) -> bool:
+        """Is there somebody whose turn may have come? Time alone may also bring it: look every 10 ms while any wait."""
+        return bool(self._engine.flow.queue.requests and self._engine.flow.is_due) or self._engine.flow.first != NULL
+
+    def flow(self, int64_t now_ns) -> dict:
+        """What is known of flow control: rules in force, who waits, what endpoints have room for."""
+        cdef dict view
+        pthread_mutex_lock(&self._engine.lock)
+        cdef double saturation = credits_saturation(&self._engine.flow.credits, &self._engine.endpoints, now_ns)
+        pthread_mutex_unlock(&self._engine.lock)
+        view = flow_view(&self._engine.flow)
+        view["saturation"] = saturation
+        view["bands"] = _band_views(&self._engine, now_ns)
+        view["flows"] = _flow_views(&self._engine, now_ns)
+        view["credits"] = _credit_views(&self._engine, now_ns)
+        return view
 
     def rewrite_counts(self, uint32_t first, uint32_t most):
         """Decisions among the counters `first` to `first + most - 1`; None behind the last.
@@ -460,6 +650,7 @@ cdef class Engine:
         endpoint = endpoints_get(&self._engine.endpoints, slot, generation)
         if endpoint != NULL:
             endpoint.labels = labels
+            flow_stir(&self._engine.flow)
         pthread_mutex_unlock(&self._engine.lock)
         if endpoint == NULL:
             raise KeyError((slot, generation))
@@ -481,6 +672,9 @@ cdef class Engine:
         blocks = blocks if blocks < 1 << 30 else 1 << 30
         pthread_mutex_lock(&self._engine.lock)
         code = endpoints_scraped(&self._engine.endpoints, slot, generation, &load, &active, &queued, now_ns)
+        if code == PK_OK:
+            credits_scraped(&self._engine.flow.credits, &self._engine.endpoints, slot, now_ns)
+            flow_stir(&self._engine.flow)
         if code == PK_OK and cache_tokens > 0:
             radix_set_capacity(&self._engine.radix, slot, <uint32_t>blocks)
         pthread_mutex_unlock(&self._engine.lock)
@@ -613,3 +807,4 @@ cdef class Engine:
         assert self._engine.buffered == 0 or self._engine.sessions > 0
         assert self._engine.match_room >= self._engine.endpoints.width
         assert isfinite(self._engine.output_tokens) and self._engine.output_tokens >= 0
+        _check_flow(&self._engine)

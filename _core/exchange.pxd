@@ -3,7 +3,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from picker._core.apis cimport route_t
 from picker._core.codec cimport PK_BODY_FULL_DUPLEX_STREAMED, buffer_t, slice_t
-from picker._core.dispatch cimport engine_t, pick_t, request_t, scratch_t
+from picker._core.dispatch cimport asked_pick_t, engine_t, pick_t, request_t, scratch_t
 from picker._core.endpoints cimport booking_t
 from picker._core.framed cimport framed_t
 from picker._core.restore cimport restore_t
@@ -15,7 +15,7 @@ from picker._core.subset cimport subset_t
 cdef enum:
     PK_STATE_NEW = 0           # no request headers seen
     PK_STATE_BODY = 1          # request headers seen, body on its way
-    PK_STATE_WAITING = 2       # picking: a plugin runs (flow control's queue will wait here too)
+    PK_STATE_WAITING = 2       # for its turn, or for a plugin
     PK_STATE_PICKED = 3        # request answered
     PK_STATE_RESPONSE = 4      # the response has begun
     PK_STATE_ENDED = 5         # response complete, or answered by picker itself
@@ -68,10 +68,13 @@ ctypedef struct session_t:
     uint32_t request_mode
     uint32_t response_mode
     uint32_t controls          # bits of the control headers the client sent
+    uint32_t owed              # body messages that came while it waited, each of which wants a reply
+    uint32_t flow_rank         # of the header its fairness id is from
     int64_t content_length     # of the request, as its headers say; -1 = they do not
     bint is_surplus            # beyond the number of sessions there may be
     bint is_started            # a message was seen
     bint is_picked
+    bint is_booked             # picked for, whether or not the gateway was told
     bint is_refused            # answered by picker itself: nothing more is said
     bint is_let_go             # nobody asks for the response, or for anything: nothing more is said
     bint is_counted            # closed: stats and bookings are settled
@@ -100,6 +103,7 @@ ctypedef struct session_t:
     request_t request
     booking_t booking
     pick_t pick
+    asked_pick_t asked         # points to the three before it
     answer_t answer
 
 

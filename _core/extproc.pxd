@@ -16,6 +16,8 @@ ctypedef struct served_t:
     int64_t open               # streams under way
     uint64_t picked            # requests answered so far
     uint64_t timed             # of them those whose time is counted
+    uint64_t dispatched        # requests whose wait has ended so far
+    uint64_t told              # of them those whose dispatch is timed
     void* python               # the Engine
 
 ctypedef struct stranger_t:
@@ -32,6 +34,7 @@ ctypedef union exchange_t:
 ctypedef struct stream_t:
     # The state of a call; of its service's own method it is a session, of `strangers` a stranger.
     served_t* served           # NULL: no pool is known for it
+    bint is_picked             # and counted
     exchange_t of
 
 ctypedef struct extproc_t:
@@ -58,3 +61,5 @@ cdef class ExtProc:
     cdef uint64_t _timed       # picks so far whose time is counted
     cdef tuple _pools          # _Served, by their places in `_names`
     cdef list _retired         # those no longer served that streams are open on
+
+    cdef int _dispatch(self, served_t* served, int64_t now_ns, list stirred) except -1

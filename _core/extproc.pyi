@@ -1,5 +1,5 @@
 from collections.abc import Iterable
-from typing import final
+from typing import Any, final
 
 from picker._core.calls import Methods
 from picker._core.engine import Engine
@@ -26,8 +26,23 @@ class ExtProc:
     def sweep(self) -> int:
         """Let go of engines that are served no longer and have no streams; how many have some left."""
 
+    def due(self) -> int:
+        """2: `dispatch` is due. 1: time may bring somebody's turn: look again in 10 ms. 0: nobody waits."""
+
+    def dispatch(self, now_ns: int) -> list[Any]:
+        """Give turns to those who wait and can have them, and tell those whose wait is over.
+
+        The owners of the connections that have something to write now, each once.
+        """
+
+    def turn_out(self, failure: int, now_ns: int) -> None:
+        """Refuse all who wait, with one of `session`'s FAIL_*: `dispatch` then tells them."""
+
     def methods(self) -> Methods:
         """Process."""
+
+    def count_dispatch(self, took_s: float) -> None:
+        """What `dispatch` did since this was last called took so long, in seconds: one round of each engine."""
 
     def count_scheduling(self, took_s: float) -> None:
         """The picks made since this was last called took so long, in seconds: each an equal share of it."""

@@ -8,9 +8,10 @@ Memory: the session is the call's state.   Threads: that of the connection, whic
 """
 cimport cython
 from libc.stddef cimport size_t
-from libc.stdint cimport INT64_MAX, int64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint32_t
 from libc.string cimport memcpy, memset
 
+from picker._core.admission cimport engine_call, engine_dispatch, engine_turn_out
 from picker._core.alloc cimport PK_E_FORMAT, PK_OK, pk_free, pk_resize
 from picker._core.calls cimport (
     PK_GRPC_INTERNAL,
@@ -19,18 +20,30 @@ from picker._core.calls cimport (
     PK_GRPC_RESOURCE_EXHAUSTED,
     Methods,
     call_end,
+    call_flush,
     call_t,
     call_wait_until,
+    connection_t,
     method_t,
 )
 from picker._core.codec cimport codec_decode, message_t, slice_t
+from picker._core.dispatch cimport engine_t
 from picker._core.engine cimport Engine
 from picker._core.exchange cimport PK_STATE_BODY, PK_STATE_PICKED, session_t
+from picker._core.flow cimport PK_WOKEN_AT_ONCE, turn_t
+from picker._core.h2 cimport Connection
 from picker._core.outbox cimport out_mark, out_rewind
 from picker._core.pools cimport PK_POOL_MANY, PoolNames, asked_t, pools_find, said_t
 from picker._core.replies cimport PK_SHOWN_BYTES, out_no_pool
 from picker._core.score cimport PK_NEED_PLUGIN
-from picker._core.session cimport session_close, session_feed, session_open, session_refuse, session_resume
+from picker._core.session cimport (
+    session_close,
+    session_feed,
+    session_open,
+    session_refuse,
+    session_resume,
+    session_turn,
+)
 from picker._core.stats cimport PK_FAIL_EXHAUSTED, PK_FAIL_INTERNAL, PK_FAIL_TIMEOUT
 
 # --- C kernel: streams for a pool that is not known ---
@@ -109,6 +122,7 @@ cdef void _open(call_t* call, int64_t now_ns) noexcept nogil:
         found = pools_find(service.names, &call.connection.asked)
         served = service.served[found] if found >= 0 else NULL
     stream.served = served
+    stream.is_picked = False
     if served == NULL:
         _become_stranger(call, &call.connection.asked, found == PK_POOL_MANY)
     else:
@@ -116,6 +130,7 @@ cdef void _open(call_t* call, int64_t now_ns) noexcept nogil:
         if session_open(&stream.of.session, served.engine, served.scratch, now_ns) != PK_OK:
             call_end(call, PK_GRPC_RESOURCE_EXHAUSTED, b"twice as many streams are open as may be: see --max-streams")
             return
+        stream.of.session.asked.turn.call = call
     call_wait_until(call, now_ns + service.timeout_ns)
 
 
@@ -129,6 +144,17 @@ cdef void _refuse(call_t* call, int failure) noexcept nogil:
         call_end(call, PK_GRPC_INTERNAL, b"the endpoint picker failed")
 
 
+cdef void _settled(call_t* call) noexcept nogil:
+    """The request has come: no deadline holds for it any more. Its pick is counted once."""
+    cdef stream_t* stream = <stream_t*>call.state
+    if call.waits_ns != INT64_MAX:
+        call_wait_until(call, INT64_MAX)
+    if stream.of.session.is_picked and not stream.is_picked:
+        stream.is_picked = True
+        _service(call).picked += 1
+        stream.served.picked += 1
+
+
 cdef int _after(call_t* call, int code) noexcept nogil:
     """What the session's answer means for the call."""
     cdef session_t* session = _session(call)
@@ -139,10 +165,8 @@ cdef int _after(call_t* call, int code) noexcept nogil:
         call_end(call, PK_GRPC_INVALID_ARGUMENT, b"not a ProcessingRequest, or out of order")
     elif code != PK_OK:
         _refuse(call, PK_FAIL_EXHAUSTED)
-    elif session.state > PK_STATE_BODY and call.waits_ns != INT64_MAX:
-        _service(call).picked += session.is_picked
-        (<stream_t*>call.state).served.picked += session.is_picked
-        call_wait_until(call, INT64_MAX)
+    elif session.state > PK_STATE_BODY:
+        _settled(call)
     if code == PK_OK and (session.is_refused or session.is_let_go):
         call_end(call, PK_GRPC_OK, b"")
     return PK_OK
@@ -189,6 +213,23 @@ cdef int _run(call_t* call, int64_t now_ns) except -1:
     return _after(call, session_resume(session, now_ns, &call.out))
 
 
+# --- streams that waited ---
+
+
+cdef int _deliver(call_t* call, int64_t now_ns, list stirred) except -1:
+    """Its wait is over: answer. The connection is noted as one that has something to write, once."""
+    cdef connection_t* connection = call.connection
+    connection.now_ns = now_ns
+    call.mark = out_mark(&call.out)
+    if _after(call, session_turn(_session(call), &call.out)) == PK_NEED_PLUGIN:
+        (<Connection>connection.python).answer(call)
+    call_flush(call)
+    if not connection.is_stirred:
+        connection.is_stirred = True
+        stirred.append(<Connection>connection.python)
+    return 0
+
+
 cdef void _fill(method_t* method, void* service) noexcept nogil:
     method.path = b"/envoy.service.ext_proc.v3.ExternalProcessor/Process"
     method.state_size = sizeof(stream_t)
@@ -233,6 +274,12 @@ cdef class _Served:
         """Assert the invariants."""
         assert self._served.timed <= self._served.picked
         assert 0 <= self._served.open <= self._engine.sessions
+
+
+cdef inline int _due(const engine_t* engine) noexcept nogil:
+    if engine.flow.first != NULL:
+        return 2
+    return 0 if engine.flow.queue.requests == 0 else 1 + engine.flow.is_due
 
 
 cdef int _share(_Served served, double each_s) except -1:
@@ -323,12 +370,71 @@ cdef class ExtProc:
             self._retired = [served for served in self._retired if (<_Served>served)._served.open]
         return len(self._retired)
 
+    def due(self) -> int:
+        """2: `dispatch` is due. 1: time may bring somebody's turn: look again in 10 ms. 0: nobody waits."""
+        cdef int found = 0
+        cdef size_t i
+        cdef _Served served
+        for i in range(len(self._pools)):
+            found = max(found, _due(self._service.served[i].engine))
+        for served in self._retired:
+            found = max(found, _due(served._served.engine))
+        return found
+
+    def dispatch(self, int64_t now_ns) -> list:
+        """Give turns to those who wait and can have them, and tell those whose wait is over.
+
+        The owners of the connections that have something to write now, each once.
+        """
+        cdef list stirred = []
+        cdef _Served served
+        cdef Connection connection
+        try:
+            for served in [*self._pools, *self._retired]:
+                self._dispatch(&served._served, now_ns, stirred)
+        finally:
+            for connection in stirred:
+                connection._connection.is_stirred = False
+        return [connection.owner for connection in stirred]
+
+    cdef int _dispatch(self, served_t* served, int64_t now_ns, list stirred) except -1:
+        """At most PK_WOKEN_AT_ONCE turns; one at a time where each takes Python."""
+        cdef uint32_t given = 0
+        cdef turn_t* turn
+        while given < PK_WOKEN_AT_ONCE:
+            engine_dispatch(served.engine, now_ns, PK_WOKEN_AT_ONCE - given)
+            turn = engine_call(served.engine, False)
+            if turn == NULL:
+                break
+            while turn != NULL:
+                given += 1
+                _deliver(<call_t*>turn.call, now_ns, stirred)
+                turn = engine_call(served.engine, False)
+            if not served.engine.flow.is_due:
+                break
+        served.dispatched += given
+        return 0
+
+    def turn_out(self, int failure, int64_t now_ns) -> None:
+        """Refuse all who wait, with one of `session`'s FAIL_*: `dispatch` then tells them."""
+        cdef _Served served
+        for served in [*self._pools, *self._retired]:
+            engine_turn_out(served._served.engine, failure, now_ns)
+
     def methods(self) -> Methods:
         """Process."""
         cdef Methods made = Methods(self)
         _fill(&made.table[0], &self._service)
         made.count = 1
         return made
+
+    def count_dispatch(self, double took_s) -> None:
+        """What `dispatch` did since this was last called took so long, in seconds: one round of each engine."""
+        cdef _Served served
+        for served in [*self._pools, *self._retired]:
+            if served._served.told != served._served.dispatched:
+                served._served.told = served._served.dispatched
+                served._engine.count_dispatch(took_s)
 
     def count_scheduling(self, double took_s) -> None:
         """The picks made since this was last called took so long, in seconds: each an equal share of it."""

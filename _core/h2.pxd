@@ -48,7 +48,8 @@ cdef class Connection:
     cdef Server _server
     cdef connection_t _connection
     cdef bint _is_ready
+    cdef readonly object owner
 
     cdef int _receive(self, const uint8_t* data, size_t size, int64_t now_ns) except -1
-    cdef int _answer(self, call_t* call) except -1
+    cdef int answer(self, call_t* call) except -1
     cdef int _run(self) except -1

@@ -41,9 +41,14 @@ class Block:
 
 @final
 class Connection:
-    """A connection that `server` has accepted at `now_ns`; close it when the socket is gone. MemoryError."""
+    """A connection that `server` has accepted at `now_ns`; close it when the socket is gone. MemoryError.
 
-    def __new__(cls, server: Server, now_ns: int) -> Connection: ...
+    `owner`: whoever has the socket, for services that answer when nothing has been read.
+    """
+
+    def __new__(cls, server: Server, now_ns: int, owner: object = None) -> Connection: ...
+    @property
+    def owner(self) -> object: ...
     def received(self, size: int, now_ns: int) -> None:
         """The first `size` bytes of the server's buffer have come. ValueError if it has not as many."""
 

@@ -684,21 +684,26 @@ cdef enum:
 @cython.auto_pickle(False)
 @cython.no_gc_clear          # its calls are closed at the last moment, by what the server holds
 cdef class Connection:
-    """A connection that `server` has accepted at `now_ns`; close it when the socket is gone. MemoryError."""
+    """A connection that `server` has accepted at `now_ns`; close it when the socket is gone. MemoryError.
 
-    def __cinit__(self, Server server not None, int64_t now_ns):
+    `owner`: whoever has the socket, for services that answer when nothing has been read.
+    """
+
+    def __cinit__(self, Server server not None, int64_t now_ns, owner=None):
         self._server = server
         self._is_ready = True
+        self.owner = owner
         if connection_init(
             &self._connection, server.methods, server.method_count, &server.rules, &server.tally, now_ns
         ) != PK_OK:
             raise MemoryError("no memory for a further connection")
+        self._connection.python = <void*>self
 
     def __dealloc__(self):
         if self._is_ready:
             self.close(self._connection.now_ns)
 
-    cdef int _answer(self, call_t* call) except -1:
+    cdef int answer(self, call_t* call) except -1:
         """Let Python answer the call, however often it is asked."""
         cdef int code = PK_NEED_PLUGIN
         try:
@@ -715,7 +720,7 @@ cdef class Connection:
         cdef connection_t* connection = &self._connection
         try:
             while connection.paused != NULL:
-                self._answer(connection.paused)
+                self.answer(connection.paused)
                 connection_resume(connection)
         except BaseException:
             connection_abandon(connection)
@@ -789,6 +794,7 @@ cdef class Connection:
         """The socket is gone. Closing twice is harmless."""
         if self._is_ready:
             self._is_ready = False
+            self.owner = None
             connection_free(&self._connection, now_ns)
 
     @property

@@ -12,6 +12,8 @@ cdef enum:
     PK_OLD_REWRITE_HEADER = 2
     PK_OBJECTIVE_HEADER = 5
     PK_OLD_OBJECTIVE_HEADER = 6
+    PK_SLO_HEADER = 9          # milliseconds to the first token that the client wishes for
+    PK_OLD_SLO_HEADER = 10
     PK_SHOWN_BYTES = 160       # of what a client says
     PK_REFUSAL_HEADERS = 8     # of a refusal, besides those every one has
 

@@ -9,11 +9,10 @@ Memory: at most `body_bytes` for one body, `buffered_bytes` for all.   Threads: 
 Which reply carries the pick: the body's in BUFFERED modes, else the headers'; where the body does not come before the
 headers are answered (STREAMED, NONE), the pick is made without it.
 """
-from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
-from picker._core.alloc cimport PK_E_FORMAT, PK_E_MISSING, PK_E_NOMEM, PK_OK, pk_resize
+from picker._core.alloc cimport PK_E_FORMAT, PK_E_MISSING, PK_E_NOMEM, PK_OK
 from picker._core.apis cimport PK_API_OTHER, PK_BODY_NOT_JSON, PK_BODY_OK, route_api, route_header
 from picker._core.codec cimport (
     PK_BODY_BUFFERED_PARTIAL,
@@ -34,7 +33,7 @@ from picker._core.codec cimport (
     slice_number,
     slice_t,
 )
-from picker._core.dispatch cimport PK_TRACK_OFF, engine_hold, engine_objective, engine_pick, engine_resume
+from picker._core.dispatch cimport PK_TRACK_OFF, engine_hold, engine_objective, engine_resume
 from picker._core.exchange cimport (
     PK_STATE_BODY,
     PK_STATE_ENDED,
@@ -45,6 +44,7 @@ from picker._core.exchange cimport (
     session_header,
     session_t,
 )
+from picker._core.flow cimport PK_QUEUED, PK_REFUSED, PK_TURN_CALLED, PK_TURN_NONE
 from picker._core.hashing cimport hash_xxh64
 from picker._core.outbox cimport out_t
 from picker._core.reading cimport reading_find, reading_find_cut, reading_hash, reading_name, reading_unnamed
@@ -53,7 +53,9 @@ from picker._core.replies cimport (
     PK_OBJECTIVE_HEADER,
     PK_OLD_OBJECTIVE_HEADER,
     PK_OLD_REWRITE_HEADER,
+    PK_OLD_SLO_HEADER,
     PK_REWRITE_HEADER,
+    PK_SLO_HEADER,
     out_body,
     out_chunk,
     out_control,
@@ -73,10 +75,12 @@ from picker._core.stats cimport (
     PK_FAIL_INTERNAL,
     PK_FAIL_LARGE_HEADERS,
     PK_FAIL_NO_ENDPOINT,
+    PK_FAIL_STOPPING,
     PK_FAIL_TIMEOUT,
     PK_FAIL_TOO_LARGE,
 )
 from picker._core.subset cimport subset_pin, subset_read
+from picker._core.turns cimport turn_ask, turn_keep_hashes, turn_leave, turn_read_header, turn_read_slo
 
 cdef enum:
     LENGTH_DIGITS = 18         # of a content-length
@@ -84,6 +88,8 @@ cdef enum:
     OLD_REWRITE = 1 << PK_OLD_REWRITE_HEADER
     OBJECTIVE = 1 << PK_OBJECTIVE_HEADER
     OLD_OBJECTIVE = 1 << PK_OLD_OBJECTIVE_HEADER
+    SLO = 1 << PK_SLO_HEADER
+    OLD_SLO = 1 << PK_OLD_SLO_HEADER
 
 # --- C kernel: small things ---
 
@@ -104,6 +110,8 @@ cdef int _refuse(session_t* session, int failure, int problem, out_t* out) noexc
     memset(&refusal, 0, sizeof(refusal))
     refusal.failure, refusal.problem = failure, problem
     refusal.offset = session.scratch.scan.error_at if problem == PK_BODY_NOT_JSON else 0
+    refusal.retry_after_s = session.asked.turn.retry_after_s
+    turn_leave(session, session.request.now_ns)
     session.failure = failure
     session.is_refused = True
     session.state = PK_STATE_ENDED
@@ -117,7 +125,7 @@ cdef int request_refuse(session_t* session, int failure, out_t* out) noexcept no
         return PK_OK
     if not (
         failure == PK_FAIL_TOO_LARGE or failure == PK_FAIL_NO_ENDPOINT or failure == PK_FAIL_TIMEOUT
-        or failure == PK_FAIL_EXHAUSTED
+        or failure == PK_FAIL_EXHAUSTED or failure == PK_FAIL_STOPPING
     ):
         failure = PK_FAIL_INTERNAL
     return _refuse(session, failure, PK_BODY_OK, out)
@@ -137,6 +145,8 @@ cdef int _read_control(session_t* session, uint32_t control, slice_t value) noex
     session.controls |= control
     if _counts(control, OBJECTIVE, OLD_OBJECTIVE, seen):
         engine_objective(session.engine, value, &session.request.objective)
+    elif _counts(control, SLO, OLD_SLO, seen):
+        turn_read_slo(session, value)
     elif _counts(control, REWRITE, OLD_REWRITE, seen):
         return renaming_ask(session, value)
     return PK_OK
@@ -146,6 +156,8 @@ cdef int _read_header(session_t* session, const header_t* header) noexcept nogil
     """PK_OK; PK_E_FORMAT, if it cannot be obeyed; PK_E_NOMEM."""
     cdef slice_t token_header = session_header(session)
     cdef uint32_t control = out_control(header.key)
+    if session.engine.flow.rules.is_on:
+        turn_read_header(session, header)
     if control:
         return _read_control(session, control, header.value)
     route_header(&session.route, header)
@@ -189,6 +201,7 @@ cdef int _request_headers(session_t* session, const message_t* message, int64_t 
         return code
     session.api = route_api(&session.route, session.engine.families)
     session.request_done = message.end_of_stream or session.request_mode == PK_BODY_NONE
+    session.asked.is_free = message.end_of_stream       # a request without a body: no model works for it
     passes = session.api == PK_API_OTHER or session.request_mode == PK_BODY_STREAMED
     if passes or session.request_done:
         return _complete(session, now_ns, out)
@@ -204,6 +217,9 @@ cdef int _gather(session_t* session, const message_t* message, int64_t now_ns, o
     """More of a body that is answered when the pick is made."""
     cdef uint64_t size = session.body.size + message.body.size
     session.has_body = True
+    if session.state == PK_STATE_WAITING and not is_duplex(session.request_mode):
+        session.owed += 1                   # answered behind the pick; what it holds stays with the gateway
+        return PK_OK
     if size > session.engine.limits.body_bytes:
         return _refuse(session, PK_FAIL_TOO_LARGE, PK_BODY_OK, out)
     if message.body.size and engine_hold(session.engine, &session.held, size) != PK_OK:
@@ -288,40 +304,44 @@ cdef int _complete(session_t* session, int64_t now_ns, out_t* out) noexcept nogi
     session.request.subset = &session.subset
     session.request.now_ns = now_ns
     session.state = PK_STATE_WAITING
-    return _picked(session, engine_pick(session.engine, &session.request, &session.booking, &session.pick), out)
+    return _turned(session, turn_ask(session), out)
 
 
-cdef int _keep_hashes(session_t* session) noexcept nogil:
-    """The session waits: others will use the scratch."""
-    cdef size_t count = session.request.hash_count
-    if count == 0 or session.hashes != NULL:
+cdef int _turned(session_t* session, int code, out_t* out) noexcept nogil:
+    """What came of asking for its turn."""
+    if code == PK_QUEUED:
+        return PK_OK                        # told when it waits no longer
+    if code == PK_REFUSED:
+        return _refuse(session, session.asked.turn.failure, PK_BODY_OK, out)
+    return _picked(session, code, out)
+
+
+cdef int request_turn(session_t* session, out_t* out) noexcept nogil:
+    """It was called: answer, or PK_NEED_PLUGIN. Nothing while it waits, and if it has moved on meanwhile."""
+    cdef int code = session.asked.turn.code
+    if session.asked.turn.state != PK_TURN_CALLED or session.state != PK_STATE_WAITING or session.is_counted:
         return PK_OK
-    session.hashes = <uint64_t*>pk_resize(NULL, count, sizeof(uint64_t))
-    if session.hashes == NULL:
-        return PK_E_NOMEM
-    memcpy(session.hashes, session.request.hashes, count * sizeof(uint64_t))
-    session.request.hashes = session.hashes
-    return PK_OK
+    if code != PK_NEED_PLUGIN:
+        session.asked.turn.state = PK_TURN_NONE
+    return _let_go(session, _turned(session, code, out))
 
 
 cdef int request_resume(session_t* session, out_t* out) noexcept nogil:
     """Go on after PK_NEED_PLUGIN; a session that has moved on meanwhile says nothing."""
     if session.state != PK_STATE_WAITING or session.is_counted:
         return PK_OK
-    return _let_go(
-        session, _picked(session, engine_resume(session.engine, &session.request, &session.booking, &session.pick), out)
-    )
+    return _let_go(session, _picked(session, engine_resume(session.engine, &session.asked), out))
 
 
 cdef int _picked(session_t* session, int code, out_t* out) noexcept nogil:
     if code == PK_E_MISSING:
         return _refuse(session, PK_FAIL_NO_ENDPOINT, PK_BODY_OK, out)
-    if code == PK_NEED_PLUGIN and _keep_hashes(session) != PK_OK:
+    if code == PK_NEED_PLUGIN and turn_keep_hashes(session) != PK_OK:
         return PK_E_NOMEM
     if code != PK_OK:
         return code
     session.state = PK_STATE_PICKED
-    session.is_picked = True
+    session.is_picked = session.is_booked = True
     code = _write_pick(session, out)
     request_drop(session)
     buffer_free(&session.headers)
@@ -373,6 +393,9 @@ cdef int _write_pick(session_t* session, out_t* out) noexcept nogil:
         code = _answer_duplex(session, destination, out)
     else:
         code = _answer_buffered(session, destination, out)
+    while code == PK_OK and session.owed:
+        session.owed -= 1
+        code = out_plain(out, PK_REPLY_REQUEST_BODY)
     if code == PK_OK and session.has_trailers:
         code = out_trailers(out, PK_REPLY_REQUEST_TRAILERS)
     return code

@@ -80,6 +80,7 @@ from picker._core.sse cimport (
     sse_restore,
 )
 from picker._core.stats cimport gaps_add
+from picker._core.turns cimport turn_leave
 
 cdef enum:
     MOST_DIGITS = 18
@@ -136,6 +137,7 @@ cdef int _begin(session_t* session) noexcept nogil:
         framed_init(&answer.framed)
     sse_init(&answer.usage, answer.format == PK_ANSWER_EVENTS)
     if not session.is_picked:
+        turn_leave(session, session.opened_ns)
         request_drop(session)                 # the gateway answers the client itself
         return PK_OK
     if session.client_model.size == 0 or not session.engine.restores_models:

@@ -10,6 +10,7 @@ C_API: Final[Any]
 FAIL_TIMEOUT: Final[int]
 FAIL_INTERNAL: Final[int]
 FAIL_EXHAUSTED: Final[int]
+FAIL_STOPPING: Final[int]
 STATE_NEW: Final[int]
 STATE_BODY: Final[int]
 STATE_WAITING: Final[int]
@@ -36,6 +37,12 @@ class Session:
         raises. After any of them end the stream: by `refuse` if the request was not answered yet, else with an error.
         """
 
+    def resume(self, now_ns: int) -> list[bytes]:
+        """Its wait is over, as `Engine.dispatch` says: the replies, as of `feed`; nothing if it still waits.
+
+        MemoryError; what a plugin host raises. After any of them end the stream by `refuse`.
+        """
+
     def refuse(self, failure: int) -> list[bytes]:
         """Answer the client in picker's own name: `failure` is FAIL_TIMEOUT, FAIL_EXHAUSTED or FAIL_INTERNAL.
 
@@ -48,6 +55,10 @@ class Session:
     @property
     def state(self) -> int:
         """Where it stands: STATE_NEW, STATE_BODY, STATE_WAITING, STATE_PICKED, STATE_RESPONSE or STATE_ENDED."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Does it wait for its turn? `Engine.dispatch` says when it does no longer."""
 
     @property
     def is_over(self) -> bool:

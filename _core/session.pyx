@@ -51,7 +51,7 @@ from picker._core.exchange cimport (
 from picker._core.jsonstring cimport json_unescape
 from picker._core.outbox cimport out_clear, out_free, out_list, out_t
 from picker._core.renaming cimport renaming_drop
-from picker._core.request cimport request_drop, request_feed, request_refuse, request_resume
+from picker._core.request cimport request_drop, request_feed, request_refuse, request_resume, request_turn
 from picker._core.response cimport (
     response_close,
     response_failed,
@@ -63,16 +63,19 @@ from picker._core.response cimport (
 )
 from picker._core.score cimport PK_NEED_PLUGIN
 from picker._core.stats cimport (
+    PK_FAIL_ABANDONED,
     PK_FAIL_CANCELED,
     PK_FAIL_EXHAUSTED,
     PK_FAIL_INTERNAL,
     PK_FAIL_MODEL_SERVER,
     PK_FAIL_NONE,
     PK_FAIL_NO_ANSWER,
+    PK_FAIL_STOPPING,
     PK_FAIL_TIMEOUT,
     PK_MODEL_BYTES,
 )
 from picker._core.subset cimport subset_free, subset_init
+from picker._core.turns cimport turn_init, turn_is_awaited, turn_leave
 
 # --- C kernel ---
 
@@ -88,6 +91,7 @@ cdef void session_init(session_t* session, engine_t* engine, scratch_t* scratch,
     session.request_mode = PK_BODY_FULL_DUPLEX_STREAMED      # what gateways use that do not say
     session.response_mode = PK_BODY_FULL_DUPLEX_STREAMED
     subset_init(&session.subset)
+    turn_init(session, now_ns)
     response_init(&session.answer)
 
 
@@ -144,6 +148,11 @@ cdef int session_feed(
     return response_feed(session, &message, now_ns, out)
 
 
+cdef int session_turn(session_t* session, out_t* out) noexcept nogil:
+    """Its wait is over, says `engine_call`: as `session_feed`."""
+    return request_turn(session, out)
+
+
 cdef int session_resume(session_t* session, int64_t now_ns, out_t* out) noexcept nogil:
     """Go on after PK_NEED_PLUGIN; a session that has moved on meanwhile says nothing."""
     return request_resume(session, out)
@@ -182,13 +191,13 @@ cdef void _name(const session_t* session, uint8_t* room, outcome_t* outcome) noe
     outcome.target = slice_bytes(&session.wanted)
 
 
-cdef void _settle(session_t* session) noexcept nogil:
+cdef void _settle(session_t* session, int64_t now_ns) noexcept nogil:
     cdef uint8_t room[PK_MODEL_BYTES]
     cdef outcome_t outcome
     memset(&outcome, 0, sizeof(outcome_t))
     outcome.series = session.request.series
     outcome.failure = session.failure
-    outcome.is_picked = session.is_picked
+    outcome.is_picked = session.is_booked
     outcome.is_counted = session.is_started
     outcome.is_surplus = session.is_surplus
     outcome.objective = &session.request.objective
@@ -198,7 +207,7 @@ cdef void _settle(session_t* session) noexcept nogil:
     outcome.request_bytes = session.request_bytes
     response_outcome(session, &outcome)
     outcome.predicted_tokens = session.pick.cached_tokens
-    engine_settle(session.engine, &session.booking, &outcome)
+    engine_settle(session.engine, &session.booking, &outcome, now_ns)
 
 
 cdef void session_close(session_t* session, int64_t now_ns) noexcept nogil:
@@ -206,10 +215,13 @@ cdef void session_close(session_t* session, int64_t now_ns) noexcept nogil:
     if session.is_counted:
         return
     session.is_counted = True
+    if turn_is_awaited(session):
+        session.failure = PK_FAIL_ABANDONED
+        turn_leave(session, now_ns)
     response_close(session, now_ns)
     session.failure = _outcome(session, now_ns)
     request_drop(session)
-    _settle(session)
+    _settle(session, now_ns)
     buffer_free(&session.headers)
     buffer_free(&session.model)
     renaming_drop(session)
@@ -226,6 +238,7 @@ _API.version = PK_API_VERSION
 _API.session_size = sizeof(session_t)
 _API.open = session_open
 _API.feed = session_feed
+_API.turn = session_turn
 _API.resume = session_resume
 _API.refuse = session_refuse
 _API.close = session_close
@@ -256,6 +269,7 @@ cdef class Session:
         if session_open(&self._session, &engine._engine, &engine._scratch, now_ns) != PK_OK:
             raise OverflowError(f"{engine._engine.sessions} streams at once are too many")
         self._is_open = True
+        self._session.asked.turn.python = <void*>self
 
     def __dealloc__(self):
         if self._is_open:
@@ -273,17 +287,32 @@ cdef class Session:
         cdef int code
         try:
             code = session_feed(session, data, message.shape[0], now_ns, &self._out)
-            while code == PK_NEED_PLUGIN:
-                self._engine.run_plugin(
-                    &session.pick,
-                    &session.request,
-                    session.headers.data[:session.headers.size] if session.headers.size else b"",
-                    session.model.data[:session.model.size] if session.model.size else b"",
-                )
-                code = session_resume(session, now_ns, &self._out)
-            return _replies(&self._out, code)
+            return self._answer(code, now_ns)
         finally:
             out_clear(&self._out)
+
+    def resume(self, int64_t now_ns) -> list:
+        """Its wait is over, as `Engine.dispatch` says: the replies, as of `feed`; nothing if it still waits.
+
+        MemoryError; what a plugin host raises. After any of them end the stream by `refuse`.
+        """
+        try:
+            return self._answer(session_turn(&self._session, &self._out), now_ns)
+        finally:
+            out_clear(&self._out)
+
+    cdef list _answer(self, int code, int64_t now_ns):
+        """Ask plugins as long as there are any to ask."""
+        cdef session_t* session = &self._session
+        while code == PK_NEED_PLUGIN:
+            self._engine.run_plugin(
+                &session.pick,
+                &session.request,
+                session.headers.data[:session.headers.size] if session.headers.size else b"",
+                session.model.data[:session.model.size] if session.model.size else b"",
+            )
+            code = session_resume(session, now_ns, &self._out)
+        return _replies(&self._out, code)
 
     def refuse(self, int failure) -> list:
         """Answer the client in picker's own name: `failure` is FAIL_TIMEOUT, FAIL_EXHAUSTED or FAIL_INTERNAL.
@@ -307,6 +336,11 @@ cdef class Session:
         return self._session.state
 
     @property
+    def is_waiting(self) -> bool:
+        """Does it wait for its turn? `Engine.dispatch` says when it does no longer."""
+        return turn_is_awaited(&self._session)
+
+    @property
     def is_over(self) -> bool:
         """Has picker no more to say? Then the stream must be ended, without an error."""
         return bool(self._session.is_refused or self._session.is_let_go)
@@ -321,7 +355,8 @@ cdef class Session:
     def _check(self) -> None:
         """Assert the invariants."""
         cdef const session_t* session = &self._session
-        assert session.is_picked or session.booking.generation == 0
+        assert session.is_picked or turn_is_awaited(session) or session.booking.generation == 0 or session.is_booked
+        assert not turn_is_awaited(session) or session.state == PK_STATE_WAITING
         assert session.state < PK_STATE_PICKED or session.body.data == NULL
         assert session.held >= session.body.size
         assert max(session.is_refused, session.is_let_go) <= (session.state == PK_STATE_ENDED)
@@ -346,6 +381,7 @@ cdef list _replies(const out_t* out, int code):
 FAIL_TIMEOUT = PK_FAIL_TIMEOUT
 FAIL_INTERNAL = PK_FAIL_INTERNAL
 FAIL_EXHAUSTED = PK_FAIL_EXHAUSTED
+FAIL_STOPPING = PK_FAIL_STOPPING
 STATE_NEW = PK_STATE_NEW
 STATE_BODY = PK_STATE_BODY
 STATE_WAITING = PK_STATE_WAITING

@@ -91,7 +91,12 @@ class App:
         self.pools.subscribe(self.shell.set_pools)
         self.routing = _body_routing(settings)
         router = self.routing.router if self.routing is not None else None
-        self.orders = Orders(self.pools, self.standing, name_models=router.set_base_models if router else None)
+        self.orders = Orders(
+            self.pools,
+            self.standing,
+            name_models=router.set_base_models if router else None,
+            turn=self.shell.turn,
+        )
         self._config_files = [
             ConfigFile(path, config, extra_types=InstalledTypes(), on_change=partial(self._reconfigure, pool))
             for pool, path, config in _config_files(settings)

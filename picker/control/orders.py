@@ -27,10 +27,19 @@ _LOG = logging.getLogger("picker")
 
 
 class Orders:
-    """Obeys on behalf of the pools. `name_models`: the body-based router's `set_base_models`."""
+    """Obeys on behalf of the pools.
+
+    `name_models`: the body-based router's `set_base_models`. `turn` is called behind each order: requests may have
+    waited for what it changed.
+    """
 
     def __init__(
-        self, pools: Pools, standing: Standing, *, name_models: Callable[[Mapping[str, str]], None] | None = None
+        self,
+        pools: Pools,
+        standing: Standing,
+        *,
+        name_models: Callable[[Mapping[str, str]], None] | None = None,
+        turn: Callable[[], None] = lambda: None,
     ) -> None:
         self.refused = 0
         """Pools that could not be opened."""
@@ -39,6 +48,7 @@ class Orders:
         self._pools = pools
         self._standing = standing
         self._name_models = name_models
+        self._turn = turn
         self._rewrites: dict[str, Rewrites] = {}
         self._objectives: dict[str, dict[str, int]] = {}
         self._models: dict[str, str] = {}
@@ -61,6 +71,7 @@ class Orders:
         except Exception:  # ending the link for it would bring the same order again, for ever
             self.failed += 1
             _LOG.exception("an order of the control process could not be carried out: %s", type(order).__name__)
+        self._turn()
 
     def _pool(self, name: str) -> ServedPool | None:
         """None for one that was closed meanwhile."""

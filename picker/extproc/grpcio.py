@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import grpc.aio
@@ -34,12 +34,16 @@ from picker.extproc.health import Health
 from picker.extproc.readiness import Readiness
 from picker.extproc.route import Route
 from picker.extproc.shell import ALONE, POOL_METADATA, SERVICE, Rules
+from picker.extproc.turns import Turns
 
 __all__ = ["METHOD", "ExtProc", "GrpcioShell", "server_credentials", "start_server"]
 
 METHOD = "Process"
 
 _LOG = logging.getLogger("picker.extproc")
+
+LAST_WORDS_S = 0.1
+"""Before a server is cut off: for those who wait to hear of it."""
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.so_reuseport", 0),
@@ -68,6 +72,8 @@ class ExtProc:
         self.unknown = 0
         """Streams so far for a pool that was not known."""
         self.set_pools([] if engine is None else [(engine, (), "")])
+        self.turns = Turns(lambda: self._engines, clock_ns)
+        """Who waits."""
         self._by_name = by_name
         self._request_timeout_s = request_timeout_s
         self._clock_ns = clock_ns
@@ -130,10 +136,14 @@ class ExtProc:
             session = Session(engine, self._clock_ns())
         except OverflowError as full:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(full))
+        incoming = _Incoming(context)
         try:
-            await self._serve(session, engine, context)
+            await self._serve(session, engine, incoming)
         finally:
+            incoming.close()
+            self.turns.forget(session)
             session.close(self._clock_ns())
+            self.turns.look()
 
     async def _turn_away(self, refusal: bytes, context: Any) -> None:
         """As a pool that has no endpoints, when the request comes."""
@@ -160,36 +170,40 @@ class ExtProc:
             self._busy.clear()
             self._idle.set()
 
-    async def _serve(self, session: Session, engine: Engine, context: Any) -> None:
+    async def _serve(self, session: Session, engine: Engine, incoming: "_Incoming") -> None:
         """Until the gateway has no more to say, or the client was answered in picker's own name."""
         deadline = asyncio.get_running_loop().time() + self._request_timeout_s
         while not session.is_over:
-            message = await self._read(session, context, deadline)
+            message = await self._next(session, engine, incoming, deadline)
             if message is grpc.aio.EOF:
                 return
             if message is None:
                 replies: Sequence[bytes] = session.refuse(FAIL_TIMEOUT)
             else:
-                replies = await self._feed(session, engine, message, context)
+                replies = await self._answer(session, engine, message, incoming.context)
             for reply in replies:
-                await context.write(reply)
+                await incoming.context.write(reply)
 
-    async def _read(self, session: Session, context: Any, deadline: float) -> Any:
-        """The next message, EOF, or None: while a body is on its way, not later than `deadline`."""
+    async def _next(self, session: Session, engine: Engine, incoming: "_Incoming", deadline: float) -> Any:
+        """The next message, EOF, or _TURN, when the session's wait is over; None: a body is not here by `deadline`."""
+        if session.is_waiting:
+            event = self.turns.expect(session, engine)
+            self.turns.look()
+            return await incoming.read_or(event)
         if session.state > STATE_BODY:
-            return await context.read()
+            return await incoming.read()
         try:
             async with asyncio.timeout_at(deadline):
-                return await context.read()
+                return await incoming.read()
         except TimeoutError:
             return None
 
-    async def _feed(self, session: Session, engine: Engine, message: bytes, context: Any) -> Sequence[bytes]:
+    async def _answer(self, session: Session, engine: Engine, message: Any, context: Any) -> Sequence[bytes]:
         """What the core answers. A stream that cannot go on ends with an error, never as if all were well."""
         started_ns = self._clock_ns()
         was_answered = session.state >= STATE_PICKED
         try:
-            replies = session.feed(message, started_ns)
+            replies = session.resume(started_ns) if message is _TURN else session.feed(message, started_ns)
         except SessionError as problem:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(problem))
         except Exception as problem:  # a bug of ours, or no memory: the client must hear of it, the log too
@@ -197,9 +211,46 @@ class ExtProc:
             if not was_answered:
                 return session.refuse(FAIL_EXHAUSTED if isinstance(problem, MemoryError) else FAIL_INTERNAL)
             await context.abort(grpc.StatusCode.INTERNAL, "the endpoint picker failed")
+        finally:
+            self.turns.look()
         if not was_answered and session.state == STATE_PICKED:
             engine.count_scheduling((self._clock_ns() - started_ns) * 1e-9)
         return replies
+
+
+_TURN: Final = object()
+"""In the place of a message: the session's wait is over."""
+
+
+class _Incoming:
+    """What the gateway sends on a stream, while something else may be waited for, too."""
+
+    def __init__(self, context: Any) -> None:
+        self.context = context
+        self._reading: asyncio.Task[Any] | None = None
+
+    async def read(self) -> Any:
+        """The next message, or EOF."""
+        if self._reading is None:
+            return await self.context.read()
+        message = await self._reading
+        self._reading = None
+        return message
+
+    async def read_or(self, event: asyncio.Event) -> Any:
+        """The same, or _TURN, should that happen first."""
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(self.context.read())
+        turn = asyncio.ensure_future(event.wait())
+        try:
+            await asyncio.wait((self._reading, turn), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            turn.cancel()
+        return _TURN if event.is_set() else await self.read()
+
+    def close(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
 
 
 def _asked(context: Any) -> bytes:
@@ -303,5 +354,12 @@ class GrpcioShell:
         await self._extproc.wait_idle(quiet_s)
 
     async def stop(self, grace_s: float) -> None:
-        await asyncio.gather(*(server.stop(grace_s) for server in self._servers))
+        stopping = [asyncio.ensure_future(server.stop(grace_s)) for server in self._servers]
         self._servers.clear()
+        if stopping:
+            await asyncio.wait(stopping, timeout=max(grace_s - LAST_WORDS_S, 0.0))
+            self._extproc.turns.turn_out()
+            await asyncio.gather(*stopping)
+
+    def turn(self) -> None:
+        self._extproc.turns.look()

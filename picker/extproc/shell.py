@@ -54,6 +54,9 @@ class Shell(Protocol):
         ValueError or OverflowError for what cannot be; nothing has changed then.
         """
 
+    def turn(self) -> None:
+        """Something has changed that requests may wait for: see whose turn has come. Costs nothing if nobody waits."""
+
     async def start_health(self) -> int:
         """Serve health checks in plaintext; the port. Raises OSError if it cannot listen."""
 

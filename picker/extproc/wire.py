@@ -16,6 +16,7 @@ from picker._core.calls import Methods
 from picker._core.extproc import ExtProc
 from picker._core.h2 import Connection, Server
 from picker._core.health import Health
+from picker._core.session import FAIL_STOPPING
 from picker.config.settings import LimitSettings, ListenSettings
 from picker.extproc.certificate import Certificate, certificate_of
 from picker.extproc.readiness import Readiness
@@ -28,6 +29,8 @@ _LOG = logging.getLogger("picker.extproc")
 
 TICK_S = 0.1
 """How often connections look for what is due; deadlines are that exact."""
+TURN_S = 0.01
+"""How often it is looked whose turn has come while requests wait and nothing is read."""
 BACKLOG = 1024
 WRITE_BUFFER_BYTES = 1 << 20
 """Handed to a socket and not taken by it; with more than this its connection is neither written to nor read from."""
@@ -49,7 +52,7 @@ class _Peer(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
-        self.connection = Connection(self._server.core, self._clock_ns())
+        self.connection = Connection(self._server.core, self._clock_ns(), self)
         self._server.peers.add(self)
         self.flush()
 
@@ -109,7 +112,7 @@ class WireServer:
     """A gRPC server for `services` on an asyncio loop.
 
     `rules`: of `picker._core.h2.Server`. `certificate`: None for plaintext. `on_read(started_ns)` is called when a read
-    has been dealt with, `on_tick()` every `TICK_S`.
+    has been dealt with, `on_tick()` every `TICK_S`, `on_stop()` when the time to end calls in good order is up.
     """
 
     def __init__(
@@ -120,12 +123,14 @@ class WireServer:
         certificate: Certificate | None = None,
         on_read: Callable[[int], None] = lambda started_ns: None,
         on_tick: Callable[[], None] = lambda: None,
+        on_stop: Callable[[], None] = lambda: None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.core = Server(services, rules=rules or {}, on_error=_log_error)
         self.inbound = memoryview(self.core)  # every socket is read into the same bytes, and dealt with at once
         self.on_read = on_read
         self._on_tick = on_tick
+        self._on_stop = on_stop
         self.clock_ns = clock_ns
         self.peers: set[_Peer] = set()
         self._certificate = certificate
@@ -157,6 +162,7 @@ class WireServer:
             peer.connection.drain(now_ns)
             peer.flush()
         await _wait_until(lambda: not self.core.open_calls, grace_s)
+        self._on_stop()
         for peer in list(self.peers):
             peer.stop()
         await _wait_until(lambda: not self.peers, TICK_S)  # what was said last is on its way
@@ -192,6 +198,7 @@ class WireShell:
         self._quiet_since = -math.inf  # of the loop's clock
         self._health = Health(strict=rules.leader_election)
         self._servers: list[WireServer] = []
+        self._turns: asyncio.Handle | None = None
         readiness.subscribe(self._set_ready)
 
     @property
@@ -215,8 +222,9 @@ class WireShell:
             services,
             rules=self._rules,
             certificate=certificate_of(listen),
-            on_read=self._count_picks,
+            on_read=self._after_read,
             on_tick=self._look,
+            on_stop=self._turn_out,
         )
         return await self._start(server, listen.grpc_port)
 
@@ -235,6 +243,35 @@ class WireShell:
     async def stop(self, grace_s: float) -> None:
         await asyncio.gather(*(server.stop(grace_s) for server in self._servers))
         self._servers.clear()
+        if self._turns is not None:
+            self._turns.cancel()
+            self._turns = None
+
+    def turn(self) -> None:
+        match self._extproc.due():
+            case 2:
+                self._dispatch()
+            case 1 if self._turns is None:
+                self._turns = asyncio.get_running_loop().call_later(TURN_S, self._dispatch)
+
+    def _dispatch(self) -> None:
+        """Turns for those who wait, a number at once; then the loop has its own."""
+        if self._turns is not None:
+            self._turns.cancel()
+            self._turns = None
+        started_ns = time.monotonic_ns()
+        for peer in self._extproc.dispatch(started_ns):
+            if peer is not None:
+                peer.flush()
+        self._extproc.count_dispatch((time.monotonic_ns() - started_ns) * 1e-9)
+        self._count_picks(started_ns)
+        if due := self._extproc.due():
+            self._turns = asyncio.get_running_loop().call_later(0.0 if due == 2 else TURN_S, self._dispatch)
+
+    def _turn_out(self) -> None:
+        """What waits now would be cut off: the client is told better."""
+        self._extproc.turn_out(FAIL_STOPPING, time.monotonic_ns())
+        self.turn()
 
     def _look(self) -> None:
         """Has there been a stream since the last look? Asked all the time, so that a quiet while is known for one.
@@ -250,6 +287,11 @@ class WireShell:
         self._health.is_ready = ready
         for server in self._servers:
             server.wake()
+
+    def _after_read(self, started_ns: int) -> None:
+        self._count_picks(started_ns)
+        if self._extproc.due():
+            self.turn()
 
     def _count_picks(self, started_ns: int) -> None:
         """Tell how long picks take: those of one read share its time."""

@@ -1,0 +1,328 @@
+"""Flow control in whole sessions: who waits, who is next, who is turned away, and what they are told."""
+
+import json
+from typing import Any
+
+import pytest
+
+from picker._core import session
+from picker._core.engine import Engine
+from picker._core.session import Session
+from tests.support import messages as m
+from tests.support.exchange import (
+    BODY,
+    BUFFERED,
+    DUPLEX,
+    MS,
+    PARTIAL,
+    SSE,
+    STREAMED,
+    assert_idle,
+    engine_with,
+    error_of,
+    failures,
+)
+from tests.support.gateway import Gateway
+
+S = 1_000 * MS
+ONE = {"detector": ("concurrency", "requests", 1, 1e12, 0.0)}
+"""Each endpoint takes one request."""
+FAIR = "x-llm-d-inference-fairness-id"
+OBJECTIVE = "x-llm-d-inference-objective"
+OBJECTIVES = {"high": 10, "low": -10, "mid": 5}
+
+
+def flowing(count: int = 1, *, rules: dict[str, Any] | None = None, **limits: int) -> Engine:
+    engine = engine_with(count, **limits)
+    engine.set_objectives(OBJECTIVES)
+    engine.set_flow({**ONE, **(rules or {})})
+    return engine
+
+
+def request(engine: Engine, *, now_ns: int = 1, mode: int = DUPLEX, **headers: str) -> Gateway:
+    gateway = Gateway(engine, modes=(mode, DUPLEX), now_ns=now_ns)
+    said = {FAIR: headers["flow"]} if "flow" in headers else {}
+    if "objective" in headers:
+        said[OBJECTIVE] = headers["objective"]
+    if "slo" in headers:
+        said["x-llm-d-slo-ttft-ms"] = headers["slo"]
+    gateway.send_headers(headers=said)
+    gateway.send_body([BODY])
+    return gateway
+
+
+def finish(gateway: Gateway) -> None:
+    gateway.answer_headers()
+    gateway.answer_body(SSE)
+    gateway.complete()
+    gateway.close()
+
+
+def turns(engine: Engine, gateways: list[Gateway], now_ns: int) -> list[Gateway]:
+    """Give turns until there are none to give; those that were told, in their order."""
+    by_session = {gateway.session: gateway for gateway in gateways}
+    told = []
+    while called := engine.dispatch(now_ns):
+        for one in called:
+            gateway = by_session[one]
+            gateway.now_ns = now_ns
+            gateway.take(one.resume(now_ns))
+            told.append(gateway)
+    engine._check()
+    return told
+
+
+def retry_after(gateway: Gateway) -> int:
+    (value,) = (o.header.raw_value for o in gateway.immediate.headers.set_headers if o.header.key == "retry-after")
+    return int(value)
+
+
+def test_without_rules_nobody_waits() -> None:
+    engine = engine_with(1)
+    gateways = [request(engine) for _ in range(20)]
+    assert not any(gateway.session.is_waiting for gateway in gateways)
+    assert (engine.waiting, engine.is_due, engine.dispatch(1)) == (0, False, [])
+    for gateway in gateways:
+        finish(gateway)
+    assert_idle(engine)
+
+
+def test_one_waits_until_there_is_room() -> None:
+    engine = flowing()
+    first, second = request(engine), request(engine)
+    assert first.destination and second.session.is_waiting
+    assert (second.session.state, engine.waiting, engine.is_due) == (session.STATE_WAITING, 1, False)
+    assert turns(engine, [second], 2) == []
+    finish(first)
+    assert engine.is_due
+    assert turns(engine, [second], 3 * S) == [second]
+    assert second.destination == "10.0.0.1:8000"
+    assert engine.decisions()[0]["waited_s"] == pytest.approx(3.0, abs=1e-6)
+    finish(second)
+    assert_idle(engine)
+
+
+def test_a_turn_spends_its_credit_at_once() -> None:
+    engine = flowing(2)
+    running = [request(engine), request(engine)]
+    assert {gateway.destination for gateway in running} == {"10.0.0.1:8000", "10.0.0.2:8000"}
+    waiting = [request(engine) for _ in range(6)]
+    left = running
+    for _ in range(3):
+        for gateway in left:
+            finish(gateway)
+        left = turns(engine, waiting, 2)
+        assert len({gateway.destination for gateway in left}) == 2
+    assert engine.waiting == 0
+    for gateway in left:
+        finish(gateway)
+    assert_idle(engine)
+
+
+def test_higher_priorities_go_first_and_flows_take_turns() -> None:
+    engine = flowing()
+    first = request(engine)
+    waiting = [request(engine, flow="greedy") for _ in range(3)]
+    waiting += [request(engine, flow="modest"), request(engine, objective="mid"), request(engine, objective="high")]
+    order = []
+    running = first
+    while engine.waiting:
+        finish(running)
+        (running,) = turns(engine, waiting, 2)
+        order.append(waiting.index(running))
+    finish(running)
+    assert order[:2] == [5, 4] and order[2:4] in ([0, 3], [3, 0]) and order[4:] == [1, 2]
+    assert_idle(engine)
+
+
+def test_a_negative_priority_does_not_wait() -> None:
+    engine = flowing()
+    first = request(engine, objective="low")
+    assert first.destination
+    refused = request(engine, objective="low")
+    assert error_of(refused)["code"] == "saturated" and retry_after(refused) == 1
+    refused.close()
+    finish(first)
+    assert failures(engine) == {"Saturated": 1}
+    assert_idle(engine)
+
+
+def test_legacy_admission() -> None:
+    engine = flowing(rules={"queues": False})
+    running = [request(engine) for _ in range(5)]
+    refused = request(engine, objective="low")
+    assert error_of(refused)["code"] == "saturated"
+    refused.close()
+    for gateway in running:
+        finish(gateway)
+    finish(request(engine, objective="low"))
+    assert_idle(engine)
+
+
+@pytest.mark.parametrize("endpoints", [0, 1])
+def test_time_to_live(endpoints: int) -> None:
+    rules = {"default_band": ("fcfs", "tokens", 10, 0, 2.0)}
+    engine = flowing(rules=rules)
+    first = request(engine, now_ns=1)
+    second = request(engine, now_ns=1)
+    if not endpoints:
+        engine.remove_endpoint(0, 1)
+    assert turns(engine, [second], 2 * S) == []
+    assert turns(engine, [second], 2 * S + 11 * MS) == [second]
+    code, status = ("queue_timeout", 429) if endpoints else ("no_endpoint", 503)
+    assert (error_of(second)["code"], error_of(second)["status"]) == (code, status)
+    second.close()
+    finish(first)
+    assert_idle(engine)
+
+
+def test_caps() -> None:
+    engine = flowing(rules={"default_band": ("fcfs", "tokens", 2, 0, 60.0)})
+    first = request(engine)
+    waiting = [request(engine), request(engine)]
+    refused = request(engine)
+    assert error_of(refused)["code"] == "queue_full"
+    refused.close()
+    other = request(engine, objective="high")
+    assert other.session.is_waiting
+    other.close()
+    finish(first)
+    for _ in waiting:
+        (gateway,) = turns(engine, waiting, 2)
+        finish(gateway)
+    assert failures(engine) == {"QueueFull": 1, "ContextCancelled": 1}
+    assert_idle(engine)
+
+
+def test_an_empty_pool_is_waited_for() -> None:
+    engine = flowing(0, rules={"no_endpoint_ttl_s": 5.0})
+    for objective in ("high", "low", ""):
+        gateway = request(engine, now_ns=S, objective=objective)
+        assert gateway.session.is_waiting
+        assert turns(engine, [gateway], 5 * S) == []
+        engine.add_endpoint("10.0.0.1:8000", "10.0.0.1")
+        assert engine.is_due
+        assert turns(engine, [gateway], 5 * S) == [gateway]
+        finish(gateway)
+        engine.remove_endpoint(0, engine.endpoints(0)[0]["generation"])
+    gateway = request(engine, now_ns=10 * S)
+    assert turns(engine, [gateway], 15 * S + 11 * MS) == [gateway]
+    assert error_of(gateway)["code"] == "no_endpoint"
+    gateway.close()
+    assert_idle(engine)
+
+
+def test_an_empty_pool_is_not_waited_for_unless_that_is_said() -> None:
+    engine = flowing(0)
+    gateway = request(engine)
+    assert error_of(gateway)["status"] == 503
+    gateway.close()
+    assert_idle(engine)
+
+
+def test_a_client_that_goes_leaves_the_queue() -> None:
+    engine = flowing()
+    first = request(engine)
+    second, third = request(engine), request(engine)
+    second.close()
+    assert engine.waiting == 1
+    finish(first)
+    assert engine.dispatch(2) == [third.session]
+    third.close()  # called, and gone before it could be told
+    assert failures(engine) == {"ContextCancelled": 2}
+    assert_idle(engine)
+
+
+def test_subsets_do_not_hold_each_other_up() -> None:
+    engine = flowing(2)
+    first = request(engine)
+    mine, other = (
+        first.destination,
+        {"10.0.0.1:8000": "10.0.0.2:8000", "10.0.0.2:8000": "10.0.0.1:8000"}[first.destination],
+    )
+
+    def restricted(to: str) -> Gateway:
+        gateway = Gateway(engine)
+        gateway.send_headers(subset=[to])
+        gateway.send_body([BODY])
+        return gateway
+
+    held = restricted(mine)
+    free = restricted(other)
+    assert held.session.is_waiting
+    told = turns(engine, [held, free], 2)
+    assert told == [free] and free.destination == other
+    finish(first)
+    assert turns(engine, [held], 2) == [held]
+    finish(held)
+    finish(free)
+    assert_idle(engine)
+
+
+@pytest.mark.parametrize("mode", [STREAMED, PARTIAL, BUFFERED])
+def test_bodies_that_come_meanwhile_are_answered_behind_the_pick(mode: int) -> None:
+    engine = flowing()
+    first = request(engine)
+    stream = Session(engine, 1)
+    stream.feed(m.request_headers(modes=(mode, DUPLEX)), 1)
+    if mode != STREAMED:
+        assert stream.feed(m.request_body(BODY, end_of_stream=False), 1) == []
+    assert stream.is_waiting
+    assert stream.feed(m.request_body(b"more", end_of_stream=False), 1) == []
+    assert stream.feed(m.request_body(b"", end_of_stream=False), 1) == []
+    assert stream.feed(m.request_trailers(), 1) == []
+    finish(first)
+    assert engine.dispatch(2) == [stream]
+    kinds = [m.parse(reply).WhichOneof("response") for reply in stream.resume(2)]
+    first_kind = "request_headers" if mode == STREAMED else "request_body"
+    assert kinds == [first_kind, "request_body", "request_body", "request_trailers"]
+    stream.close(2)
+    assert_idle(engine)
+
+
+def test_what_stops_tells_those_who_wait() -> None:
+    engine = flowing()
+    first = request(engine)
+    waiting = [request(engine) for _ in range(3)]
+    engine.turn_out(session.FAIL_STOPPING, 2)
+    assert turns(engine, waiting, 2) == waiting
+    for gateway in waiting:
+        assert (error_of(gateway)["code"], error_of(gateway)["status"]) == ("shutting_down", 503)
+        gateway.close()
+    finish(first)
+    assert failures(engine) == {"ShuttingDown": 3}
+    assert_idle(engine)
+
+
+def test_switching_it_off_lets_all_through() -> None:
+    engine = flowing()
+    first = request(engine)
+    waiting = [request(engine) for _ in range(3)]
+    engine.set_flow(None)
+    assert turns(engine, waiting, 2) == waiting
+    for gateway in (first, *waiting):
+        finish(gateway)
+    assert_idle(engine)
+
+
+def test_requests_without_a_body_do_not_wait() -> None:
+    engine = flowing()
+    first = request(engine)
+    gateway = Gateway(engine)
+    gateway.send_headers("/v1/models", end=True)
+    assert gateway.destination
+    gateway.close()
+    finish(first)
+    assert_idle(engine)
+
+
+def test_view() -> None:
+    engine = flowing()
+    first, second = request(engine), request(engine, flow="me")
+    view = engine.flow(S)
+    assert (view["waiting"], view["waiting_bytes"]) == (1, len(BODY))
+    assert [flow["fairness_id"] for flow in view["flows"]] == ["me"]
+    assert json.dumps(view)
+    second.close()
+    finish(first)
+    assert_idle(engine)
