@@ -45,6 +45,7 @@ from picker._core.endpoints cimport (
 
 cdef int64_t MOMENT_NS = 2_000_000         # first tokens this close come of one step of the engine
 cdef int64_t STALE_NS = 1_000_000_000      # metrics older than this say nothing
+cdef int64_t PATIENCE_NS = 500_000_000     # after which an endpoint is tried whose figures say that it is full or stuck
 cdef int64_t HOLD_NS = 5_000_000_000       # a limit met is tried again after this long
 cdef double KEEP = 0.95                    # weight of what was observed before, at each observation
 cdef double OVERHEAD_S = 0.03              # before anything is learned
@@ -186,7 +187,8 @@ cdef void credits_first_byte(
         credit.group_tokens += <double>booking.prefill_tokens
         if credit.weight > 0:
             _fit(credit, endpoints_rate(endpoints, endpoint, now_ns))
-        left = <double>(endpoint.prefill_tokens - booking.prefill_tokens) / _rate(endpoints, booking.slot, credit, now_ns)
+        left = <double>(endpoint.prefill_tokens - booking.prefill_tokens)
+        left /= _rate(endpoints, booking.slot, credit, now_ns)
         credit.free_ns = now_ns
         if endpoint.unanswered > 1:
             credit.free_ns += <int64_t>((left + credit.overhead) * 1e9)
@@ -259,7 +261,8 @@ cdef inline double _in_flight(const endpoint_t* endpoint, const credit_t* credit
     """Requests on it: those booked, those that ended untold since it was scraped, and those of others."""
     cdef double others = 0.0
     if fresh:
-        others = _positive(_positive(endpoint.load.waiting) + _positive(endpoint.load.running) - <double>credit.requests)
+        others = _positive(endpoint.load.waiting) + _positive(endpoint.load.running)
+        others = _positive(others - <double>credit.requests)
         others += <double>credit.vanished
     return <double>endpoint.requests + others
 
@@ -359,13 +362,16 @@ cdef bint _has_memory(
     return left >= (1.0 - share) * _cache(credit)
 
 
-cdef bint _is_stuck(const credit_t* credit, const endpoint_t* endpoint, bint fresh, double ahead_s) noexcept nogil:
-    """Its prefills should have been done long since, but it does not get on."""
-    if ahead_s > 0.0:
+cdef bint _is_stuck(
+    const credit_t* credit, const endpoint_t* endpoint, bint fresh, double ahead_s, int64_t now_ns
+) noexcept nogil:
+    """Its prefills should have been done by now, but it does not get on. After a while one more is tried all the same.
+    """
+    if ahead_s > 0.0 or now_ns - credit.sent_ns > PATIENCE_NS:
         return False
     if fresh and _queue(endpoint, credit) > 0.0:
         return True
-    return credit.told > 0.5 and endpoint.unanswered > 0 and ahead_s < -credit.overhead
+    return credit.told > 0.5 and endpoint.unanswered > 0 and -PATIENCE_NS * 1e-9 < ahead_s < -credit.overhead
 
 
 cdef bint _wants_work(
@@ -376,7 +382,7 @@ cdef bint _wants_work(
     cdef double work = <double>(endpoint.prefill_tokens + prefill)
     if credit.told > 0.5 and endpoint.unanswered == 0:
         return not (fresh and share < 1.0 and _queue(endpoint, credit) > 0.0)
-    if _is_stuck(credit, endpoint, fresh, ahead_s):
+    if _is_stuck(credit, endpoint, fresh, ahead_s, now_ns):
         return False
     if share >= 1.0:
         return ahead_s <= URGENT * credit.overhead or work <= URGENT * credit.overhead * rate
@@ -392,7 +398,7 @@ cdef bint _allow_adaptive(
     cdef double in_flight = _in_flight(endpoint, credit, fresh)
     if share >= 1.0:
         _want(credits, resident, now_ns)
-    if in_flight <= 0.0:
+    if in_flight <= 0.0 or (endpoint.requests == 0 and now_ns - credit.sent_ns > PATIENCE_NS):
         return True
     return (
         _has_place(credit, in_flight, share)
