@@ -171,6 +171,7 @@ def refused_by_the_core(name: str) -> Policy:
             host=None,
             prior_rate=1.0,
             session_header="x",
+            flow=policy.flow,
         )
     )
 
