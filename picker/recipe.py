@@ -70,6 +70,7 @@ def _install(settings: ServeSettings, engine: Engine, policy: Policy) -> None:
         reads_test_header=policy.reads_test_header,
         tells_served=policy.tells_served,
     )
+    engine.set_flow(policy.flow)
 
 
 def scraping(given: ScrapeSettings, config: PickerConfig) -> Scraping:

@@ -13,7 +13,8 @@ import pytest
 import yaml
 from msgspec import inspect
 
-from picker.config import load_config
+from picker._core.engine import Engine
+from picker.config import PickerConfig, load_config
 from picker.config.catalogue import SUPPORTED, Role
 from picker.config.refused import KNOWN_UNSUPPORTED
 from picker.config.schema import EndpointPickerConfig
@@ -441,12 +442,17 @@ def whole(body: str) -> str:
     return body if body.startswith("apiVersion") else HEAD + body
 
 
+def put_in_force(config: PickerConfig) -> None:
+    """Compiles, and the core takes it."""
+    Engine(hash_seed=1, limits={"endpoints": 1}).set_flow(compile_policy(config, installed={}).flow)
+
+
 @pytest.mark.parametrize("shape", RUNS)
 def test_it_runs(shape: str) -> None:
     config = load_config(whole(RUNS[shape]), source="epp.yaml")
     told = [text for text in config.warnings if "has no scorer: endpoints are picked at random" not in text]
     assert told == []
-    compile_policy(config, installed={})
+    put_in_force(config)
 
 
 @pytest.mark.parametrize("shape", WARNS)
@@ -454,7 +460,7 @@ def test_it_is_said_to_have_no_effect(shape: str) -> None:
     body, words = WARNS[shape]
     config = load_config(whole(body), source="epp.yaml")
     assert [text for text in config.warnings if words in text], config.warnings
-    compile_policy(config, installed={})
+    put_in_force(config)
 
 
 @pytest.mark.parametrize("shape", REFUSED)

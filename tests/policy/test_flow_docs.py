@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from picker._core.engine import Engine
 from picker.cli.main import main
 from picker.config import load_config
 from picker.config.admission import FRESH_S, ProbabilisticAdmitter, UtilizationDetector
@@ -38,7 +39,7 @@ def test_every_file_it_shows_runs_without_a_warning(text: str, tmp_path: Path) -
     file = tmp_path / "epp.yaml"
     file.write_text(text)
     assert main(["config", "check", str(file)]) == 0
-    compile_policy(config, installed={})
+    Engine(hash_seed=1).set_flow(compile_policy(config, installed={}).flow)
 
 
 def test_the_objects_it_shows_are_priorities() -> None:
