@@ -86,6 +86,7 @@ class _Planner:
         self._flow = file.flowControl or schema.FlowControl()
         self._gate = gate
         self._queues = gate is not False
+        self._is_blind = file.responseTracking in ("off", False)
         self._filters = filters
         self._named: set[str] = set()
 
@@ -167,6 +168,9 @@ class _Planner:
         spec = self._meant(given.pluginRef, (*path, "pluginRef"), Role.DETECTOR)
         if spec is None:
             return a.AdaptiveDetector()
+        if self._is_blind and isinstance(spec.parameters, a.ConcurrencyDetector):
+            what = f"{quoted(spec.name)} has no effect: with responseTracking off nothing is known to be under way"
+            self._resolver.warn(what, (*path, "pluginRef"))
         parameters: Any = spec.parameters
         return self._fresh(parameters, (*self._resolver.paths.get(spec.name, ()), "parameters"))
 

@@ -285,6 +285,11 @@ WARNS = {
         plugin("static-usage-limit-policy") + "\nfeatureGates: [flowControl=false]",
         '"static-usage-limit-policy" does nothing: the feature gate flowControl is off',
     ),
+    "concurrency-detector without responses": (
+        plugin("concurrency-detector")
+        + "\nresponseTracking: off\nflowControl: {saturationDetector: {pluginRef: concurrency-detector}}",
+        'flowControl.saturationDetector.pluginRef: "concurrency-detector" has no effect: with responseTracking off',
+    ),
     "concurrency-detector named nowhere": (
         plugin("concurrency-detector"),
         'saturation detector "concurrency-detector" does nothing: flowControl names it nowhere',
