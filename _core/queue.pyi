@@ -60,8 +60,11 @@ class Queue:
     def dispatch(self, most: int) -> list[int]:
         """Begin a round and take up to `most`."""
 
-    def turn_over(self, count: int) -> None:
-        """Take whoever is next and let it wait again, as it was, `count` times; for benchmarks. MemoryError."""
+    def turn_over(self, count: int, step_ns: int = 0) -> None:
+        """Take whoever is next and let it wait again, its objective so much later, `count` times; for benchmarks.
+
+        MemoryError.
+        """
 
     def remove(self, key: int) -> None:
         """It goes away; harmless if it does not wait. IndexError."""

@@ -445,8 +445,11 @@ cdef class Queue:
             most -= 1
         return taken
 
-    def turn_over(self, size_t count) -> None:
-        """Take whoever is next and let it wait again, as it was, `count` times; for benchmarks. MemoryError."""
+    def turn_over(self, size_t count, int64_t step_ns=0) -> None:
+        """Take whoever is next and let it wait again, its objective so much later, `count` times; for benchmarks.
+
+        MemoryError.
+        """
         cdef queued_t* item
         cdef slice_t name
         name.data, name.size = NULL, 0
@@ -456,6 +459,7 @@ cdef class Queue:
             if item == NULL:
                 break
             queue_take(&self._queue, item)
+            item.slo_ns += step_ns
             if queue_push(&self._queue, item, name, self._queue.now_ns) != PK_OK:
                 raise MemoryError("no memory for a further flow")
             count -= 1

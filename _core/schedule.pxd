@@ -32,9 +32,12 @@ ctypedef struct flow_t
 
 ctypedef struct queued_t:
     # One waiting request, embedded in its owner; zeroed before first use; must not move while it waits.
-    # First these two, in this order: what is due, and what comes first, is a queued_t.
+    # Private. First these two, in this order: what is due, and what comes first, is a queued_t.
     timer_t timer
     node_t node
+    lane_t* lane               # NULL = does not wait
+    queued_t* next             # of its lane, in the order they came
+    queued_t* previous
     # What whoever pushes says. A request that has left the queue keeps all of it and may be pushed again.
     void* owner
     int32_t priority           # its band: higher goes first
@@ -47,10 +50,6 @@ ctypedef struct queued_t:
     int64_t expires_ns         # its own; INT64_MAX = never. queue_push makes it the band's where that is nearer
     # What the queue says
     int64_t enqueued_ns
-    # Private
-    queued_t* next             # of its lane, in the order they came
-    queued_t* previous
-    lane_t* lane               # NULL = does not wait
 
 cdef enum:
     PK_MOST_COST = 1 << 30
@@ -72,12 +71,12 @@ ctypedef struct band_t:
 ctypedef struct flow_t:
     record_t record            # of band and id; its node: among the idle
     uint64_t tag               # virtual time at which it goes next; behind the clock = at once
-    uint64_t requests
+    uint32_t requests
+    bint is_shared
     uint64_t bytes
     lane_t* first              # list of its lanes
     flow_t* next               # of the busy flows
-    flow_t* previous
-    bint is_shared
+    flow_t* previous           # to here two cache lines, as of a lane
     uint32_t name_size
     uint8_t name[PK_QUEUE_NAME_BYTES]
 
@@ -85,7 +84,6 @@ ctypedef struct group_t:
     record_t record            # of band and id; its node: among the groups, ranked as its first lane
     node_t* lanes              # heap of those that can be tried
     size_t count               # lanes, also those that are left out
-    bint is_parked
 
 ctypedef struct lane_t:
     # The requests of a flow in a group.
@@ -96,7 +94,6 @@ ctypedef struct lane_t:
     node_t* ranked             # heap of them, but for PK_ORDER_FCFS
     lane_t* next               # of its flow
     lane_t* previous
-    bint is_parked
 
 ctypedef struct schedule_t:
     band_t** bands             # the highest first

@@ -146,8 +146,14 @@ cdef inline rank_t _rank_of(const lane_t* lane) noexcept nogil:
     return rank
 
 
+cdef inline bint _is_parked(const node_t* node) noexcept nogil:
+    """Left out of this round. In no heap, a node has nothing farther below it, which leaves room for a sign."""
+    return node.distance == 0 and node.far != 0
+
+
 cdef void _put_aside(node_t** list, node_t* node) noexcept nogil:
     """Into a list of what is left out; the node is in no heap."""
+    node.far = 1
     node.left = list[0]
     node.right = NULL
     if node.left != NULL:
@@ -163,6 +169,7 @@ cdef void _put_back(node_t** list, node_t* node) noexcept nogil:
     else:
         list[0] = node.left
     node.left = node.right = NULL
+    node.far = 0
 
 
 cdef inline void _rank(node_t** root, node_t* node, rank_t rank) noexcept nogil:
@@ -180,7 +187,7 @@ cdef void _rank_group(schedule_t* schedule, group_t* group) noexcept nogil:
     """Its first lane may be another one."""
     cdef node_t* node = &group.record.node
     cdef band_t* band = _band(group)
-    if group.is_parked:
+    if _is_parked(node):
         return
     if group.lanes != NULL:
         _rank(&band.groups, node, group.lanes.rank)
@@ -191,7 +198,7 @@ cdef void _rank_group(schedule_t* schedule, group_t* group) noexcept nogil:
 
 cdef void _rank_lane(schedule_t* schedule, lane_t* lane) noexcept nogil:
     """Its first request, or its flow's tag, may be another one."""
-    if lane.is_parked:
+    if _is_parked(&lane.record.node):
         return
     _rank(&lane.group.lanes, &lane.record.node, _rank_of(lane))
     _rank_group(schedule, lane.group)
@@ -199,7 +206,6 @@ cdef void _rank_lane(schedule_t* schedule, lane_t* lane) noexcept nogil:
 
 cdef void _park_lane(schedule_t* schedule, lane_t* lane) noexcept nogil:
     heap_drop(&lane.group.lanes, &lane.record.node)
-    lane.is_parked = True
     _put_aside(&schedule.parked_lanes, &lane.record.node)
     _rank_group(schedule, lane.group)
 
@@ -207,7 +213,6 @@ cdef void _park_lane(schedule_t* schedule, lane_t* lane) noexcept nogil:
 cdef void _park_group(schedule_t* schedule, group_t* group) noexcept nogil:
     if group.record.node.distance:
         heap_drop(&_band(group).groups, &group.record.node)
-    group.is_parked = True
     _put_aside(&schedule.parked_groups, &group.record.node)
 
 
@@ -218,12 +223,10 @@ cdef void schedule_begin(schedule_t* schedule) noexcept nogil:
     while schedule.parked_lanes != NULL:
         lane = <lane_t*>schedule.parked_lanes
         _put_back(&schedule.parked_lanes, &lane.record.node)
-        lane.is_parked = False
         _rank_lane(schedule, lane)
     while schedule.parked_groups != NULL:
         group = <group_t*>schedule.parked_groups
         _put_back(&schedule.parked_groups, &group.record.node)
-        group.is_parked = False
         _rank_group(schedule, group)
     schedule.at = 0
 
@@ -241,7 +244,7 @@ cdef queued_t* schedule_peek(schedule_t* schedule) noexcept nogil:
 
 cdef void schedule_skip(schedule_t* schedule, queued_t* item) noexcept nogil:
     """Leave its flow's requests of its group out of the rest of the round."""
-    if not item.lane.is_parked:
+    if not _is_parked(&item.lane.record.node):
         _park_lane(schedule, item.lane)
 
 
@@ -251,7 +254,7 @@ cdef void schedule_block(schedule_t* schedule, queued_t* item) noexcept nogil:
     cdef uint32_t i
     for i in range(band_of(item).place, schedule.count):
         group = <group_t*>index_find(&schedule.groups, schedule.bands[i], item.group)
-        if group != NULL and not group.is_parked:
+        if group != NULL and not _is_parked(&group.record.node):
             _park_group(schedule, group)
 
 
@@ -355,7 +358,7 @@ cdef void _drop_lane(schedule_t* schedule, lane_t* lane) noexcept nogil:
     """The lane, of which nobody waits any more, and its group with the last one."""
     cdef flow_t* flow = _flow(lane)
     cdef group_t* group = lane.group
-    if lane.is_parked:
+    if _is_parked(&lane.record.node):
         _put_back(&schedule.parked_lanes, &lane.record.node)
     else:
         heap_drop(&group.lanes, &lane.record.node)
@@ -370,7 +373,7 @@ cdef void _drop_lane(schedule_t* schedule, lane_t* lane) noexcept nogil:
     slab_give(&schedule.lane_slab, lane)
     group.count -= 1
     if group.count == 0:
-        if group.is_parked:
+        if _is_parked(&group.record.node):
             _put_back(&schedule.parked_groups, &group.record.node)
         index_drop(&schedule.groups, &group.record)
         slab_give(&schedule.group_slab, group)
@@ -554,7 +557,7 @@ cdef size_t _check_lane(const band_t* band, const lane_t* lane) except? 0:
     cdef const queued_t* before = NULL
     cdef size_t count = 0
     assert lane.group.record.parent == <void*>band and lane.group.record.id == lane.record.id
-    assert lane.is_parked == (lane.record.node.distance == 0)
+    assert _is_parked(&lane.record.node) == (lane.record.node.distance == 0)
     while item != NULL:
         assert item.lane == lane and item.previous == before and queued_of(<node_t*>&item.node) == item
         assert item.node.rank.order == _order(band, item)
@@ -565,7 +568,7 @@ cdef size_t _check_lane(const band_t* band, const lane_t* lane) except? 0:
         count += 1
     assert lane.newest == before and count > 0
     assert heap_check(lane.ranked) == (0 if band.rules.order == PK_ORDER_FCFS else count)
-    if not lane.is_parked:
+    if not _is_parked(&lane.record.node):
         rank = _rank_of(lane)
         assert (rank.tag, rank.order, rank.turn) == (
             lane.record.node.rank.tag, lane.record.node.rank.order, lane.record.node.rank.turn
@@ -627,14 +630,16 @@ cdef size_t _check_groups(const schedule_t* schedule) except? 0:
     cdef const record_t* record
     cdef const group_t* group
     cdef size_t i, lanes = 0, parked_groups = 0, parked_lanes = 0
+    cdef bint is_parked
     for i in range(schedule.groups.places):
         record = schedule.groups.buckets[i]
         while record != NULL:
             group = <const group_t*>record
             parked_lanes += group.count - <size_t>heap_check(group.lanes)
-            parked_groups += group.is_parked
-            assert (record.node.distance != 0) == (group.lanes != NULL and not group.is_parked)
-            assert group.lanes == NULL or group.is_parked or group.lanes.rank.turn == record.node.rank.turn
+            is_parked = _is_parked(&record.node)
+            parked_groups += is_parked
+            assert (record.node.distance != 0) == (group.lanes != NULL and not is_parked)
+            assert group.lanes == NULL or is_parked or group.lanes.rank.turn == record.node.rank.turn
             lanes += group.count
             record = record.chain
     assert parked_lanes == _check_parked(schedule.parked_lanes)
