@@ -9,17 +9,27 @@ ctypedef struct rank_t:
     uint64_t turn
 
 ctypedef struct node_t:
-    # Embedded in what is ranked. The rank must not change while the node is in a heap.
+    # Embedded in what is ranked.
     rank_t rank
-    node_t* left
-    node_t* right
-    node_t* parent
-    uint32_t distance          # to the nearest free place below, from 1; 0 = in no heap
-    uint32_t far               # the distance of `left`, so that it need not be looked at
+    uint32_t place             # in its heap, from 1; 0 = in none
 
-cdef void heap_push(node_t** root, node_t* node) noexcept nogil
-cdef void heap_drop(node_t** root, node_t* node) noexcept nogil
-cdef int64_t heap_check(const node_t* root) except -1
+ctypedef struct entry_t:
+    rank_t rank
+    node_t* node
+
+ctypedef struct heap_t:
+    # Zeroed before its first use; must not move.
+    uint32_t count
+    uint32_t capacity
+    entry_t* entries           # entries[i] is not before entries[(i - 1) / 4]
+    entry_t one                # the first, as long as there is no other
+
+cdef int heap_reserve(heap_t* heap, size_t count) noexcept nogil
+cdef void heap_push(heap_t* heap, node_t* node) noexcept nogil
+cdef void heap_drop(heap_t* heap, node_t* node) noexcept nogil
+cdef void heap_move(heap_t* heap, node_t* node) noexcept nogil
+cdef void heap_free(heap_t* heap) noexcept nogil
+cdef object heap_check(const heap_t* heap)
 
 
 cdef inline bint rank_before(const rank_t* a, const rank_t* b) noexcept nogil:
@@ -28,10 +38,15 @@ cdef inline bint rank_before(const rank_t* a, const rank_t* b) noexcept nogil:
     return a.order < b.order or (a.order == b.order and a.turn < b.turn)
 
 
+cdef inline node_t* heap_first(const heap_t* heap) noexcept nogil:
+    """What comes first, or NULL."""
+    return heap.entries[0].node if heap.count else NULL
+
+
 cdef class Heap:
-    cdef node_t* _root
+    cdef heap_t _heap
     cdef node_t* _table
     cdef size_t _size
-    cdef size_t _count
 
     cdef node_t* _at(self, size_t key) except NULL
+    cdef node_t* _ranked(self, size_t key) except NULL

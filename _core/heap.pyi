@@ -6,7 +6,10 @@ class Heap:
 
     def __new__(cls, size: int) -> Heap: ...
     def push(self, key: int, tag: int, order: int) -> None:
-        """Rank `key`; of equals, the lower key comes first. IndexError; ValueError if it is ranked already."""
+        """Rank `key`; of equals, the lower key comes first. IndexError; ValueError if it is in already; MemoryError."""
+
+    def move(self, key: int, tag: int, order: int) -> None:
+        """Give it another rank. IndexError; KeyError if it is not in."""
 
     def drop(self, key: int) -> None:
         """Take `key` out. IndexError; KeyError if it is not in."""

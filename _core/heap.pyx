@@ -1,151 +1,135 @@
-"""What comes first: a leftist heap of nodes that are part of what they rank.
+"""What comes first: a heap of nodes that are part of what they rank.
 
-Invariants: no node is before its parent; on the left there is always at least as far to go to a free place as on the
-    right, so that the way along the right sides is at most log2(n + 1) long; a node in no heap has distance 0.
-Cost: O(log n) at worst to put a node in or to take any out; O(1) to look. Allocates nothing, so that nothing can fail.
-Memory: none of its own; the owner keeps a node where it is until it is taken out.   Threads: one at a time.
-Source: C. A. Crane, Linear Lists and Priority Queues as Balanced Binary Trees, 1972.
+Invariants: each node knows its place; nothing is before what stands above it; four stand below each.
+Cost: O(log n) to put a node in, to take any out, to move one whose rank has changed; O(1) to look. Ranks stand in the heap
+    itself, so that only those who move are touched. Memory is taken by `heap_reserve` alone, and not for a single node.
+Memory: owns its entries; the owner keeps a node where it is until it is taken out.   Threads: one at a time.
 """
 cimport cython
 from libc.stddef cimport size_t
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport UINT32_MAX, int64_t, uint32_t, uint64_t
+from libc.string cimport memset
 
-from picker._core.alloc cimport pk_alloc, pk_free
+from picker._core.alloc cimport PK_E_LIMIT, PK_E_NOMEM, PK_OK, pk_alloc, pk_free, pk_resize
 
 # --- C kernel ---
 
-
-cdef inline uint32_t _distance(const node_t* node) noexcept nogil:
-    return 0 if node == NULL else node.distance
-
-
-cdef inline bint _settle(node_t* node, uint32_t left, uint32_t right) noexcept nogil:
-    """The distances below it are these: let the farther way be on the left. Whether its own has changed."""
-    cdef uint32_t before = node.distance
-    if left < right:
-        node.left, node.right = node.right, node.left
-        left, right = right, left
-    node.far = left
-    node.distance = right + 1
-    return node.distance != before
+cdef enum:
+    WIDTH = 4                  # of a level: two cache lines of entries, half as many levels as of two
+    LEAST_CAPACITY = 8
 
 
-cdef inline void _hang(node_t* above, node_t* node) noexcept nogil:
-    if node != NULL:
-        node.parent = above
-    if above != NULL:
-        above.right = node
+cdef int heap_reserve(heap_t* heap, size_t count) noexcept nogil:
+    """Room for so many in all. PK_OK, PK_E_NOMEM, or PK_E_LIMIT for more than 2**32 - 1."""
+    cdef size_t capacity = max(LEAST_CAPACITY, 2 * <size_t>heap.capacity)
+    cdef bint is_one = heap.capacity <= 1
+    cdef entry_t* entries
+    if count <= max(heap.capacity, 1):
+        return PK_OK
+    capacity = min(max(capacity, count), UINT32_MAX)
+    if count > capacity:
+        return PK_E_LIMIT
+    entries = <entry_t*>pk_resize(NULL if is_one else heap.entries, capacity, sizeof(entry_t))
+    if entries == NULL:
+        return PK_E_NOMEM
+    if is_one:
+        entries[0] = heap.one
+    heap.entries = entries
+    heap.capacity = <uint32_t>capacity
+    return PK_OK
 
 
-cdef node_t* _merge(node_t* a, node_t* b) noexcept nogil:
-    """Two heaps, told by their roots, as one: down both right sides, always with what comes first, then up again."""
-    cdef node_t* above = NULL
-    cdef node_t* top = b if a == NULL else a
-    while a != NULL and b != NULL:
-        if rank_before(&b.rank, &a.rank):
-            a, b = b, a
-        _hang(above, a)
-        above = a
-        a = a.right
-    _hang(above, b if a == NULL else a)
-    while above != NULL:
-        _settle(above, above.far, _distance(above.right))
-        top = above
-        above = above.parent
-    return top
+cdef inline void _put(heap_t* heap, uint32_t at, entry_t entry) noexcept nogil:
+    heap.entries[at] = entry
+    entry.node.place = at + 1
 
 
-cdef void _climb(node_t* node) noexcept nogil:
-    """Its distance has changed. Going up ends where one does not; those that do are one more each time."""
-    cdef node_t* above = node.parent
-    cdef bint is_changed = True
-    while is_changed and above != NULL:
-        if above.left == node:
-            is_changed = _settle(above, node.distance, above.distance - 1)
-        else:
-            is_changed = _settle(above, above.far, node.distance)
-        node = above
-        above = above.parent
+cdef void _up(heap_t* heap, uint32_t at, entry_t entry) noexcept nogil:
+    """Let it rise from the hole at `at`."""
+    cdef uint32_t above
+    while at:
+        above = (at - 1) // WIDTH
+        if not rank_before(&entry.rank, &heap.entries[above].rank):
+            break
+        _put(heap, at, heap.entries[above])
+        at = above
+    _put(heap, at, entry)
 
 
-cdef void heap_push(node_t** root, node_t* node) noexcept nogil:
-    """Put a node that is in no heap under `root`, by its rank: on the right side, above whatever it is before."""
-    cdef node_t* above = NULL
-    cdef node_t* below = root[0]
-    while below != NULL and not rank_before(&node.rank, &below.rank):
-        above = below
-        below = below.right
-    _hang(above, node)
-    node.left = below
-    node.right = NULL
-    node.far = _distance(below)
-    node.distance = 1
-    if below != NULL:
-        below.parent = node
-    if above == NULL:
-        root[0] = node
+cdef inline uint32_t _first_below(const heap_t* heap, uint32_t at) noexcept nogil:
+    """Which of those below `at` comes first; `count` if there are none."""
+    cdef uint64_t child = <uint64_t>at * WIDTH + 1, end = min(child + WIDTH, heap.count)
+    cdef uint32_t first = heap.count
+    while child < end:
+        if first == heap.count or rank_before(&heap.entries[child].rank, &heap.entries[first].rank):
+            first = <uint32_t>child
+        child += 1
+    return first
+
+
+cdef void _down(heap_t* heap, uint32_t at, entry_t entry) noexcept nogil:
+    """Let it sink into the hole at `at`."""
+    cdef uint32_t below = _first_below(heap, at)
+    while below < heap.count and rank_before(&heap.entries[below].rank, &entry.rank):
+        _put(heap, at, heap.entries[below])
+        at = below
+        below = _first_below(heap, at)
+    _put(heap, at, entry)
+
+
+cdef void _fill(heap_t* heap, uint32_t at, entry_t entry) noexcept nogil:
+    """Put it into the hole at `at`, or where it belongs instead."""
+    if at and rank_before(&entry.rank, &heap.entries[(at - 1) // WIDTH].rank):
+        _up(heap, at, entry)
     else:
-        _climb(node)
+        _down(heap, at, entry)
 
 
-cdef void _replace(node_t** root, node_t* node, node_t* below) noexcept nogil:
-    """Put another one, or none, where a node stands."""
-    cdef node_t* above = node.parent
-    cdef bint is_changed
-    if below != NULL:
-        below.parent = above
-    if above == NULL:
-        root[0] = below
-        return
-    if above.left == node:
-        above.left = below
-        is_changed = _settle(above, _distance(below), above.distance - 1)
-    else:
-        above.right = below
-        is_changed = _settle(above, above.far, _distance(below))
-    if is_changed:
-        _climb(above)
+cdef void heap_push(heap_t* heap, node_t* node) noexcept nogil:
+    """Put a node in that is in no heap, by its rank; room was reserved, but for the first."""
+    cdef entry_t entry
+    if heap.capacity == 0:
+        heap.entries = &heap.one
+        heap.capacity = 1
+    entry.rank = node.rank
+    entry.node = node
+    heap.count += 1
+    _up(heap, heap.count - 1, entry)
 
 
-cdef void heap_drop(node_t** root, node_t* node) noexcept nogil:
+cdef void heap_drop(heap_t* heap, node_t* node) noexcept nogil:
     """Take a node out of this heap, wherever it stands."""
-    if node.left != NULL:
-        node.left.parent = NULL
-    if node.right != NULL:
-        node.right.parent = NULL
-    _replace(root, node, _merge(node.left, node.right))
-    node.left = node.right = node.parent = NULL
-    node.distance = node.far = 0
+    cdef uint32_t hole = node.place - 1
+    node.place = 0
+    heap.count -= 1
+    if hole != heap.count:
+        _fill(heap, hole, heap.entries[heap.count])
 
 
-cdef bint _check_node(const node_t* node) noexcept:
-    """Its own place; not those of the nodes below it."""
-    if node.left != NULL and (node.left.parent != node or rank_before(&node.left.rank, &node.rank)):
-        return False
-    if node.right != NULL and (node.right.parent != node or rank_before(&node.right.rank, &node.rank)):
-        return False
-    return node.distance == _distance(node.right) + 1 and node.far == _distance(node.left) >= _distance(node.right)
+cdef void heap_move(heap_t* heap, node_t* node) noexcept nogil:
+    """Its rank is another one."""
+    cdef entry_t entry
+    entry.rank = node.rank
+    entry.node = node
+    _fill(heap, node.place - 1, entry)
 
 
-cdef int64_t heap_check(const node_t* root) except -1:
-    """How many there are, all invariants asserted; without recursion: the way along the left sides has no bound."""
-    cdef int64_t count = 0
-    cdef const node_t* node = root
-    cdef const node_t* child
-    assert root == NULL or root.parent == NULL
-    while node != NULL:
-        assert _check_node(node)
-        count += 1
-        if node.left != NULL:
-            node = node.left
-            continue
-        while True:  # up to the next that has another side to go to; who has a right side has a left one
-            child, node = node, node.parent
-            if node == NULL or (node.right != NULL and node.right != child):
-                break
-        if node != NULL:
-            node = node.right
-    return count
+cdef void heap_free(heap_t* heap) noexcept nogil:
+    """Forget them all; they are not touched."""
+    if heap.capacity > 1:
+        pk_free(heap.entries)
+    memset(heap, 0, sizeof(heap_t))
+
+
+cdef object heap_check(const heap_t* heap):
+    """Assert the invariants."""
+    cdef uint32_t i
+    assert heap.count <= heap.capacity and (heap.capacity != 1 or heap.entries == &heap.one)
+    for i in range(heap.count):
+        assert heap.entries[i].node.place == i + 1
+        assert not rank_before(&heap.entries[i].rank, &heap.entries[i].node.rank)
+        assert not rank_before(&heap.entries[i].node.rank, &heap.entries[i].rank)
+        assert i == 0 or not rank_before(&heap.entries[i].rank, &heap.entries[(i - 1) // WIDTH].rank)
 
 
 # --- Python face ---
@@ -157,13 +141,13 @@ cdef class Heap:
     """Ranks of the keys 0 to `size` - 1, least first; for tests."""
 
     def __cinit__(self, size_t size):
-        self._root = NULL
         self._size = size
         self._table = <node_t*>pk_alloc(size, sizeof(node_t))
         if self._table == NULL:
             raise MemoryError(f"no memory for {size} nodes")
 
     def __dealloc__(self):
+        heap_free(&self._heap)
         pk_free(self._table)
 
     cdef node_t* _at(self, size_t key) except NULL:
@@ -171,30 +155,40 @@ cdef class Heap:
             raise IndexError(key)
         return &self._table[key]
 
+    cdef node_t* _ranked(self, size_t key) except NULL:
+        if self._at(key).place == 0:
+            raise KeyError(key)
+        return &self._table[key]
+
     def push(self, size_t key, uint64_t tag, int64_t order) -> None:
-        """Rank `key`; of equals, the lower key comes first. IndexError; ValueError if it is ranked already."""
+        """Rank `key`; of equals, the lower key comes first. IndexError; ValueError if it is in already; MemoryError."""
         cdef node_t* node = self._at(key)
-        if node.distance:
+        if node.place:
             raise ValueError(f"{key} is in the heap already")
+        if heap_reserve(&self._heap, <size_t>self._heap.count + 1) != PK_OK:
+            raise MemoryError("no memory for a further node")
         node.rank.tag, node.rank.order, node.rank.turn = tag, order, key
-        heap_push(&self._root, node)
-        self._count += 1
+        heap_push(&self._heap, node)
+
+    def move(self, size_t key, uint64_t tag, int64_t order) -> None:
+        """Give it another rank. IndexError; KeyError if it is not in."""
+        cdef node_t* node = self._ranked(key)
+        node.rank.tag, node.rank.order = tag, order
+        heap_move(&self._heap, node)
 
     def drop(self, size_t key) -> None:
         """Take `key` out. IndexError; KeyError if it is not in."""
-        cdef node_t* node = self._at(key)
-        if node.distance == 0:
-            raise KeyError(key)
-        heap_drop(&self._root, node)
-        self._count -= 1
+        heap_drop(&self._heap, self._ranked(key))
 
     def first(self) -> int | None:
         """The key that comes first, or None."""
-        return None if self._root == NULL else self._root - self._table
+        cdef node_t* node = heap_first(&self._heap)
+        return None if node == NULL else node - self._table
 
     def __len__(self) -> int:
-        return self._count
+        return self._heap.count
 
     def _check(self) -> None:
         """Assert the invariants."""
-        assert heap_check(self._root) == self._count == sum([self._table[i].distance > 0 for i in range(self._size)])
+        heap_check(&self._heap)
+        assert sum([self._table[i].place > 0 for i in range(self._size)]) == self._heap.count

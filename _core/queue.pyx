@@ -19,7 +19,8 @@ from picker._core.schedule cimport (
     PK_FAIR_ROUND_ROBIN, PK_FAIR_STRICT, PK_FAIR_TOKENS, PK_ORDER_EDF, PK_ORDER_FCFS, PK_ORDER_SLO,
     band_of, band_rules_t, band_t, flow_t, lane_t, queued_t, schedule_add, schedule_add_band,
     schedule_band, schedule_begin, schedule_block, schedule_check, schedule_drop_band, schedule_free, schedule_init,
-    schedule_peek, schedule_remove, schedule_reserve, schedule_skip, schedule_sort, schedule_take,
+    schedule_peek, schedule_remove, schedule_reserve, schedule_reserve_bands, schedule_reserve_order, schedule_skip,
+    schedule_sort, schedule_take,
 )
 from picker._core.wheel cimport wheel_check, wheel_drop, wheel_due, wheel_init, wheel_set
 
@@ -81,7 +82,7 @@ cdef int queue_push(queue_t* queue, queued_t* item, slice_t name, int64_t now_ns
     if cap != PK_CAP_NONE:
         queue.cap = cap
         return PK_E_LIMIT
-    if schedule_reserve(&queue.schedule, 1) != PK_OK:
+    if schedule_reserve(&queue.schedule, band, item) != PK_OK:
         return PK_E_NOMEM
     if band == NULL:
         band = schedule_add_band(&queue.schedule, item.priority, rules)
@@ -178,7 +179,7 @@ cdef queued_t* queue_any(queue_t* queue) noexcept nogil:
     cdef uint32_t i
     for i in range(queue.schedule.count):
         if queue.schedule.bands[i].requests:
-            return queue.schedule.bands[i].first.first.oldest
+            return (<flow_t*>queue.schedule.bands[i].flows.first).first.oldest
     return NULL
 
 
@@ -216,31 +217,48 @@ cdef void _forget_rules(queue_t* queue) noexcept nogil:
     queue.made = queue.schedule.count
 
 
+cdef const band_rules_t* _rules_of(const queue_rules_t* rules, int32_t priority) noexcept nogil:
+    cdef uint32_t i
+    for i in range(rules.count):
+        if rules.priorities[i] == priority:
+            return &rules.rules[i]
+    return &rules.default if priority >= 0 else &rules.negative
+
+
+cdef int _reserve_rules(queue_t* queue, const queue_rules_t* rules) noexcept nogil:
+    """Room for bands that are not there, and for the orders of those that are."""
+    cdef const band_t* band
+    cdef uint32_t i
+    for i in range(queue.schedule.count):
+        band = queue.schedule.bands[i]
+        if schedule_reserve_order(&queue.schedule, band, _rules_of(rules, band.priority).order) != PK_OK:
+            return PK_E_NOMEM
+    return schedule_reserve_bands(&queue.schedule, rules.count)
+
+
 cdef int queue_set_rules(queue_t* queue, const queue_limits_t* limits, const queue_rules_t* rules) noexcept nogil:
     """New rules and limits. PK_OK, PK_E_RANGE or PK_E_NOMEM."""
     cdef band_t* band
     cdef uint32_t i
     if not _are_valid(rules):
         return PK_E_RANGE
-    if schedule_reserve(&queue.schedule, rules.count) != PK_OK:
+    if _reserve_rules(queue, rules) != PK_OK:
         return PK_E_NOMEM
     queue.limits = limits[0]
     queue.schedule.most_flows = limits.flows
     queue.default = rules.default
     queue.negative = rules.negative
     _forget_rules(queue)
+    for i in range(queue.schedule.count):
+        band = queue.schedule.bands[i]
+        schedule_sort(&queue.schedule, band, _rules_of(rules, band.priority))
     for i in range(rules.count):
         band = schedule_band(&queue.schedule, rules.priorities[i])
         if band == NULL:
             band = schedule_add_band(&queue.schedule, rules.priorities[i], &rules.rules[i])
-        else:
-            queue.made -= 1
-            schedule_sort(&queue.schedule, band, &rules.rules[i])
+            queue.made += 1
         band.has_rules = True
-    for i in range(queue.schedule.count):
-        band = queue.schedule.bands[i]
-        if not band.has_rules:
-            schedule_sort(&queue.schedule, band, _defaults(queue, band.priority))
+        queue.made -= 1
     return PK_OK
 
 
@@ -258,7 +276,7 @@ cdef int64_t _oldest(const flow_t* flow) noexcept nogil:
 
 
 cdef void _count_band(const band_t* band, band_count_t* row) noexcept nogil:
-    cdef const flow_t* flow = band.first
+    cdef const flow_t* flow = <const flow_t*>band.flows.first
     row.priority = band.priority
     row.has_rules = band.has_rules
     row.rules = band.rules
@@ -268,7 +286,7 @@ cdef void _count_band(const band_t* band, band_count_t* row) noexcept nogil:
     row.oldest_ns = INT64_MAX
     while flow != NULL:
         row.oldest_ns = min(row.oldest_ns, _oldest(flow))
-        flow = flow.next
+        flow = <const flow_t*>flow.record.next
 
 
 cdef size_t queue_bands(const queue_t* queue, band_count_t* rows, size_t room) noexcept nogil:
@@ -296,12 +314,12 @@ cdef size_t queue_flows(const queue_t* queue, flow_count_t* rows, size_t room) n
     cdef size_t count = 0
     cdef uint32_t i
     for i in range(queue.schedule.count):
-        flow = queue.schedule.bands[i].first
+        flow = <const flow_t*>queue.schedule.bands[i].flows.first
         while flow != NULL:
             if count < room:
                 _count_flow(queue.schedule.bands[i], flow, &rows[count])
             count += 1
-            flow = flow.next
+            flow = <const flow_t*>flow.record.next
     return count
 
 
@@ -538,7 +556,7 @@ cdef class Queue:
         wheel_check(&queue.wheel)
         for i in range(self._size):
             item = &self._table[i]
-            assert item.lane != NULL or (item.timer.place == 0 and item.node.distance == 0)
+            assert item.lane != NULL or (item.timer.place == 0 and item.node.place == 0)
             assert item.lane == NULL or (item.timer.place != 0) == (item.expires_ns != INT64_MAX)
             assert item.lane == NULL or (band_of(item).priority == item.priority and item.owner == item)
             requests += item.lane != NULL

@@ -10,6 +10,9 @@ ctypedef struct record_t:
     record_t* chain            # the next in its bucket
     void* parent
     uint64_t id
+    record_t* next             # in a list that it may be in
+    record_t* previous
+    bint is_listed
 
 ctypedef struct slab_t:
     # Records of one size.
@@ -25,11 +28,17 @@ ctypedef struct index_t:
     size_t places              # a power of two, or 0
     size_t count
 
+ctypedef struct list_t:
+    record_t* first
+
 cdef void slab_init(slab_t* slab, size_t size) noexcept nogil
 cdef int slab_reserve(slab_t* slab, size_t count) noexcept nogil
 cdef void* slab_take(slab_t* slab) noexcept nogil
 cdef void slab_give(slab_t* slab, void* record) noexcept nogil
 cdef void slab_free(slab_t* slab) noexcept nogil
+
+cdef void list_add(list_t* list, record_t* record) noexcept nogil
+cdef void list_drop(list_t* list, record_t* record) noexcept nogil
 
 cdef int index_reserve(index_t* index) noexcept nogil
 cdef record_t* index_find(const index_t* index, const void* parent, uint64_t id) noexcept nogil

@@ -1,4 +1,4 @@
-"""Records of one size that never move, and a hash table of those that are found by a parent and a number.
+"""Records of one size that never move, a list they may be in, a hash table by a parent and a number.
 
 Invariants: a record is handed out or spare; one in a table stands in the bucket of its hash; a table has at least as
     many buckets as records.
@@ -72,6 +72,27 @@ cdef void slab_free(slab_t* slab) noexcept nogil:
         slab.chunks = (<void**>chunk)[0]
         pk_free(chunk)
     slab_init(slab, slab.size)  # which is whole lines already
+
+
+cdef void list_add(list_t* list, record_t* record) noexcept nogil:
+    """One that is in no list."""
+    record.is_listed = True
+    record.previous = NULL
+    record.next = list.first
+    if record.next != NULL:
+        record.next.previous = record
+    list.first = record
+
+
+cdef void list_drop(list_t* list, record_t* record) noexcept nogil:
+    """One that is in this list."""
+    if record.next != NULL:
+        record.next.previous = record.previous
+    if record.previous != NULL:
+        record.previous.next = record.next
+    else:
+        list.first = record.next
+    record.is_listed = False
 
 
 cdef inline size_t _bucket(const index_t* index, const void* parent, uint64_t id) noexcept nogil:

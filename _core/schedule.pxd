@@ -3,8 +3,8 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from picker._core.codec cimport slice_t
-from picker._core.heap cimport node_t
-from picker._core.records cimport index_t, record_t, slab_t
+from picker._core.heap cimport heap_t, node_t
+from picker._core.records cimport index_t, list_t, record_t, slab_t
 from picker._core.wheel cimport timer_t
 
 cdef enum:
@@ -63,27 +63,26 @@ ctypedef struct band_t:
     uint64_t requests
     uint64_t bytes
     uint64_t clock             # virtual time: where the flow that went last began. 0 when nobody waits
-    node_t* groups             # heap of those that somebody can be tried of
-    node_t* idle               # heap of flows that nobody waits of, but that are ahead of the clock, by their tag
-    flow_t* first              # list of the busy flows
+    uint32_t group_count
+    heap_t groups              # that somebody can be tried of
+    heap_t idle                # flows that nobody waits of, but that are ahead of the clock, by their tag
+    list_t flows               # the busy ones
     flow_t* shared             # by those that came when there were too many flows, or NULL
 
 ctypedef struct flow_t:
-    record_t record            # of band and id; its node: among the idle
+    record_t record            # of band and id; its node: among the idle; listed among the busy
     uint64_t tag               # virtual time at which it goes next; behind the clock = at once
     uint32_t requests
     bint is_shared
     uint64_t bytes
     lane_t* first              # list of its lanes
-    flow_t* next               # of the busy flows
-    flow_t* previous           # to here two cache lines, as of a lane
     uint32_t name_size
     uint8_t name[PK_QUEUE_NAME_BYTES]
 
 ctypedef struct group_t:
     record_t record            # of band and id; its node: among the groups, ranked as its first lane
-    node_t* lanes              # heap of those that can be tried
-    size_t count               # lanes, also those that are left out
+    uint32_t count             # lanes, also those that are left out
+    heap_t lanes               # that can be tried
 
 ctypedef struct lane_t:
     # The requests of a flow in a group.
@@ -91,9 +90,11 @@ ctypedef struct lane_t:
     group_t* group
     queued_t* oldest           # list of its requests, in the order they came
     queued_t* newest
-    node_t* ranked             # heap of them, but for PK_ORDER_FCFS
     lane_t* next               # of its flow
     lane_t* previous
+    uint32_t count             # requests
+    bint is_ranked             # not PK_ORDER_FCFS; to here two cache lines
+    heap_t ranked              # its requests, if it is
 
 ctypedef struct schedule_t:
     band_t** bands             # the highest first
@@ -102,8 +103,8 @@ ctypedef struct schedule_t:
     uint32_t most_flows        # beyond, new ones share one in each band
     uint32_t flow_count        # those that share are not counted
     uint32_t at                # bands before it have nobody left to try in this round
-    node_t* parked_lanes       # left out of this round: lists, by left and right
-    node_t* parked_groups
+    list_t parked_lanes        # left out of this round
+    list_t parked_groups
     slab_t band_slab
     slab_t flow_slab
     slab_t group_slab
@@ -114,8 +115,9 @@ ctypedef struct schedule_t:
 
 cdef void schedule_init(schedule_t* schedule, uint32_t most_flows) noexcept nogil
 cdef void schedule_free(schedule_t* schedule) noexcept nogil
-# Room for so many more bands, and for a request of a new flow in a new group
-cdef int schedule_reserve(schedule_t* schedule, uint32_t bands) noexcept nogil
+cdef int schedule_reserve_bands(schedule_t* schedule, uint32_t bands) noexcept nogil
+cdef int schedule_reserve(schedule_t* schedule, band_t* band, const queued_t* item) noexcept nogil
+cdef int schedule_reserve_order(const schedule_t* schedule, const band_t* band, int order) noexcept nogil
 cdef band_t* schedule_band(const schedule_t* schedule, int32_t priority) noexcept nogil
 cdef band_t* schedule_add_band(schedule_t* schedule, int32_t priority, const band_rules_t* rules) noexcept nogil
 cdef void schedule_drop_band(schedule_t* schedule, band_t* band) noexcept nogil

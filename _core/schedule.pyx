@@ -21,10 +21,12 @@ from libc.string cimport memcpy, memmove, memset
 
 from picker._core.alloc cimport PK_E_NOMEM, PK_OK, pk_free, pk_grow
 from picker._core.codec cimport slice_t
-from picker._core.heap cimport heap_check, heap_drop, heap_push, node_t, rank_t
+from picker._core.heap cimport (
+    heap_check, heap_drop, heap_first, heap_free, heap_move, heap_push, heap_reserve, heap_t, node_t, rank_t,
+)
 from picker._core.records cimport (
-    index_add, index_drop, index_find, index_free, index_reserve, record_t, slab_free, slab_give, slab_init,
-    slab_reserve, slab_take,
+    index_add, index_drop, index_find, index_free, index_reserve, list_add, list_drop, list_t, record_t, slab_free,
+    slab_give, slab_init, slab_reserve, slab_take,
 )
 
 # --- C kernel ---
@@ -40,8 +42,25 @@ cdef void schedule_init(schedule_t* schedule, uint32_t most_flows) noexcept nogi
     slab_init(&schedule.lane_slab, sizeof(lane_t))
 
 
+cdef void _free_heaps(const schedule_t* schedule, band_t* band) noexcept nogil:
+    cdef flow_t* flow = <flow_t*>band.flows.first
+    cdef lane_t* lane
+    heap_free(&band.groups)
+    heap_free(&band.idle)
+    while flow != NULL:
+        lane = flow.first
+        while lane != NULL:
+            heap_free(&lane.ranked)
+            heap_free(&lane.group.lanes)
+            lane = lane.next
+        flow = <flow_t*>flow.record.next
+
+
 cdef void schedule_free(schedule_t* schedule) noexcept nogil:
     """Those who wait are forgotten, not touched."""
+    cdef uint32_t i
+    for i in range(schedule.count):
+        _free_heaps(schedule, schedule.bands[i])
     pk_free(schedule.bands)
     index_free(&schedule.flows)
     index_free(&schedule.groups)
@@ -53,17 +72,66 @@ cdef void schedule_free(schedule_t* schedule) noexcept nogil:
     schedule_init(schedule, schedule.most_flows)
 
 
-cdef int schedule_reserve(schedule_t* schedule, uint32_t bands) noexcept nogil:
-    """Room for so many more bands, and for a request of a new flow in a new group. PK_OK or PK_E_NOMEM."""
+cdef int schedule_reserve_bands(schedule_t* schedule, uint32_t bands) noexcept nogil:
+    """Room for so many more. PK_OK or PK_E_NOMEM."""
     if pk_grow(<void**>&schedule.bands, &schedule.capacity, <size_t>schedule.count + bands, sizeof(band_t*)) != PK_OK:
         return PK_E_NOMEM
-    if slab_reserve(&schedule.band_slab, bands) != PK_OK or slab_reserve(&schedule.flow_slab, 1) != PK_OK:
+    return slab_reserve(&schedule.band_slab, bands)
+
+
+cdef int _reserve_records(schedule_t* schedule) noexcept nogil:
+    if slab_reserve(&schedule.flow_slab, 1) != PK_OK or index_reserve(&schedule.flows) != PK_OK:
         return PK_E_NOMEM
-    if slab_reserve(&schedule.group_slab, 1) != PK_OK or slab_reserve(&schedule.lane_slab, 1) != PK_OK:
+    if slab_reserve(&schedule.group_slab, 1) != PK_OK or index_reserve(&schedule.groups) != PK_OK:
         return PK_E_NOMEM
-    if index_reserve(&schedule.flows) != PK_OK or index_reserve(&schedule.groups) != PK_OK:
+    if slab_reserve(&schedule.lane_slab, 1) != PK_OK or index_reserve(&schedule.lanes) != PK_OK:
         return PK_E_NOMEM
-    return index_reserve(&schedule.lanes)
+    return PK_OK
+
+
+cdef int _reserve_lane(const schedule_t* schedule, const void* flow, uint64_t group) noexcept nogil:
+    """A place for one more request in the lane, if there is one."""
+    cdef lane_t* lane = <lane_t*>index_find(&schedule.lanes, flow, group)
+    return PK_OK if lane == NULL else heap_reserve(&lane.ranked, <size_t>lane.count + 1)
+
+
+cdef int schedule_reserve(schedule_t* schedule, band_t* band, const queued_t* item) noexcept nogil:
+    """Room for a request, whatever it needs that is not there: its band too, where that is NULL. PK_OK or PK_E_NOMEM.
+
+    A heap has a place for all who are, or may come to be, in it; the first has one in any heap.
+    """
+    cdef group_t* group
+    cdef const void* flow
+    if _reserve_records(schedule) != PK_OK:
+        return PK_E_NOMEM
+    if band == NULL:
+        return schedule_reserve_bands(schedule, 1)
+    group = <group_t*>index_find(&schedule.groups, band, item.group)
+    if group == NULL:
+        if heap_reserve(&band.groups, <size_t>band.group_count + 1) != PK_OK:
+            return PK_E_NOMEM
+    elif heap_reserve(&group.lanes, <size_t>group.count + 1) != PK_OK:
+        return PK_E_NOMEM
+    if heap_reserve(&band.idle, <size_t>band.busy + band.idle.count + 1) != PK_OK:
+        return PK_E_NOMEM
+    if group == NULL or band.rules.order == PK_ORDER_FCFS:
+        return PK_OK
+    flow = index_find(&schedule.flows, band, item.flow)
+    return _reserve_lane(schedule, band.shared if flow == NULL else flow, item.group)
+
+
+cdef int schedule_reserve_order(const schedule_t* schedule, const band_t* band, int order) noexcept nogil:
+    """Room for another order of those who wait in a band. PK_OK or PK_E_NOMEM."""
+    cdef const flow_t* flow = <const flow_t*>band.flows.first
+    cdef lane_t* lane
+    while order != PK_ORDER_FCFS and flow != NULL:
+        lane = flow.first
+        while lane != NULL:
+            if heap_reserve(&lane.ranked, lane.count) != PK_OK:
+                return PK_E_NOMEM
+            lane = lane.next
+        flow = <const flow_t*>flow.record.next
+    return PK_OK
 
 
 # --- C kernel: bands ---
@@ -113,6 +181,8 @@ cdef band_t* schedule_add_band(schedule_t* schedule, int32_t priority, const ban
 
 cdef void schedule_drop_band(schedule_t* schedule, band_t* band) noexcept nogil:
     """A band in which nobody waits."""
+    heap_free(&band.groups)
+    heap_free(&band.idle)
     schedule.count -= 1
     _shift(schedule, band.place + 1, band.place, schedule.count - band.place)
     slab_give(&schedule.band_slab, band)
@@ -122,7 +192,7 @@ cdef void schedule_drop_band(schedule_t* schedule, band_t* band) noexcept nogil:
 
 
 cdef inline queued_t* _head(const lane_t* lane) noexcept nogil:
-    return lane.oldest if lane.ranked == NULL else queued_of(lane.ranked)
+    return queued_of(heap_first(&lane.ranked)) if lane.is_ranked else lane.oldest
 
 
 cdef inline band_t* _band(const group_t* group) noexcept nogil:
@@ -146,59 +216,31 @@ cdef inline rank_t _rank_of(const lane_t* lane) noexcept nogil:
     return rank
 
 
-cdef inline bint _is_parked(const node_t* node) noexcept nogil:
-    """Left out of this round. In no heap, a node has nothing farther below it, which leaves room for a sign."""
-    return node.distance == 0 and node.far != 0
-
-
-cdef void _put_aside(node_t** list, node_t* node) noexcept nogil:
-    """Into a list of what is left out; the node is in no heap."""
-    node.far = 1
-    node.left = list[0]
-    node.right = NULL
-    if node.left != NULL:
-        node.left.right = node
-    list[0] = node
-
-
-cdef void _put_back(node_t** list, node_t* node) noexcept nogil:
-    if node.left != NULL:
-        node.left.right = node.right
-    if node.right != NULL:
-        node.right.left = node.left
-    else:
-        list[0] = node.left
-    node.left = node.right = NULL
-    node.far = 0
-
-
-cdef inline void _rank(node_t** root, node_t* node, rank_t rank) noexcept nogil:
-    """Give a node a rank, and its place among the others if there are any."""
-    if node.distance:
-        if node.parent == NULL and node.left == NULL:
-            node.rank = rank
-            return
-        heap_drop(root, node)
+cdef inline void _rank(heap_t* heap, node_t* node, rank_t rank) noexcept nogil:
+    """Give a node a rank, and its place among the others."""
     node.rank = rank
-    heap_push(root, node)
+    if node.place:
+        heap_move(heap, node)
+    else:
+        heap_push(heap, node)
 
 
 cdef void _rank_group(schedule_t* schedule, group_t* group) noexcept nogil:
     """Its first lane may be another one."""
     cdef node_t* node = &group.record.node
     cdef band_t* band = _band(group)
-    if _is_parked(node):
+    if group.record.is_listed:
         return
-    if group.lanes != NULL:
-        _rank(&band.groups, node, group.lanes.rank)
+    if group.lanes.count:
+        _rank(&band.groups, node, group.lanes.entries[0].rank)
         schedule.at = min(schedule.at, band.place)
-    elif node.distance:
+    elif node.place:
         heap_drop(&band.groups, node)
 
 
 cdef void _rank_lane(schedule_t* schedule, lane_t* lane) noexcept nogil:
     """Its first request, or its flow's tag, may be another one."""
-    if _is_parked(&lane.record.node):
+    if lane.record.is_listed:
         return
     _rank(&lane.group.lanes, &lane.record.node, _rank_of(lane))
     _rank_group(schedule, lane.group)
@@ -206,28 +248,28 @@ cdef void _rank_lane(schedule_t* schedule, lane_t* lane) noexcept nogil:
 
 cdef void _park_lane(schedule_t* schedule, lane_t* lane) noexcept nogil:
     heap_drop(&lane.group.lanes, &lane.record.node)
-    _put_aside(&schedule.parked_lanes, &lane.record.node)
+    list_add(&schedule.parked_lanes, &lane.record)
     _rank_group(schedule, lane.group)
 
 
 cdef void _park_group(schedule_t* schedule, group_t* group) noexcept nogil:
-    if group.record.node.distance:
+    if group.record.node.place:
         heap_drop(&_band(group).groups, &group.record.node)
-    _put_aside(&schedule.parked_groups, &group.record.node)
+    list_add(&schedule.parked_groups, &group.record)
 
 
 cdef void schedule_begin(schedule_t* schedule) noexcept nogil:
     """A new round: nobody is left out."""
-    cdef lane_t* lane
-    cdef group_t* group
-    while schedule.parked_lanes != NULL:
-        lane = <lane_t*>schedule.parked_lanes
-        _put_back(&schedule.parked_lanes, &lane.record.node)
-        _rank_lane(schedule, lane)
-    while schedule.parked_groups != NULL:
-        group = <group_t*>schedule.parked_groups
-        _put_back(&schedule.parked_groups, &group.record.node)
-        _rank_group(schedule, group)
+    cdef record_t* record = schedule.parked_lanes.first
+    while record != NULL:
+        list_drop(&schedule.parked_lanes, record)
+        _rank_lane(schedule, <lane_t*>record)
+        record = schedule.parked_lanes.first
+    record = schedule.parked_groups.first
+    while record != NULL:
+        list_drop(&schedule.parked_groups, record)
+        _rank_group(schedule, <group_t*>record)
+        record = schedule.parked_groups.first
     schedule.at = 0
 
 
@@ -236,15 +278,15 @@ cdef queued_t* schedule_peek(schedule_t* schedule) noexcept nogil:
     cdef const band_t* band
     while schedule.at < schedule.count:
         band = schedule.bands[schedule.at]
-        if band.groups != NULL:
-            return _head(<lane_t*>(<group_t*>band.groups).lanes)
+        if band.groups.count:
+            return _head(<lane_t*>heap_first(&(<group_t*>heap_first(&band.groups)).lanes))
         schedule.at += 1
     return NULL
 
 
 cdef void schedule_skip(schedule_t* schedule, queued_t* item) noexcept nogil:
     """Leave its flow's requests of its group out of the rest of the round."""
-    if not _is_parked(&item.lane.record.node):
+    if not item.lane.record.is_listed:
         _park_lane(schedule, item.lane)
 
 
@@ -254,7 +296,7 @@ cdef void schedule_block(schedule_t* schedule, queued_t* item) noexcept nogil:
     cdef uint32_t i
     for i in range(band_of(item).place, schedule.count):
         group = <group_t*>index_find(&schedule.groups, schedule.bands[i], item.group)
-        if group != NULL and not _is_parked(&group.record.node):
+        if group != NULL and not group.record.is_listed:
             _park_group(schedule, group)
 
 
@@ -263,7 +305,7 @@ cdef void schedule_block(schedule_t* schedule, queued_t* item) noexcept nogil:
 
 cdef void _drop_idle(schedule_t* schedule, band_t* band) noexcept nogil:
     """Forget the idle flow that is the least ahead."""
-    cdef flow_t* flow = <flow_t*>band.idle
+    cdef flow_t* flow = <flow_t*>heap_first(&band.idle)
     heap_drop(&band.idle, &flow.record.node)
     _drop_flow(schedule, band, flow)
 
@@ -281,7 +323,7 @@ cdef bint _is_full(schedule_t* schedule, band_t* band) noexcept nogil:
     """No further flow can be told apart, not even when idle ones are forgotten: of this band, then of any."""
     cdef uint32_t i = 0
     while schedule.flow_count >= schedule.most_flows:
-        if band.idle != NULL:
+        if band.idle.count:
             _drop_idle(schedule, band)
         elif i == schedule.count:
             return True
@@ -318,14 +360,11 @@ cdef flow_t* _busy_flow(schedule_t* schedule, band_t* band, uint64_t id, slice_t
         flow = _new_flow(schedule, band, id, name)
     if flow.requests:
         return flow
-    if flow.record.node.distance:
+    if flow.record.node.place:
         heap_drop(&band.idle, &flow.record.node)
     if flow.tag < band.clock:
         flow.tag = band.clock
-    flow.next = band.first
-    if flow.next != NULL:
-        flow.next.previous = flow
-    band.first = flow
+    list_add(&band.flows, &flow.record)
     band.busy += 1
     return flow
 
@@ -335,6 +374,7 @@ cdef group_t* _group(schedule_t* schedule, band_t* band, uint64_t id) noexcept n
     if group == NULL:
         group = <group_t*>slab_take(&schedule.group_slab)
         index_add(&schedule.groups, &group.record, band, id)
+        band.group_count += 1
     return group
 
 
@@ -347,6 +387,7 @@ cdef lane_t* _lane(schedule_t* schedule, band_t* band, flow_t* flow, uint64_t id
     index_add(&schedule.lanes, &lane.record, flow, id)
     lane.group = _group(schedule, band, id)
     lane.group.count += 1
+    lane.is_ranked = band.rules.order != PK_ORDER_FCFS
     lane.next = flow.first
     if lane.next != NULL:
         lane.next.previous = lane
@@ -354,12 +395,22 @@ cdef lane_t* _lane(schedule_t* schedule, band_t* band, flow_t* flow, uint64_t id
     return lane
 
 
+cdef void _drop_group(schedule_t* schedule, group_t* group) noexcept nogil:
+    """A group that has no lane any more."""
+    if group.record.is_listed:
+        list_drop(&schedule.parked_groups, &group.record)
+    _band(group).group_count -= 1
+    heap_free(&group.lanes)
+    index_drop(&schedule.groups, &group.record)
+    slab_give(&schedule.group_slab, group)
+
+
 cdef void _drop_lane(schedule_t* schedule, lane_t* lane) noexcept nogil:
-    """The lane, of which nobody waits any more, and its group with the last one."""
+    """A lane that nobody waits of any more, and its group with the last one."""
     cdef flow_t* flow = _flow(lane)
     cdef group_t* group = lane.group
-    if _is_parked(&lane.record.node):
-        _put_back(&schedule.parked_lanes, &lane.record.node)
+    if lane.record.is_listed:
+        list_drop(&schedule.parked_lanes, &lane.record)
     else:
         heap_drop(&group.lanes, &lane.record.node)
         _rank_group(schedule, group)
@@ -369,25 +420,17 @@ cdef void _drop_lane(schedule_t* schedule, lane_t* lane) noexcept nogil:
         lane.previous.next = lane.next
     else:
         flow.first = lane.next
+    heap_free(&lane.ranked)
     index_drop(&schedule.lanes, &lane.record)
     slab_give(&schedule.lane_slab, lane)
     group.count -= 1
     if group.count == 0:
-        if _is_parked(&group.record.node):
-            _put_back(&schedule.parked_groups, &group.record.node)
-        index_drop(&schedule.groups, &group.record)
-        slab_give(&schedule.group_slab, group)
+        _drop_group(schedule, group)
 
 
 cdef void _rest_flow(schedule_t* schedule, band_t* band, flow_t* flow, uint64_t turn) noexcept nogil:
     """Nobody waits of it since the request of that turn: it is forgotten, unless it is ahead of the clock."""
-    if flow.next != NULL:
-        flow.next.previous = flow.previous
-    if flow.previous != NULL:
-        flow.previous.next = flow.next
-    else:
-        band.first = flow.next
-    flow.next = flow.previous = NULL
+    list_drop(&band.flows, &flow.record)
     band.busy -= 1
     if flow.tag <= band.clock:
         _drop_flow(schedule, band, flow)
@@ -398,23 +441,9 @@ cdef void _rest_flow(schedule_t* schedule, band_t* band, flow_t* flow, uint64_t 
 
 
 cdef void _forget_all_idle(schedule_t* schedule, band_t* band) noexcept nogil:
-    """From the leaves up, so that no heap has to be kept in order."""
-    cdef node_t* node = band.idle
-    cdef node_t* gone
-    while node != NULL:
-        if node.left != NULL:
-            node = node.left
-        elif node.right != NULL:
-            node = node.right
-        else:
-            gone = node
-            node = node.parent
-            if node != NULL and node.left == gone:
-                node.left = NULL
-            elif node != NULL:
-                node.right = NULL
-            _drop_flow(schedule, band, <flow_t*>gone)
-    band.idle = NULL
+    while band.idle.count:  # the last first, so that nobody has to move
+        band.idle.count -= 1
+        _drop_flow(schedule, band, <flow_t*>band.idle.entries[band.idle.count].node)
 
 
 cdef void _forget_idle(schedule_t* schedule, band_t* band) noexcept nogil:
@@ -422,7 +451,7 @@ cdef void _forget_idle(schedule_t* schedule, band_t* band) noexcept nogil:
     if band.requests == 0:
         _forget_all_idle(schedule, band)
         band.clock = 0
-    while band.idle != NULL and band.idle.rank.tag <= band.clock:
+    while band.idle.count and band.idle.entries[0].rank.tag <= band.clock:
         _drop_idle(schedule, band)
 
 
@@ -443,7 +472,8 @@ cdef void schedule_add(schedule_t* schedule, band_t* band, queued_t* item, slice
     else:
         lane.newest.next = item
     lane.newest = item
-    if band.rules.order != PK_ORDER_FCFS:
+    lane.count += 1
+    if lane.is_ranked:
         heap_push(&lane.ranked, &item.node)
     flow.requests += 1
     flow.bytes += item.bytes
@@ -461,8 +491,9 @@ cdef inline uint64_t _cost(const band_t* band, const queued_t* item) noexcept no
 
 cdef void _unlink(queued_t* item) noexcept nogil:
     cdef lane_t* lane = item.lane
-    if item.node.distance:
+    if lane.is_ranked:
         heap_drop(&lane.ranked, &item.node)
+    lane.count -= 1
     if item.previous == NULL:
         lane.oldest = item.next
     else:
@@ -515,20 +546,21 @@ cdef void schedule_take(schedule_t* schedule, queued_t* item) noexcept nogil:
 
 cdef void _sort_lane(lane_t* lane, const band_t* band) noexcept nogil:
     cdef queued_t* item = lane.oldest
-    lane.ranked = NULL
+    lane.ranked.count = 0
+    lane.is_ranked = band.rules.order != PK_ORDER_FCFS
     while item != NULL:
-        item.node.distance = 0
+        item.node.place = 0
         item.node.rank.order = _order(band, item)
-        if band.rules.order != PK_ORDER_FCFS:
+        if lane.is_ranked:
             heap_push(&lane.ranked, &item.node)
         item = item.next
 
 
 cdef void schedule_sort(schedule_t* schedule, band_t* band, const band_rules_t* rules) noexcept nogil:
-    """Other rules for a band. Where flows are charged otherwise than before, all begin anew. O(n log n) if they are."""
+    """Other rules for a band; room for another order was reserved. Where flows are charged otherwise, all begin anew."""
     cdef bint is_reordered = band.rules.order != rules.order
     cdef bint is_recharged = band.rules.fairness != rules.fairness
-    cdef flow_t* flow = band.first
+    cdef flow_t* flow = <flow_t*>band.flows.first
     cdef lane_t* lane
     band.rules = rules[0]
     if not is_reordered and not is_recharged:
@@ -545,7 +577,7 @@ cdef void schedule_sort(schedule_t* schedule, band_t* band, const band_rules_t* 
                 _sort_lane(lane, band)
             _rank_lane(schedule, lane)
             lane = lane.next
-        flow = flow.next
+        flow = <flow_t*>flow.record.next
 
 
 # --- C kernel: invariants ---
@@ -557,18 +589,20 @@ cdef size_t _check_lane(const band_t* band, const lane_t* lane) except? 0:
     cdef const queued_t* before = NULL
     cdef size_t count = 0
     assert lane.group.record.parent == <void*>band and lane.group.record.id == lane.record.id
-    assert _is_parked(&lane.record.node) == (lane.record.node.distance == 0)
+    assert lane.record.is_listed == (lane.record.node.place == 0)
+    assert lane.is_ranked == (band.rules.order != PK_ORDER_FCFS)
     while item != NULL:
         assert item.lane == lane and item.previous == before and queued_of(<node_t*>&item.node) == item
         assert item.node.rank.order == _order(band, item)
-        assert (item.node.distance != 0) == (band.rules.order != PK_ORDER_FCFS)
+        assert bool(item.node.place) == lane.is_ranked
         assert before == NULL or before.node.rank.turn < item.node.rank.turn
         before = item
         item = item.next
         count += 1
-    assert lane.newest == before and count > 0
-    assert heap_check(lane.ranked) == (0 if band.rules.order == PK_ORDER_FCFS else count)
-    if not _is_parked(&lane.record.node):
+    assert lane.newest == before and count == lane.count > 0
+    heap_check(&lane.ranked)
+    assert lane.ranked.count == (count if lane.is_ranked else 0)
+    if not lane.record.is_listed:
         rank = _rank_of(lane)
         assert (rank.tag, rank.order, rank.turn) == (
             lane.record.node.rank.tag, lane.record.node.rank.order, lane.record.node.rank.turn
@@ -581,7 +615,7 @@ cdef size_t _check_flow(const schedule_t* schedule, const band_t* band, const fl
     cdef const lane_t* lane = flow.first
     cdef const lane_t* before = NULL
     cdef size_t requests = 0, lanes = 0
-    assert flow.record.parent == <void*>band and flow.record.node.distance == 0
+    assert flow.record.parent == <void*>band and flow.record.node.place == 0
     if not flow.is_shared:
         assert index_find(&schedule.flows, band, flow.record.id) == &flow.record
     while lane != NULL:
@@ -596,33 +630,36 @@ cdef size_t _check_flow(const schedule_t* schedule, const band_t* band, const fl
     return lanes
 
 
+cdef size_t _check_list(const list_t* list) except? 0:
+    """How many there are in it."""
+    cdef const record_t* record = list.first
+    cdef const record_t* before = NULL
+    cdef size_t count = 0
+    while record != NULL:
+        assert record.is_listed and record.node.place == 0 and record.previous == before
+        before = record
+        record = record.next
+        count += 1
+    return count
+
+
 cdef size_t _check_band(const schedule_t* schedule, const band_t* band) except? 0:
     """How many lanes it has."""
-    cdef const flow_t* flow = band.first
-    cdef const flow_t* before = NULL
-    cdef size_t requests = 0, bytes = 0, lanes = 0, busy = 0
-    while flow != NULL:
-        assert flow.previous == before
+    cdef const record_t* record = band.flows.first
+    cdef const flow_t* flow
+    cdef size_t requests = 0, bytes = 0, lanes = 0
+    while record != NULL:
+        flow = <const flow_t*>record
         lanes += _check_flow(schedule, band, flow)
         requests += flow.requests
         bytes += flow.bytes
-        busy += 1
-        before = flow
-        flow = flow.next
-    assert (requests, bytes, busy) == (band.requests, band.bytes, band.busy)
-    assert requests > 0 or (band.idle == NULL and band.clock == 0)
-    assert band.idle == NULL or band.idle.rank.tag > band.clock
-    assert heap_check(band.groups) <= lanes
+        record = record.next
+    assert (requests, bytes, _check_list(&band.flows)) == (band.requests, band.bytes, band.busy)
+    assert requests > 0 or (band.idle.count == 0 and band.clock == 0)
+    assert band.idle.count == 0 or band.idle.entries[0].rank.tag > band.clock
+    heap_check(&band.groups)
+    heap_check(&band.idle)
     return lanes
-
-
-cdef size_t _check_parked(const node_t* node) except? 0:
-    cdef size_t count = 0
-    while node != NULL:
-        assert node.distance == 0 and (node.left == NULL or node.left.right == node)
-        node = node.left
-        count += 1
-    return count
 
 
 cdef size_t _check_groups(const schedule_t* schedule) except? 0:
@@ -630,36 +667,36 @@ cdef size_t _check_groups(const schedule_t* schedule) except? 0:
     cdef const record_t* record
     cdef const group_t* group
     cdef size_t i, lanes = 0, parked_groups = 0, parked_lanes = 0
-    cdef bint is_parked
     for i in range(schedule.groups.places):
         record = schedule.groups.buckets[i]
         while record != NULL:
             group = <const group_t*>record
-            parked_lanes += group.count - <size_t>heap_check(group.lanes)
-            is_parked = _is_parked(&record.node)
-            parked_groups += is_parked
-            assert (record.node.distance != 0) == (group.lanes != NULL and not is_parked)
-            assert group.lanes == NULL or is_parked or group.lanes.rank.turn == record.node.rank.turn
+            heap_check(&group.lanes)
+            assert bool(record.node.place) == (group.lanes.count and not record.is_listed)
+            assert record.node.place == 0 or group.lanes.entries[0].rank.turn == record.node.rank.turn
+            parked_lanes += group.count - group.lanes.count
+            parked_groups += record.is_listed
             lanes += group.count
             record = record.chain
-    assert parked_lanes == _check_parked(schedule.parked_lanes)
-    assert parked_groups == _check_parked(schedule.parked_groups)
+    assert parked_lanes == _check_list(&schedule.parked_lanes)
+    assert parked_groups == _check_list(&schedule.parked_groups)
     return lanes
 
 
 cdef object schedule_check(const schedule_t* schedule):
     """Assert the invariants."""
     cdef const band_t* band
-    cdef size_t i, lanes = 0, flows = 0, shared = 0
+    cdef size_t i, lanes = 0, flows = 0, shared = 0, groups = 0
     for i in range(schedule.count):
         band = schedule.bands[i]
         assert band.place == i and (i == 0 or schedule.bands[i - 1].priority > band.priority)
-        assert i >= schedule.at or band.groups == NULL
+        assert i >= schedule.at or band.groups.count == 0
         lanes += _check_band(schedule, band)
-        flows += band.busy + <size_t>heap_check(band.idle)
+        flows += band.busy + band.idle.count
         shared += band.shared != NULL
+        groups += band.group_count
     assert lanes == schedule.lane_slab.count == schedule.lanes.count == _check_groups(schedule)
     assert flows == schedule.flow_slab.count == schedule.flows.count + shared
     assert schedule.flow_count == schedule.flows.count <= schedule.most_flows
-    assert schedule.groups.count == schedule.group_slab.count
+    assert groups == schedule.groups.count == schedule.group_slab.count
     assert schedule.count == schedule.band_slab.count
