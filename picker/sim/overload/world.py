@@ -76,10 +76,7 @@ class Trace:
 
     scenario: Scenario
     stories: list[Story]
-    samples: list[tuple[float, int, int, int, float]] = field(default_factory=list)
-    """(second, requests at the gateway, running, waiting in engines, mean KV usage) twice a second."""
-    work: list[tuple[float, int]] = field(default_factory=list)  # (second, tokens of prompts and answers done by then)
-    sends: list[tuple[float, bool]] = field(default_factory=list)  # (second, did others go on waiting)
+    busy: list[tuple[float, float]] = field(default_factory=list)  # (second, share of engines that run something)
     longest_stall_s: float = 0.0  # somebody waited at the gateway, and nobody was sent
     end_s: float = 0.0
 
@@ -230,14 +227,8 @@ class Run:
         self.at(self.now_s + self.gateway.scrape_s, lambda: self.scrape(slot))
 
     def sample(self) -> None:
-        for slot in range(len(self.engines)):
-            if slot not in self.dead:
-                self.advance(slot)
-        states = [engine.metrics() for engine in self.engines]
-        running, waiting = sum(one.running for one in states), sum(one.waiting for one in states)
-        usage = sum(one.kv_usage for one in states) / len(states)
-        self.trace.samples.append((self.now_s, self.gateway.waiting, running, waiting, usage))
-        self.trace.work.append((self.now_s, sum(one.prompt_tokens + one.generation_tokens for one in states)))
+        running = sum(engine.metrics().running > 0 for engine in self.engines)
+        self.trace.busy.append((self.now_s, running / len(self.engines)))
         self.at(self.now_s + SAMPLE_S, self.sample)
 
     # --- faults ---
