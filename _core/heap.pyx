@@ -1,8 +1,8 @@
 """What comes first: a heap of nodes that are part of what they rank.
 
 Invariants: each node knows its place; nothing is before what stands above it; four stand below each.
-Cost: O(log n) to put a node in, to take any out, to move one whose rank has changed; O(1) to look. Ranks stand in the heap
-    itself, so that only those who move are touched. Memory is taken by `heap_reserve` alone, and not for a single node.
+Cost: O(log n) to put a node in, to take any out, to move one whose rank has changed; O(1) to look. Ranks stand in the
+    heap itself, so that only those who move are touched. `heap_reserve` alone allocates, and not for a single node.
 Memory: owns its entries; the owner keeps a node where it is until it is taken out.   Threads: one at a time.
 """
 cimport cython
@@ -56,24 +56,27 @@ cdef void _up(heap_t* heap, uint32_t at, entry_t entry) noexcept nogil:
     _put(heap, at, entry)
 
 
-cdef inline uint32_t _first_below(const heap_t* heap, uint32_t at) noexcept nogil:
-    """Which of those below `at` comes first; `count` if there are none."""
-    cdef uint64_t child = <uint64_t>at * WIDTH + 1, end = min(child + WIDTH, heap.count)
-    cdef uint32_t first = heap.count
-    while child < end:
-        if first == heap.count or rank_before(&heap.entries[child].rank, &heap.entries[first].rank):
-            first = <uint32_t>child
-        child += 1
+cdef inline entry_t* _first_of(const heap_t* heap, uint64_t child) noexcept nogil:
+    """Who comes first of those that begin at `child`, which there is."""
+    cdef entry_t* first = &heap.entries[child]
+    cdef uint64_t i
+    for i in range(child + 1, min(child + WIDTH, heap.count)):
+        if rank_before(&heap.entries[i].rank, &first.rank):
+            first = &heap.entries[i]
     return first
 
 
 cdef void _down(heap_t* heap, uint32_t at, entry_t entry) noexcept nogil:
     """Let it sink into the hole at `at`."""
-    cdef uint32_t below = _first_below(heap, at)
-    while below < heap.count and rank_before(&heap.entries[below].rank, &entry.rank):
-        _put(heap, at, heap.entries[below])
-        at = below
-        below = _first_below(heap, at)
+    cdef uint64_t child = <uint64_t>at * WIDTH + 1
+    cdef entry_t* below
+    while child < heap.count:
+        below = _first_of(heap, child)
+        if not rank_before(&below.rank, &entry.rank):
+            break
+        _put(heap, at, below[0])
+        at = <uint32_t>(below - heap.entries)
+        child = <uint64_t>at * WIDTH + 1
     _put(heap, at, entry)
 
 

@@ -14,13 +14,15 @@ from libc.string cimport memcpy, memset
 
 from picker._core.alloc cimport PK_E_LIMIT, PK_E_NOMEM, PK_E_RANGE, PK_OK, pk_alloc, pk_free, pk_resize
 from picker._core.codec cimport slice_t
+from picker._core.lanes cimport (
+    lanes_add_band, lanes_band, lanes_drop_band, lanes_free, lanes_init, lanes_reserve, lanes_reserve_bands,
+    lanes_reserve_order,
+)
 from picker._core.records cimport index_find
 from picker._core.schedule cimport (
-    PK_FAIR_ROUND_ROBIN, PK_FAIR_STRICT, PK_FAIR_TOKENS, PK_ORDER_EDF, PK_ORDER_FCFS, PK_ORDER_SLO,
-    band_of, band_rules_t, band_t, flow_t, lane_t, queued_t, schedule_add, schedule_add_band,
-    schedule_band, schedule_begin, schedule_block, schedule_check, schedule_drop_band, schedule_free, schedule_init,
-    schedule_peek, schedule_remove, schedule_reserve, schedule_reserve_bands, schedule_reserve_order, schedule_skip,
-    schedule_sort, schedule_take,
+    PK_FAIR_ROUND_ROBIN, PK_FAIR_STRICT, PK_FAIR_TOKENS, PK_ORDER_EDF, PK_ORDER_FCFS, PK_ORDER_SLO, band_of,
+    band_rules_t, band_t, flow_t, lane_t, queued_t, schedule_add, schedule_begin, schedule_block, schedule_check,
+    schedule_peek, schedule_remove, schedule_skip, schedule_sort, schedule_take,
 )
 from picker._core.wheel cimport wheel_check, wheel_drop, wheel_due, wheel_init, wheel_set
 
@@ -34,14 +36,14 @@ cdef void queue_init(queue_t* queue, const queue_limits_t* limits, int64_t now_n
     queue.now_ns = now_ns
     queue.default.order = queue.negative.order = PK_ORDER_FCFS
     queue.default.fairness = queue.negative.fairness = PK_FAIR_TOKENS
-    schedule_init(&queue.schedule, limits.flows)
+    lanes_init(&queue.schedule, limits.flows)
     wheel_init(&queue.wheel, now_ns)
 
 
 cdef void queue_free(queue_t* queue) noexcept nogil:
     """Those who wait are forgotten, not touched: take them out first."""
     cdef queue_limits_t limits = queue.limits
-    schedule_free(&queue.schedule)
+    lanes_free(&queue.schedule)
     queue_init(queue, &limits, queue.now_ns)
 
 
@@ -76,16 +78,16 @@ cdef inline int64_t _expires(const band_rules_t* rules, int64_t own_ns, int64_t 
 
 cdef int queue_push(queue_t* queue, queued_t* item, slice_t name, int64_t now_ns) noexcept nogil:
     """Let it wait. PK_OK, PK_E_LIMIT (queue.cap says which) or PK_E_NOMEM."""
-    cdef band_t* band = schedule_band(&queue.schedule, item.priority)
+    cdef band_t* band = lanes_band(&queue.schedule, item.priority)
     cdef const band_rules_t* rules = _defaults(queue, item.priority) if band == NULL else &band.rules
     cdef int cap = _cap(queue, rules, band, item.bytes)
     if cap != PK_CAP_NONE:
         queue.cap = cap
         return PK_E_LIMIT
-    if schedule_reserve(&queue.schedule, band, item) != PK_OK:
+    if lanes_reserve(&queue.schedule, band, item) != PK_OK:
         return PK_E_NOMEM
     if band == NULL:
-        band = schedule_add_band(&queue.schedule, item.priority, rules)
+        band = lanes_add_band(&queue.schedule, item.priority, rules)
         queue.made += 1
     if now_ns > queue.now_ns:
         queue.now_ns = now_ns
@@ -122,7 +124,7 @@ cdef void _leave(queue_t* queue, queued_t* item, band_t* band) noexcept nogil:
     queue.requests -= 1
     queue.bytes -= item.bytes
     if band.requests == 0 and not band.has_rules:
-        schedule_drop_band(&queue.schedule, band)
+        lanes_drop_band(&queue.schedule, band)
         queue.made -= 1
 
 
@@ -131,14 +133,14 @@ cdef void queue_remove(queue_t* queue, queued_t* item) noexcept nogil:
     cdef band_t* band
     if item.lane == NULL:
         return
-    band = band_of(item)
+    band = band_of(item.lane.group)
     schedule_remove(&queue.schedule, item)
     _leave(queue, item, band)
 
 
 cdef void queue_take(queue_t* queue, queued_t* item) noexcept nogil:
     """It goes: its flow is charged."""
-    cdef band_t* band = band_of(item)
+    cdef band_t* band = band_of(item.lane.group)
     schedule_take(&queue.schedule, item)
     _leave(queue, item, band)
 
@@ -213,7 +215,7 @@ cdef void _forget_rules(queue_t* queue) noexcept nogil:
         band = queue.schedule.bands[i]
         band.has_rules = False
         if band.requests == 0:
-            schedule_drop_band(&queue.schedule, band)
+            lanes_drop_band(&queue.schedule, band)
     queue.made = queue.schedule.count
 
 
@@ -231,9 +233,9 @@ cdef int _reserve_rules(queue_t* queue, const queue_rules_t* rules) noexcept nog
     cdef uint32_t i
     for i in range(queue.schedule.count):
         band = queue.schedule.bands[i]
-        if schedule_reserve_order(&queue.schedule, band, _rules_of(rules, band.priority).order) != PK_OK:
+        if lanes_reserve_order(&queue.schedule, band, _rules_of(rules, band.priority).order) != PK_OK:
             return PK_E_NOMEM
-    return schedule_reserve_bands(&queue.schedule, rules.count)
+    return lanes_reserve_bands(&queue.schedule, rules.count)
 
 
 cdef int queue_set_rules(queue_t* queue, const queue_limits_t* limits, const queue_rules_t* rules) noexcept nogil:
@@ -253,9 +255,9 @@ cdef int queue_set_rules(queue_t* queue, const queue_limits_t* limits, const que
         band = queue.schedule.bands[i]
         schedule_sort(&queue.schedule, band, _rules_of(rules, band.priority))
     for i in range(rules.count):
-        band = schedule_band(&queue.schedule, rules.priorities[i])
+        band = lanes_band(&queue.schedule, rules.priorities[i])
         if band == NULL:
-            band = schedule_add_band(&queue.schedule, rules.priorities[i], &rules.rules[i])
+            band = lanes_add_band(&queue.schedule, rules.priorities[i], &rules.rules[i])
             queue.made += 1
         band.has_rules = True
         queue.made -= 1
@@ -558,7 +560,7 @@ cdef class Queue:
             item = &self._table[i]
             assert item.lane != NULL or (item.timer.place == 0 and item.node.place == 0)
             assert item.lane == NULL or (item.timer.place != 0) == (item.expires_ns != INT64_MAX)
-            assert item.lane == NULL or (band_of(item).priority == item.priority and item.owner == item)
+            assert item.lane == NULL or (band_of(item.lane.group).priority == item.priority and item.owner == item)
             requests += item.lane != NULL
             size += item.bytes if item.lane != NULL else 0
             timed += item.timer.place != 0

@@ -113,14 +113,6 @@ ctypedef struct schedule_t:
     index_t groups             # by band and id
     index_t lanes              # by flow and the group's id
 
-cdef void schedule_init(schedule_t* schedule, uint32_t most_flows) noexcept nogil
-cdef void schedule_free(schedule_t* schedule) noexcept nogil
-cdef int schedule_reserve_bands(schedule_t* schedule, uint32_t bands) noexcept nogil
-cdef int schedule_reserve(schedule_t* schedule, band_t* band, const queued_t* item) noexcept nogil
-cdef int schedule_reserve_order(const schedule_t* schedule, const band_t* band, int order) noexcept nogil
-cdef band_t* schedule_band(const schedule_t* schedule, int32_t priority) noexcept nogil
-cdef band_t* schedule_add_band(schedule_t* schedule, int32_t priority, const band_rules_t* rules) noexcept nogil
-cdef void schedule_drop_band(schedule_t* schedule, band_t* band) noexcept nogil
 cdef void schedule_sort(schedule_t* schedule, band_t* band, const band_rules_t* rules) noexcept nogil
 
 cdef void schedule_add(schedule_t* schedule, band_t* band, queued_t* item, slice_t name) noexcept nogil
@@ -139,6 +131,9 @@ cdef inline queued_t* queued_of(node_t* node) noexcept nogil:
     return <queued_t*>(<char*>node - sizeof(timer_t))
 
 
-cdef inline band_t* band_of(const queued_t* item) noexcept nogil:
-    """The band in which it waits."""
-    return <band_t*>item.lane.group.record.parent
+cdef inline band_t* band_of(const group_t* group) noexcept nogil:
+    return <band_t*>group.record.parent
+
+
+cdef inline flow_t* flow_of(const lane_t* lane) noexcept nogil:
+    return <flow_t*>lane.record.parent

@@ -31,6 +31,7 @@ PART_OF = {
     "feeds": "prompt",
     "fields": "bbr",
     "heads": "h2",
+    "lanes": "queue",
     "reading": "session",
     "records": "queue",
     "renaming": "session",

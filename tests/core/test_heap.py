@@ -7,7 +7,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from picker._core.heap import Heap
 from tests.model import heap as model
-from tests.support.leaks import assert_flat
+from tests.support.builds import debug_build_only
+from tests.support.leaks import assert_flat, failing_allocations
 
 KEYS = 12
 
@@ -45,9 +46,10 @@ def test_refuses_what_is_not_there() -> None:
     heap.push(0, 1, 1)
     with pytest.raises(ValueError, match="0 is in the heap already"):
         heap.push(0, 2, 2)
-    with pytest.raises(KeyError):
-        heap.drop(1)
-    for call in (lambda: heap.push(2, 1, 1), lambda: heap.drop(2)):
+    for call in (lambda: heap.drop(1), lambda: heap.move(1, 0, 0)):
+        with pytest.raises(KeyError):
+            call()
+    for call in (lambda: heap.push(2, 1, 1), lambda: heap.drop(2), lambda: heap.move(2, 0, 0)):
         with pytest.raises(IndexError):
             call()
     with pytest.raises(OverflowError):
@@ -57,9 +59,25 @@ def test_refuses_what_is_not_there() -> None:
     assert (len(heap), heap.first()) == (1, 0)
 
 
+def test_one_that_gets_another_rank_moves() -> None:
+    heap = Heap(20)
+    for key in range(20):
+        heap.push(key, key, 0)
+    heap.move(17, 0, -1)
+    assert heap.first() == 17
+    heap.move(17, 18, 1)
+    heap.move(3, 3, 0)
+    heap._check()
+    order = []
+    while (key := heap.first()) is not None:
+        order.append(key)
+        heap.drop(key)
+    assert order == [*range(17), 18, 17, 19]
+
+
 @pytest.mark.parametrize("ranks", [range(2000), range(2000, 0, -1), random.Random(1).sample(range(9000), 2000)])
 def test_many_come_in_order(ranks: range | list[int]) -> None:
-    """Ascending and descending ones make the most one-sided heaps there are."""
+    """Ascending, descending, mixed; with holes anywhere, filled from the end."""
     heap = Heap(len(ranks))
     for key, tag in enumerate(ranks):
         heap.push(key, tag, 0)
@@ -94,6 +112,13 @@ class HeapMachine(RuleBasedStateMachine):
         self.core.drop(key)
         self.model.drop(key)
 
+    @precondition(lambda self: self.model.ranks)
+    @rule(data=st.data(), tag=st.integers(0, 2), order=st.integers(-1, 1))
+    def move(self, data: st.DataObject, tag: int, order: int) -> None:
+        key = data.draw(st.sampled_from(sorted(self.model.ranks)))
+        self.core.move(key, tag, order)
+        self.model.push(key, tag, order)
+
     @invariant()
     def equal(self) -> None:
         self.core._check()
@@ -105,10 +130,16 @@ HeapMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40
 TestHeap = HeapMachine.TestCase
 
 
-def test_leaks_nothing() -> None:
-    def churn() -> None:
-        heap = Heap(50)
-        for key in range(50):
-            heap.push(key, key % 7, key)
+def churn() -> None:
+    heap = Heap(50)
+    for key in range(50):
+        heap.push(key, key % 7, key)
 
+
+def test_leaks_nothing() -> None:
     assert_flat(churn, calls=50)
+
+
+@debug_build_only
+def test_survives_failing_allocations() -> None:
+    assert failing_allocations(churn) == 4  # of nodes once, of entries for 8, 16, 32, 64: the last of these five works
