@@ -182,3 +182,44 @@ def test_a_push_that_fails_changes_nothing(after: int) -> None:
     assert (len(queue), queue.bytes, queue.bands(), queue.peek(), queue.expired(NEVER)) == (0, 0, [], None, None)
     queue.push(0, 3, 1, 1, 1, 1, NEVER, TICK, 5)
     assert queue.dispatch(2) == [0]
+
+
+@debug_build_only
+def test_any_growth_that_fails_changes_nothing() -> None:
+    """Of heaps, tables and records: the first allocation of each push fails; the push after it succeeds."""
+    queue = Queue(300)
+    queue.set_rules([], (EDF, TOKENS, 0, 0, 0), PLAIN)
+    failed = 0
+    for key in range(300):
+        said = key, key % 3, key * key % 90, key % 7 % 5, 1, 1 + key, NEVER, 500 - key, 5
+        before = queue.bands(), queue.flows(), queue.peek()
+        alloc.fail_allocation(0)
+        try:
+            queue.push(*said)
+        except MemoryError:
+            failed += 1
+            queue._check()
+            assert (queue.bands(), queue.flows(), queue.peek()) == before
+            queue.push(*said)
+        alloc.fail_allocation(-1)
+    queue._check()
+    assert failed > 30
+    assert len(queue.dispatch(500)) == 300
+
+
+@debug_build_only
+def test_rules_that_find_no_memory_leave_the_old() -> None:
+    """Heaps for another order are needed by each lane in which more than one waits."""
+    order = (SLO, STRICT, 0, 0, 0)
+    for after in range(8):  # two arrays of the face, then a heap for each of six lanes
+        queue = Queue(20)
+        for key in range(20):
+            queue.push(key, key % 2, key % 3, 0, 1, 1, 50 - key, NEVER, 0)
+        before = queue.bands()
+        alloc.fail_allocation(after)
+        with pytest.raises(MemoryError):
+            queue.set_rules([], order, order)
+        queue._check()
+        assert queue.bands() == before
+    queue.set_rules([], order, order)
+    assert queue.dispatch(20) == [*range(19, 0, -2), *range(18, -1, -2)]
