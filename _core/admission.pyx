@@ -16,6 +16,7 @@ from picker._core.dispatch cimport (
     asked_pick_t,
     engine_t,
     pick_among,
+    pick_is_possible,
     pthread_mutex_lock,
     pthread_mutex_unlock,
     request_t,
@@ -73,7 +74,7 @@ cdef double COLD_KV = 0.02                 # KV usage below which an endpoint ha
 # --- C kernel: admitters; all with the lock held ---
 
 
-cdef inline bint _may_go_to(const request_t* request, const endpoint_t* endpoint) noexcept nogil:
+cdef inline bint _is_open_to(const request_t* request, const endpoint_t* endpoint) noexcept nogil:
     if not endpoint.used:
         return False
     return request.subset == NULL or subset_allows(request.subset, endpoint.target_hash, endpoint.address_hash)
@@ -87,7 +88,7 @@ cdef double _saturation(const engine_t* engine, const request_t* request) noexce
     cdef uint32_t slot, count = 0
     for slot in range(engine.endpoints.width):
         endpoint = &engine.endpoints.slots[slot]
-        if _may_go_to(request, endpoint):
+        if _is_open_to(request, endpoint):
             queue, kv = endpoint.load.waiting / rules.queue, endpoint.load.kv_usage / rules.kv
             queue = queue if queue > kv else kv
             sum += queue if queue > 0.0 else 0.0
@@ -102,7 +103,7 @@ cdef bint _is_soon_enough(const engine_t* engine, const request_t* request, int6
     cdef uint32_t slot, count = 0
     for slot in range(engine.endpoints.width):
         endpoint = &engine.endpoints.slots[slot]
-        if not _may_go_to(request, endpoint):
+        if not _is_open_to(request, endpoint):
             continue
         count += 1
         if endpoint.requests == 0 or endpoint.load.running == 0.0 or 0.0 <= endpoint.load.kv_usage < COLD_KV:
@@ -139,12 +140,13 @@ cdef int _refuse(engine_t* engine, asked_pick_t* asked, int failure) noexcept no
     return PK_REFUSED
 
 
-cdef inline bint _may_wait_for_endpoints(const engine_t* engine, const request_t* request) noexcept nogil:
-    """The pool is empty, and that may change."""
-    cdef const flow_rules_t* rules = &engine.flow.rules
-    if not rules.is_on or rules.no_endpoint_ttl_ns == 0 or engine.endpoints.count:
-        return False
-    return request.subset == NULL or request.subset.count != 0
+cdef int _none(engine_t* engine, asked_pick_t* asked) noexcept nogil:
+    """There is no endpoint for it. The pool may be empty for a while only; a subset that is empty stays so."""
+    cdef const request_t* request = asked.request
+    if engine.endpoints.count == 0 and engine.flow.rules.no_endpoint_ttl_ns:
+        if request.subset == NULL or request.subset.count != 0:
+            return PK_QUEUED
+    return _refuse(engine, asked, PK_FAIL_NO_ENDPOINT)
 
 
 cdef int _pick(engine_t* engine, asked_pick_t* asked, double share) noexcept nogil:
@@ -173,12 +175,10 @@ cdef int _admit(engine_t* engine, asked_pick_t* asked) noexcept nogil:
     if priority < 0 and _is_denied(engine, asked):
         return _refuse(engine, asked, PK_FAIL_DENIED)
     if not flow_is_first(flow, priority):
-        return _short(engine, asked)
+        return _short(engine, asked) if pick_is_possible(engine, request) else _none(engine, asked)
     code = _pick(engine, asked, flow_share(flow, &engine.endpoints, priority, request.now_ns))
-    if code == PK_E_MISSING and _may_wait_for_endpoints(engine, request):
-        return PK_QUEUED
     if code == PK_E_MISSING:
-        return _refuse(engine, asked, PK_FAIL_NO_ENDPOINT)
+        return _none(engine, asked)
     if code == PK_QUEUED:
         return _short(engine, asked)
     if code == PK_OK or code == PK_NEED_PLUGIN:

@@ -190,3 +190,4 @@ cdef uint32_t engine_token(engine_t* engine, const booking_t* booking, uint8_t* 
 cdef int pick_among(
     engine_t* engine, const request_t* request, booking_t* booking, pick_t* pick, double share
 ) noexcept nogil
+cdef bint pick_is_possible(const engine_t* engine, const request_t* request) noexcept nogil

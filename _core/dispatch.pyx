@@ -232,21 +232,33 @@ cdef inline int64_t _expected(const engine_t* engine, const request_t* request) 
     return request.max_tokens if 0 <= request.max_tokens < output else output
 
 
-cdef uint32_t _candidates(engine_t* engine, const request_t* request, bint any_breaker) noexcept nogil:
-    """Endpoints the request may go to, in slot order; with `any_breaker`, ejected ones too.
+cdef inline bint _may_go_to(
+    const engine_t* engine, const request_t* request, const endpoint_t* endpoint
+) noexcept nogil:
+    """Labels are looked at here as well as in the pipeline: what is asked for credit must be what is picked from."""
+    if not endpoint.used or endpoint.labels & engine.labels != engine.labels:
+        return False
+    return request.subset == NULL or subset_allows(request.subset, endpoint.target_hash, endpoint.address_hash)
 
-    Labels are looked at here as well as in the pipeline: what is asked for credit must be what is picked from.
-    """
+
+cdef bint pick_is_possible(const engine_t* engine, const request_t* request) noexcept nogil:
+    """Is there an endpoint that the request may go to, ever so full?"""
+    cdef uint32_t slot
+    for slot in range(engine.endpoints.width):
+        if _may_go_to(engine, request, &engine.endpoints.slots[slot]):
+            return True
+    return False
+
+
+cdef uint32_t _candidates(engine_t* engine, const request_t* request, bint any_breaker) noexcept nogil:
+    """Endpoints the request may go to, in slot order; with `any_breaker`, ejected ones too."""
     cdef const endpoint_t* endpoint
-    cdef uint64_t labels = engine.labels
     cdef uint32_t slot, count = 0
     for slot in range(engine.endpoints.width):
         endpoint = &engine.endpoints.slots[slot]
-        if not endpoint.used or not (any_breaker or endpoints_open(endpoint, request.now_ns)):
+        if not (any_breaker or endpoints_open(endpoint, request.now_ns)):
             continue
-        if endpoint.labels & labels != labels:
-            continue
-        if request.subset == NULL or subset_allows(request.subset, endpoint.target_hash, endpoint.address_hash):
+        if _may_go_to(engine, request, endpoint):
             engine.frame.slots[count] = slot
             count += 1
     return count

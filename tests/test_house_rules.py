@@ -22,6 +22,7 @@ BELONGS = {
     "tests": "tests/core/test_{}.py",
 }
 PART_OF = {
+    "admission": "engine",
     "bbrrequest": "bbr",
     "bbrresponse": "bbr",
     "bbrsteps": "bbr",
@@ -30,6 +31,7 @@ PART_OF = {
     "edits": "bbr",
     "feeds": "prompt",
     "fields": "bbr",
+    "flow": "engine",
     "heads": "h2",
     "lanes": "queue",
     "reading": "session",
@@ -39,6 +41,7 @@ PART_OF = {
     "request": "session",
     "response": "session",
     "schedule": "queue",
+    "turns": "session",
 }
 """Kernels without a class of their own: modelled and tested through another module's."""
 

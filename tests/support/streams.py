@@ -15,7 +15,14 @@ import grpc.aio
 import pytest
 
 from picker._core.engine import Engine
-from picker._core.session import FAIL_EXHAUSTED, FAIL_INTERNAL, STATE_PICKED, Session, SessionError
+from picker._core.session import (
+    FAIL_EXHAUSTED,
+    FAIL_INTERNAL,
+    FAIL_STOPPING,
+    STATE_PICKED,
+    Session,
+    SessionError,
+)
 from picker.config.settings import LimitSettings, ListenSettings
 from picker.extproc.grpcio import METHOD, ExtProc, start_server
 from picker.extproc.readiness import Readiness
@@ -76,6 +83,10 @@ class Shell(abc.ABC):
         """A new stream."""
 
     @abc.abstractmethod
+    def turn(self) -> None:
+        """Something has changed by other than a stream."""
+
+    @abc.abstractmethod
     async def idle(self) -> None:
         """Until the shell has seen the end of every stream."""
 
@@ -92,27 +103,37 @@ class Shell(abc.ABC):
 
 
 class CoreStream(Stream):
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, shell: "CoreShell") -> None:
+        self._shell = shell
         self._replies: deque[bytes] = deque()
         self._status = ""
         try:
-            self._session: Session | None = Session(engine, 0)
+            self._session: Session | None = Session(shell.engine, 0)
+            shell.streams[self._session] = self
         except OverflowError:
             self._session, self._status = None, "RESOURCE_EXHAUSTED"
 
     async def send(self, *requests: bytes) -> None:
         for request in requests:
-            if self._session is None:
-                return
-            try:
-                self._replies += self._session.feed(request, 0)
-            except SessionError:
-                self._end("INVALID_ARGUMENT")
-            except Exception as problem:
-                self._failed(self._session, problem)
-            else:
-                if self._session.is_over:
-                    self._end("OK")
+            if self._session is not None:
+                self._do(self._session, functools.partial(self._session.feed, request, 0))
+        self._shell.turn()
+
+    def turn(self) -> None:
+        """Its session's wait is over."""
+        if self._session is not None:
+            self._do(self._session, functools.partial(self._session.resume, 0))
+
+    def _do(self, session: Session, answer: Callable[[], list[bytes]]) -> None:
+        try:
+            self._replies += answer()
+        except SessionError:
+            self._end("INVALID_ARGUMENT")
+        except Exception as problem:
+            self._failed(session, problem)
+        else:
+            if session.is_over:
+                self._end("OK")
 
     def _failed(self, session: Session, problem: Exception) -> None:
         """As `Session.feed` says: by a refusal if nothing was answered yet, else with an error."""
@@ -125,6 +146,7 @@ class CoreStream(Stream):
     def _end(self, status: str) -> None:
         if self._session is not None:
             self._session.close(0)
+            del self._shell.streams[self._session]
             self._session, self._status = None, status
 
     async def receive(self, count: int = 1) -> list[Any]:
@@ -133,9 +155,11 @@ class CoreStream(Stream):
 
     async def half_close(self) -> None:
         self._end("OK")
+        self._shell.turn()
 
     async def cancel(self) -> None:
         self._end("CANCELLED")
+        self._shell.turn()
 
     async def ended(self) -> str:
         assert not self._replies
@@ -146,8 +170,23 @@ class CoreStream(Stream):
 class CoreShell(Shell):
     """`Session` called directly."""
 
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.streams: dict[Session, CoreStream] = {}
+
     def open(self) -> CoreStream:
-        return CoreStream(self.engine)
+        return CoreStream(self)
+
+    def turn(self) -> None:
+        while called := self.engine.dispatch(0):
+            for session in called:
+                self.streams[session].turn()
+
+    async def stop(self) -> None:
+        self.engine.turn_out(FAIL_STOPPING, 0)
+        self.turn()
+        for stream in list(self.streams.values()):
+            await stream.cancel()
 
     async def idle(self) -> None:
         return None
@@ -219,7 +258,11 @@ class GrpcShell(Shell):
         await self.stop()
 
     async def stop(self) -> None:
-        await self.server.stop(None)
+        self.extproc.turns.turn_out()
+        await self.server.stop(0.1)
+
+    def turn(self) -> None:
+        self.extproc.turns.look()
 
     def open(self) -> GrpcStream:
         return GrpcStream(self.channel)
@@ -258,6 +301,9 @@ class WireShellUnderTest(Shell):
 
     async def stop(self) -> None:
         await self.wire.stop(0)
+
+    def turn(self) -> None:
+        self.wire.turn()
 
     def open(self) -> Stream:
         return WireStream(self.client, PATH)
