@@ -293,9 +293,11 @@ cdef void _fill(engine_t* engine, asked_pick_t* asked) noexcept nogil:
         request.max_tokens if request.max_tokens >= 0 else <int64_t>engine.output_tokens
     )
     item.slo_ns = INT64_MAX if asked.slo_ns <= 0 else item.received_ns + asked.slo_ns
-    item.expires_ns = INT64_MAX
-    if engine.endpoints.count == 0 and engine.flow.rules.no_endpoint_ttl_ns < INT64_MAX - request.now_ns:
-        item.expires_ns = request.now_ns + engine.flow.rules.no_endpoint_ttl_ns
+    item.expires_ns = INT64_MAX              # as its band has it
+    if engine.endpoints.count == 0:
+        item.expires_ns = INT64_MAX - 1      # never
+        if engine.flow.rules.no_endpoint_ttl_ns < item.expires_ns - request.now_ns:
+            item.expires_ns = request.now_ns + engine.flow.rules.no_endpoint_ttl_ns
 
 
 cdef int engine_enqueue(engine_t* engine, asked_pick_t* asked, slice_t name) noexcept nogil:

@@ -70,10 +70,10 @@ cdef int _cap(const queue_t* queue, const band_rules_t* rules, const band_t* ban
 
 
 cdef inline int64_t _expires(const band_rules_t* rules, int64_t own_ns, int64_t now_ns) noexcept nogil:
-    """The band's time to live, unless its own is over before."""
-    if rules.ttl_ns == 0 or (now_ns > 0 and rules.ttl_ns > INT64_MAX - now_ns):
+    """Its own, if it has one; else as the band's time to live has it."""
+    if own_ns != INT64_MAX or rules.ttl_ns == 0 or (now_ns > 0 and rules.ttl_ns > INT64_MAX - now_ns):
         return own_ns
-    return min(own_ns, now_ns + rules.ttl_ns)
+    return now_ns + rules.ttl_ns
 
 
 cdef int queue_push(queue_t* queue, queued_t* item, slice_t name, int64_t now_ns) noexcept nogil:

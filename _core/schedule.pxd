@@ -47,7 +47,7 @@ ctypedef struct queued_t:
     int64_t cost               # tokens; counts as 1 to PK_MOST_COST
     int64_t received_ns
     int64_t slo_ns             # for PK_ORDER_SLO; INT64_MAX = none, which is last
-    int64_t expires_ns         # its own; INT64_MAX = never. queue_push makes it the band's where that is nearer
+    int64_t expires_ns         # INT64_MAX: queue_push makes it the band's; else its own, INT64_MAX - 1 being never
     # What the queue says
     int64_t enqueued_ns
 

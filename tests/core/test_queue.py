@@ -53,8 +53,9 @@ def test_the_bands_time_to_live_is_its_deadline() -> None:
     push(queue, 0, now_ns=5)
     push(queue, 1, now_ns=6, expires_ns=99)
     push(queue, 2, now_ns=7, expires_ns=500)
-    assert [queue.expires_ns(key) for key in range(3)] == [105, 99, 107]
-    assert queue.dispatch(3) == [1, 0, 2]
+    push(queue, 3, now_ns=8, expires_ns=NEVER - 1)
+    assert [queue.expires_ns(key) for key in range(4)] == [105, 99, 500, NEVER - 1]
+    assert queue.dispatch(4) == [1, 0, 2, 3]
 
 
 # --- flows ---
