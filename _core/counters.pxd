@@ -30,6 +30,7 @@ ctypedef struct counters_t:
 
 cdef int64_t window_length(uint32_t kind) noexcept nogil
 cdef int64_t window_at(uint32_t kind, int64_t wall_ns) noexcept nogil
+cdef bint window_has_passed(const counter_t* counter, int64_t wall_ns) noexcept nogil
 
 cdef int counters_init(counters_t* counters, uint32_t room) noexcept nogil
 cdef void counters_free(counters_t* counters) noexcept nogil

@@ -29,6 +29,12 @@ cdef int64_t window_at(uint32_t kind, int64_t wall_ns) noexcept nogil:
     return wall_ns // window_length(kind)
 
 
+cdef bint window_has_passed(const counter_t* counter, int64_t wall_ns) noexcept nogil:
+    """Is its window over? A clock that is set back a little is still in the one that had begun; far back, in none."""
+    cdef int64_t now = window_at(counter.kind, wall_ns)
+    return counter.window != now and counter.window != now + 1
+
+
 cdef inline uint32_t* _head(const counters_t* counters, uint64_t id) noexcept nogil:
     return &counters.heads[<uint32_t>(id ^ (id >> 32)) & counters.mask]
 
@@ -73,7 +79,7 @@ cdef uint32_t _room(counters_t* counters, int64_t wall_ns) noexcept nogil:
         return counters.count
     for kind in range(PK_WINDOWS):
         place = counters.oldest[kind]
-        if place and counters.table[place].window != window_at(kind, wall_ns):
+        if place and window_has_passed(&counters.table[place], wall_ns):
             _unlist(counters, place)
             _unchain(counters, place)
             return place
@@ -108,7 +114,7 @@ cdef counter_t* _make(counters_t* counters, uint64_t id, uint32_t kind, int64_t 
 cdef counter_t* counters_take(counters_t* counters, uint64_t id, uint32_t kind, int64_t wall_ns) noexcept nogil:
     """The counter of `id` in the window of that time, made if it is not there; NULL: there is no room for it.
 
-    An id is always of one kind. A clock that is set back begins a window anew.
+    An id is always of one kind.
     """
     cdef counter_t* counter = counters_find(counters, id)
     cdef uint32_t place
@@ -118,7 +124,7 @@ cdef counter_t* counters_take(counters_t* counters, uint64_t id, uint32_t kind, 
     if counters.newest[kind] != place:
         _unlist(counters, place)
         _list(counters, place)
-    if counter.window != window_at(kind, wall_ns):
+    if window_has_passed(counter, wall_ns):
         counter.window = window_at(kind, wall_ns)
         counter.used = 0
     return counter

@@ -10,6 +10,7 @@ from picker._core.flowstats cimport flowstats_t
 from picker._core.form cimport form_t
 from picker._core.names cimport names_t
 from picker._core.prompt cimport prompt_t
+from picker._core.quota cimport quota_t
 from picker._core.radix cimport radix_t
 from picker._core.rewrite cimport rewrites_t
 from picker._core.scan cimport scan_t
@@ -134,6 +135,7 @@ ctypedef struct engine_t:
     decisions_t decisions
     flow_t flow
     rewrites_t rewrites
+    quota_t* quota             # rate limits, with a lock of their own; NULL: there are none
     const names_t* objectives  # priorities (int32_t) by name; NULL: there are none
     uint64_t random
     uint64_t hash_seed

@@ -3,6 +3,7 @@ from typing import Any, final
 
 from typing_extensions import Buffer
 
+from picker._core.quotas import Quota
 from picker._core.rewrite import Rewrites, _Rule
 
 _Step = tuple[int, float, Sequence[float], int]
@@ -112,6 +113,12 @@ class Engine:
 
     def flow(self, now_ns: int) -> dict[str, Any]:
         """What is known of flow control: rules in force, who waits, what endpoints have room for."""
+
+    def set_quota(self, quota: Quota) -> None:
+        """Hold requests to these rate limits, for as long as the engine lives; engines may share them.
+
+        ValueError if there are others: requests under way hold something of theirs.
+        """
 
     def rewrite_counts(self, first: int, most: int) -> list[tuple[str, str, str, int]] | None:
         """Decisions among the counters `first` to `first + most - 1`; None behind the last.

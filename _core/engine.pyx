@@ -74,6 +74,7 @@ from picker._core.flow cimport (
 )
 from picker._core.names cimport Names
 from picker._core.prompt cimport PK_BLOCK_TOKENS, PK_MOST_DEPTH
+from picker._core.quotas cimport Quota
 from picker._core.radix cimport (
     radix_bytes,
     radix_forget,
@@ -392,6 +393,7 @@ cdef object _check_flow(engine_t* engine):
 
 @cython.final
 @cython.auto_pickle(False)
+@cython.no_gc_clear          # sessions that go with it still need its rate limits
 cdef class Engine:
     """Owns endpoints, prefix index, policy and stats. Sessions (`picker._core.session`) work on it.
 
@@ -579,6 +581,16 @@ cdef class Engine:
         view["flows"] = _flow_views(&self._engine, now_ns)
         view["credits"] = _credit_views(&self._engine, now_ns)
         return view
+
+    def set_quota(self, Quota quota not None) -> None:
+        """Hold requests to these rate limits, for as long as the engine lives; engines may share them.
+
+        ValueError if there are others: requests under way hold something of theirs.
+        """
+        if self._quota is not None and self._quota is not quota:
+            raise ValueError("an engine has its rate limits for good; replace their rules")
+        self._quota = quota
+        self._engine.quota = &quota._quota
 
     def rewrite_counts(self, uint32_t first, uint32_t most):
         """Decisions among the counters `first` to `first + most - 1`; None behind the last.

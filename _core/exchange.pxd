@@ -6,6 +6,7 @@ from picker._core.codec cimport PK_BODY_FULL_DUPLEX_STREAMED, buffer_t, slice_t
 from picker._core.dispatch cimport asked_pick_t, engine_t, pick_t, request_t, scratch_t
 from picker._core.endpoints cimport booking_t
 from picker._core.framed cimport framed_t
+from picker._core.quota cimport hold_t
 from picker._core.restore cimport restore_t
 from picker._core.sse cimport sse_t
 from picker._core.stats cimport gaps_t
@@ -105,6 +106,7 @@ ctypedef struct session_t:
     pick_t pick
     asked_pick_t asked         # points to the three before it
     answer_t answer
+    hold_t* meter              # what its rate limits hold; NULL: there are none
 
 
 cdef inline slice_t session_header(const session_t* session) noexcept nogil:

@@ -12,10 +12,12 @@ from picker._core.schedule cimport band_rules_t, queued_t
 # What becomes of a request that asks for its turn, besides PK_OK, PK_NEED_PLUGIN and PK_E_*
 cdef enum:
     PK_QUEUED = 2              # it waits
+    PK_QUOTA_ANSWERED = 4      # the store has said something: ask its rate limits again
     PK_REFUSED = 3             # `turn.failure` says why
 
 # Where a turn stands
 cdef enum:
+    PK_TURN_ASKED = -1         # a store is asked about its rate limits
     PK_TURN_NONE = 0
     PK_TURN_QUEUED = 1
     PK_TURN_WOKEN = 2          # it has come, or has been lost: in the list of those to be told

@@ -80,6 +80,7 @@ ctypedef struct hold_t:
     charge_t charges[PK_QUOTA_CHARGES]
     uint32_t refused           # the charge that was one too many
     int64_t used               # of its limit by then
+    int64_t reset_ns           # when that is over
     shown_t requests
     shown_t tokens
 
@@ -100,6 +101,7 @@ ctypedef struct quota_t:
     int64_t wall_ns            # what to add to the clock of sessions
     int mode                   # PK_QUOTA_*
     int fallback               # what FAILED holds get: PK_QUOTA_MEMORY, FREE or SHUT
+    bint bounds_output         # what a client says an answer is at most, is reserved for it
     bint mirrors               # what the store says is kept here, too
     hold_t** holds             # all there are, by slot
     size_t capacity

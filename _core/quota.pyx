@@ -26,7 +26,7 @@ from picker._core.counters cimport (
     counter_t,
     counters_find,
     counters_take,
-    window_at,
+    window_has_passed,
     window_length,
 )
 from picker._core.quotarules cimport (
@@ -135,7 +135,7 @@ cdef counter_t* _counter(quota_t* quota, const limit_t* limit, charge_t* charge,
     charge.is_shared = False
     if counter == NULL:
         shared = counters_find(&quota.shared, limit.id)
-    if shared == NULL or shared.used == 0 or shared.window != window_at(limit.kind, wall_ns):
+    if shared == NULL or shared.used == 0 or window_has_passed(shared, wall_ns):
         counter = counters_take(&quota.counters, charge.id, limit.kind, wall_ns)
         if counter != NULL:
             return counter
@@ -199,13 +199,13 @@ cdef bint _may_go(quota_t* quota, hold_t* hold, counter_t** counters, int64_t no
         charge = &hold.charges[i]
         limit = &hold.rules.limits[charge.limit]
         counters[i] = _counter(quota, limit, charge, wall_ns)
-        charge.window = window_at(limit.kind, wall_ns)
+        charge.window = counters[i].window if counters[i] != NULL else 0
         quota.crowded += charge.is_shared
         used = counters[i].used if counters[i] != NULL else limit.amount
         reset_ns = _reset(limit, now_ns, wall_ns)
         if _exceeds(limit, used, charge.cost) and reset_ns > longest_ns:
             longest_ns = reset_ns
-            hold.refused, hold.used = i, used
+            hold.refused, hold.used, hold.reset_ns = i, used, reset_ns
         _show(hold, limit, used, reset_ns)
     return longest_ns < 0
 
@@ -411,13 +411,13 @@ cdef counter_t* _reserved_in(
 ) noexcept nogil:
     """What the charge was reserved in, if its window lasts; else NULL."""
     cdef counter_t* counter
-    if charge.window != window_at(limit.kind, wall_ns):
-        return NULL
     if charge.is_shared:
         counter = counters_find(&quota.shared, limit.id)
     else:
         counter = counters_find(&quota.counters, charge.id)
-    return counter if counter != NULL and counter.window == charge.window else NULL
+    if counter == NULL or counter.window != charge.window or window_has_passed(counter, wall_ns):
+        return NULL
+    return counter
 
 
 cdef void _settle_here(quota_t* quota, hold_t* hold, const used_t* used, int64_t now_ns) noexcept nogil:
@@ -561,6 +561,7 @@ cdef bint quota_answer(
             _let_go(quota, hold, PK_HOLD_STORED)
         else:
             hold.refused, hold.used = <uint32_t>refused, used[refused]
+            hold.reset_ns = now_ns + (ends_ms[refused] - store_ms) * 1_000_000
             _refuse(quota, hold)
         _wake(quota, hold)
     quota_unlock(&quota.lock)

@@ -1,4 +1,4 @@
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, final
 
 OTHER_RULES: str
@@ -12,7 +12,7 @@ class Quota:
     """
 
     def __new__(cls, *, seed: int, counters: int = 65536, most_settling: int = 65536) -> Quota: ...
-    def set_rules(self, rules: Iterable[dict[str, Any]]) -> None:
+    def set_rules(self, rules: Iterable[Mapping[str, Any]], *, bounds_output: bool = True) -> None:
         """Replace the rules, at once; requests under way are settled by those they began with, counters go on.
 
         Each a dict: `name`; `source` of keys, None (all requests are counted together), ("header", name) or ("claim",
@@ -20,7 +20,8 @@ class Quota:
         cached one, of an output token)); `keys`, the tier of keys with one of their own; `default`, the tier of others;
         `absent`, that of requests without a key (None: not limited); `models`, None or the names of those it is about;
         `per_model`, whether each has counters of its own. A limit goes on where its rule's name, window and prices are
-        what they were. ValueError, OverflowError for what no rules can be, MemoryError; the old ones then stay.
+        what they were. `bounds_output`: what a client says an answer is at most is reserved for it; else no more than
+        answers usually have. ValueError, OverflowError for what no rules can be, MemoryError; the old ones then stay.
         """
 
     def set_clock(self, wall_ns: int) -> None:
@@ -48,6 +49,9 @@ class Quota:
         `refused`: the index of the limit that is reached, -1 if the request may go; `used` of each limit, with this
         request if it goes; `ends_ms`, when its window ends. False if nobody asked. ValueError for more or fewer.
         """
+
+    def wake(self) -> int:
+        """Let the sessions that have been answered or failed go on, with those whose turn has come; how many."""
 
     def fail(self, ticket: int) -> None:
         """The store did not answer; harmless if nobody asked."""

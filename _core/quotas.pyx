@@ -12,6 +12,7 @@ from picker._core.alloc cimport PK_E_LIMIT, PK_E_MISSING, PK_OK, pk_free
 from picker._core.codec cimport header_t, slice_t
 from picker._core.counters cimport counters_free, counters_init, window_length
 from picker._core.hashing cimport hash_xxh64
+from picker._core.metering cimport meter_wake
 from picker._core.quota cimport (
     PK_HOLD_ASKED,
     PK_HOLD_REFUSED,
@@ -229,7 +230,7 @@ cdef class Quota:
         counters_free(&self._quota.shared)
         quota_lock_destroy(&self._quota.lock)
 
-    def set_rules(self, rules) -> None:
+    def set_rules(self, rules, *, bint bounds_output=True) -> None:
         """Replace the rules, at once; requests under way are settled by those they began with, counters go on.
 
         Each a dict: `name`; `source` of keys, None (all requests are counted together), ("header", name) or ("claim",
@@ -237,7 +238,8 @@ cdef class Quota:
         cached one, of an output token)); `keys`, the tier of keys with one of their own; `default`, the tier of others;
         `absent`, that of requests without a key (None: not limited); `models`, None or the names of those it is about;
         `per_model`, whether each has counters of its own. A limit goes on where its rule's name, window and prices are
-        what they were. ValueError, OverflowError for what no rules can be, MemoryError; the old ones then stay.
+        what they were. `bounds_output`: what a client says an answer is at most is reserved for it; else no more than
+        answers usually have. ValueError, OverflowError for what no rules can be, MemoryError; the old ones then stay.
         """
         cdef list given = list(rules)
         cdef rules_t* made = NULL
@@ -248,6 +250,7 @@ cdef class Quota:
         for number, rule in enumerate(given):
             made.rules[<uint32_t>number].tally = self._tally(rule["name"])
         quota_replace(&self._quota, made)
+        self._quota.bounds_output = bounds_output
 
     cdef rules_t* _make(self, list given) except NULL:
         cdef list sources = list(dict.fromkeys(rule["source"] for rule in given if rule.get("source") is not None))
@@ -351,6 +354,10 @@ cdef class Quota:
         for i in range(hold.count):
             amounts[i], ends[i] = used[i], ends_ms[i]
         return quota_answer(&self._quota, ticket, refused, amounts, ends, store_ms, now_ns)
+
+    def wake(self) -> int:
+        """Let the sessions that have been answered or failed go on, with those whose turn has come; how many."""
+        return meter_wake(&self._quota)
 
     def fail(self, uint64_t ticket) -> None:
         """The store did not answer; harmless if nobody asked."""

@@ -25,7 +25,7 @@ ctypedef struct splice_t:
 
 ctypedef struct answer_reply_t:
     # What is changed in the headers of a response.
-    header_t set[2]            # headers to set
+    header_t set[8]            # headers to set
     uint32_t set_count
     bint is_unsized            # the body's size may change: no content-length
     bint wants_no_body         # the gateway need not show the body
@@ -39,6 +39,9 @@ ctypedef struct refusal_t:
     uint32_t retry_after_s     # of a 429 or 503: when to come again; 0 = in a second
     const header_t* headers    # further ones
     uint32_t header_count      # at most PK_REFUSAL_HEADERS
+    const char* message        # instead of what is said of such; must stand in JSON as it is
+    const char* type
+    bint is_away               # of PK_FAIL_QUOTA: nobody can say what the limits are
 
 cdef uint32_t out_control(slice_t key) noexcept nogil
 cdef int out_plain(out_t* out, int reply) noexcept nogil

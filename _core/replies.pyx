@@ -97,6 +97,9 @@ cdef extern from *:
         {429, "rate_limit_error", "rate_limit_exceeded", "the rate limit is reached, try again later",
          "rejected-quota"},
         {0}};
+    static const pk_refusal_t PK_AWAY = {
+        503, "service_unavailable", "rate_limit_unavailable", "rate limits cannot be looked up, try again later",
+        "rejected-quota"};
     static const pk_refusal_t PK_POOL_REFUSAL = {
         503, "service_unavailable", "unknown_pool", "", "rejected-no-endpoints"};
     /* by PK_BODY_* */
@@ -118,6 +121,7 @@ cdef extern from *:
         const char* message
         const char* reason
     const pk_refusal_t PK_INTERNAL
+    const pk_refusal_t PK_AWAY
     const pk_refusal_t PK_POOL_REFUSAL
     const pk_refusal_t PK_REFUSALS[]
     const char* PK_PROBLEMS[]
@@ -337,7 +341,7 @@ cdef int _write_refusal(
     cdef char seconds[12]
     cdef header_t headers[OWN_HEADERS + PK_REFUSAL_HEADERS]
     cdef uint32_t i, count = 1
-    snprintf(body, sizeof(body), PK_ERROR_FORM, message, kind.type, param, kind.code)
+    snprintf(body, sizeof(body), PK_ERROR_FORM, message, given.type if given.type != NULL else kind.type, param, kind.code)
     headers[0].key, headers[0].value = slice_text(b"content-type"), slice_text(b"application/json")
     if kind.status == 503 or kind.status == 429:
         snprintf(seconds, sizeof(seconds), b"%u", given.retry_after_s if given.retry_after_s else 1)
@@ -362,8 +366,10 @@ cdef int out_refusal(out_t* out, const refusal_t* given) noexcept nogil:
     cdef int failure = given.failure
     if PK_FAIL_NONE < failure < PK_FAIL_KINDS and PK_REFUSALS[failure].status:
         kind = &PK_REFUSALS[failure]
+    if given.is_away:
+        kind = &PK_AWAY
     _explain(given.problem if failure == PK_FAIL_BAD_REQUEST else PK_BODY_OK, given.offset, text, param, sizeof(text))
-    message = kind.message
+    message = given.message if given.message != NULL else kind.message
     if failure == PK_FAIL_BAD_REQUEST:
         message = text
     return _write_refusal(out, given, kind, message, param)

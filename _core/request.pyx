@@ -12,7 +12,7 @@ headers are answered (STREAMED, NONE), the pick is made without it.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from picker._core.alloc cimport PK_E_FORMAT, PK_E_MISSING, PK_E_NOMEM, PK_OK
+from picker._core.alloc cimport PK_E_FORMAT, PK_E_LIMIT, PK_E_MISSING, PK_E_NOMEM, PK_OK
 from picker._core.apis cimport PK_API_OTHER, PK_BODY_NOT_JSON, PK_BODY_OK, route_api, route_header
 from picker._core.codec cimport (
     PK_BODY_BUFFERED_PARTIAL,
@@ -44,9 +44,11 @@ from picker._core.exchange cimport (
     session_header,
     session_t,
 )
-from picker._core.flow cimport PK_QUEUED, PK_REFUSED, PK_TURN_CALLED, PK_TURN_NONE
+from picker._core.flow cimport PK_QUEUED, PK_QUOTA_ANSWERED, PK_REFUSED, PK_TURN_CALLED, PK_TURN_NONE
 from picker._core.hashing cimport hash_xxh64
+from picker._core.metering cimport meter_answer, meter_ask, meter_open, meter_refuse, meter_said_t
 from picker._core.outbox cimport out_t
+from picker._core.quota cimport PK_QUOTA_WAITS, quota_header, quota_metadata
 from picker._core.reading cimport reading_find, reading_find_cut, reading_hash, reading_name, reading_unnamed
 from picker._core.renaming cimport renaming_apply, renaming_ask, renaming_name, renaming_splice
 from picker._core.replies cimport (
@@ -75,6 +77,7 @@ from picker._core.stats cimport (
     PK_FAIL_INTERNAL,
     PK_FAIL_LARGE_HEADERS,
     PK_FAIL_NO_ENDPOINT,
+    PK_FAIL_QUOTA,
     PK_FAIL_STOPPING,
     PK_FAIL_TIMEOUT,
     PK_FAIL_TOO_LARGE,
@@ -107,10 +110,13 @@ cdef void request_drop(session_t* session) noexcept nogil:
 cdef int _refuse(session_t* session, int failure, int problem, out_t* out) noexcept nogil:
     """An ImmediateResponse; the session is over."""
     cdef refusal_t refusal
+    cdef meter_said_t said
     memset(&refusal, 0, sizeof(refusal))
     refusal.failure, refusal.problem = failure, problem
     refusal.offset = session.scratch.scan.error_at if problem == PK_BODY_NOT_JSON else 0
     refusal.retry_after_s = session.asked.turn.retry_after_s
+    if failure == PK_FAIL_QUOTA:
+        meter_refuse(session, &said, &refusal)
     turn_leave(session, session.request.now_ns)
     session.failure = failure
     session.is_refused = True
@@ -158,6 +164,8 @@ cdef int _read_header(session_t* session, const header_t* header) noexcept nogil
     cdef uint32_t control = out_control(header.key)
     if session.engine.flow.rules.is_on:
         turn_read_header(session, header)
+    if session.meter != NULL:
+        quota_header(session.meter, header)
     if control:
         return _read_control(session, control, header.value)
     route_header(&session.route, header)
@@ -196,9 +204,13 @@ cdef int _request_headers(session_t* session, const message_t* message, int64_t 
     if session.state != PK_STATE_NEW:
         return PK_E_FORMAT
     session.state = PK_STATE_BODY
-    code = _read_headers(session, message.headers, out)
+    code = meter_open(session)
+    if code == PK_OK:
+        code = _read_headers(session, message.headers, out)
     if code != PK_OK or session.is_refused:
         return code
+    if session.meter != NULL:
+        quota_metadata(session.meter, message.metadata)
     session.api = route_api(&session.route, session.engine.families)
     session.request_done = message.end_of_stream or session.request_mode == PK_BODY_NONE
     session.asked.is_free = message.end_of_stream       # a request without a body: no model works for it
@@ -304,7 +316,16 @@ cdef int _complete(session_t* session, int64_t now_ns, out_t* out) noexcept nogi
     session.request.subset = &session.subset
     session.request.now_ns = now_ns
     session.state = PK_STATE_WAITING
-    return _turned(session, turn_ask(session), out)
+    return _metered(session, meter_ask(session, now_ns), out)
+
+
+cdef int _metered(session_t* session, int code, out_t* out) noexcept nogil:
+    """What its rate limits say."""
+    if code == PK_QUOTA_WAITS:
+        return PK_OK                        # told when it is known
+    if code == PK_E_LIMIT or code == PK_E_MISSING:
+        return _refuse(session, PK_FAIL_QUOTA, PK_BODY_OK, out)
+    return _turned(session, turn_ask(session), out) if code == PK_OK else code
 
 
 cdef int _turned(session_t* session, int code, out_t* out) noexcept nogil:
@@ -323,6 +344,8 @@ cdef int request_turn(session_t* session, out_t* out) noexcept nogil:
         return PK_OK
     if code != PK_NEED_PLUGIN:
         session.asked.turn.state = PK_TURN_NONE
+    if code == PK_QUOTA_ANSWERED:
+        return _let_go(session, _metered(session, meter_answer(session), out))
     return _let_go(session, _turned(session, code, out))
 
 

@@ -65,6 +65,7 @@ from picker._core.framed cimport (
     framed_init,
     framed_prompt_tokens,
 )
+from picker._core.metering cimport meter_said_t, meter_show
 from picker._core.outbox cimport out_t
 from picker._core.replies cimport answer_reply_t, out_answer, out_changed, out_chunk, out_plain, out_trailers
 from picker._core.request cimport request_drop
@@ -212,7 +213,9 @@ cdef int _headers(session_t* session, const message_t* message, int64_t now_ns, 
     cdef answer_t* answer = &session.answer
     cdef answer_reply_t reply
     cdef uint8_t text[PK_TOKEN_BYTES]
+    cdef meter_said_t said
     cdef slice_t token
+    cdef uint32_t i
     if session.has_response:
         return PK_E_FORMAT
     _read_headers(answer, message.headers)
@@ -223,6 +226,9 @@ cdef int _headers(session_t* session, const message_t* message, int64_t now_ns, 
         _answered(session, message, now_ns)
         token.data, token.size = text, engine_token(session.engine, &session.booking, text)
         _set(&reply, session_header(session), token)
+    meter_show(session, &said, now_ns)
+    for i in range(said.count):
+        _set(&reply, said.headers[i].key, said.headers[i].value)
     if session.engine.tells_served:
         _set(&reply, slice_text(b"x-conformance-test-served-endpoint"), _verdict(message))
     if message.end_of_stream or session.response_mode == PK_BODY_NONE:

@@ -49,6 +49,7 @@ from picker._core.exchange cimport (
     session_t,
 )
 from picker._core.jsonstring cimport json_unescape
+from picker._core.metering cimport meter_settle
 from picker._core.outbox cimport out_clear, out_free, out_list, out_t
 from picker._core.renaming cimport renaming_drop
 from picker._core.request cimport request_drop, request_feed, request_refuse, request_resume, request_turn
@@ -207,6 +208,7 @@ cdef void _settle(session_t* session, int64_t now_ns) noexcept nogil:
     outcome.request_bytes = session.request_bytes
     response_outcome(session, &outcome)
     outcome.predicted_tokens = session.pick.cached_tokens
+    meter_settle(session, &outcome, now_ns)
     engine_settle(session.engine, &session.booking, &outcome, now_ns)
 
 

@@ -1,0 +1,1 @@
+# No Python face: it is tested through `session.Session`.
