@@ -33,6 +33,7 @@ from picker.extproc.shell import Rules, make_shell
 from picker.kube.lease import new_identity
 from picker.logs import configure_logging
 from picker.pools import Pools
+from picker.quota.limits import RateLimiting
 from picker.recipe import make_recipe, scraping
 from picker.resources.rules import objectives, of_pool, rewrite_rules
 from picker.scrape.fetch import tls_context
@@ -73,8 +74,15 @@ class App:
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings
         self._scraping = scraping(settings.scrape, settings.config)
-        self._recipe = partial(make_recipe, settings, hash_seed=secrets.randbits(64), random_seed=secrets.randbits(64))
         self._configs = {"": settings.config, **settings.pool_configs}
+        self._limits = RateLimiting({name: config.rate_limits for name, config in self._configs.items()})
+        self._recipe = partial(
+            make_recipe,
+            settings,
+            hash_seed=secrets.randbits(64),
+            random_seed=secrets.randbits(64),
+            quota=self._limits.quota,
+        )
         self.pools = Pools(self._recipe(self._configs))
         self._file_pool, self._fingerprint = "", ""
         if settings.discovery.endpoints_file:
@@ -89,6 +97,8 @@ class App:
             Rules(leader_election=settings.election.enabled, by_name=settings.kubernetes.serves_several),
         )
         self.pools.subscribe(self.shell.set_pools)
+        if self._limits.asks:
+            self.shell.watch(self._limits.look)
         self.routing = _body_routing(settings)
         router = self.routing.router if self.routing is not None else None
         self.orders = Orders(
@@ -110,6 +120,7 @@ class App:
         stop = stop or asyncio.Event()
         _stop_on_signals(stop)
         async with contextlib.AsyncExitStack() as stack:
+            self._limits.start(stack, self.shell.turn)  # and stop it behind the shell: its last requests are charged
             stack.push_async_callback(self.shell.stop, STOP_S)
             control = await self._start_control_plane(stack)
             self.ports["ext_proc"] = await self.shell.start_extproc()
@@ -145,6 +156,7 @@ class App:
             is_ready=lambda: self.health.is_ready,
             figures=self._figures,
             routing=self.routing.figures if self.routing is not None else None,
+            rate_limits=self._limits.figures,
         )
         self.control = ControlProcess(
             answers,
@@ -201,7 +213,9 @@ class App:
         configs = {**self._configs, pool: config}
         found = scraping(self._settings.scrape, configs[""])
         tls_context(found.scrape)  # the control process could not go on, nor be started again
+        limit = self._limits.prepare(pool, config.rate_limits)
         self.pools.reconfigure(self._recipe(configs))
+        limit()
         self._configs = configs
         if found != self._scraping and self.control is not None:
             self.control.send([found])

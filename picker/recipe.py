@@ -1,10 +1,11 @@
 """What a configuration comes to beside its policy: engines with their limits, and how metrics are read."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from picker._core.engine import Engine
+from picker._core.quotas import Quota
 from picker.config.model import PickerConfig
 from picker.config.settings import ScrapeSettings, ServeSettings
 from picker.config.support import ApproxPrefixCacheProducer, CoreMetricsExtractor, MetricsDataSource
@@ -21,9 +22,14 @@ MIN_SCRAPE_INTERVAL_S = 0.05  # the peer's floor; values below are raised to it
 
 
 def make_recipe(
-    settings: ServeSettings, configs: Mapping[str, PickerConfig], *, hash_seed: int, random_seed: int
+    settings: ServeSettings,
+    configs: Mapping[str, PickerConfig],
+    *,
+    hash_seed: int,
+    random_seed: int,
+    quota: Callable[[str], Quota] | None = None,
 ) -> Recipe:
-    """How pools are made. `configs`: by pool, and that of all others by "".
+    """How pools are made. `configs`: by pool, and that of all others by "". `quota`: what counts a pool's rate limits.
 
     The seeds are secrets of this process: no client can aim at another's prefix.
     """
@@ -31,14 +37,16 @@ def make_recipe(
     def config_of(name: str) -> PickerConfig:
         return configs.get(name, configs[""])
 
+    def engine(name: str, policy: Policy) -> Engine:
+        limits = _limits(settings, config_of(name))
+        made = Engine(hash_seed=hash_seed, random_seed=random_seed, prior_rate=policy.prior_rate, limits=limits)
+        if quota is not None:
+            made.set_quota(quota(name))
+        return made
+
     return Recipe(
         policy=lambda name: compile_policy(config_of(name)),
-        engine=lambda name, policy: Engine(
-            hash_seed=hash_seed,
-            random_seed=random_seed,
-            prior_rate=policy.prior_rate,
-            limits=_limits(settings, config_of(name)),
-        ),
+        engine=engine,
         install=lambda engine, policy: _install(settings, engine, policy),
     )
 

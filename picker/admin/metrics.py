@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from picker.admin.exposition import AnyFamily, Counters, Gauges, Histogram, Histograms
 from picker.admin.flow import NO_FLOW, flow_families
+from picker.admin.ratelimits import rate_limit_families
 from picker.admin.routing import routing_families
 
 __all__ = ["Figure", "PoolSnapshot", "Snapshot", "families", "page"]
@@ -113,8 +114,8 @@ class Snapshot:
     """What the page is made of, taken at once.
 
     `by_pool`: whether there may be several pools, so that each is called by its namespace and name. `routing` are the
-    figures of the body-based router, if there is one; `counters` and `gauges` map a name to its help, label names and
-    rows of (label values, value). Times in ns of one monotonic clock.
+    figures of the body-based router, if there is one, `rate_limits` those of rate limits; `counters` and `gauges` map a
+    name to its help, label names and rows of (label values, value). Times in ns of one monotonic clock.
     """
 
     version: str
@@ -124,6 +125,7 @@ class Snapshot:
     pools: Sequence[PoolSnapshot]
     by_pool: bool = False
     routing: Mapping[str, Any] | None = None
+    rate_limits: Sequence[Mapping[str, Any]] = ()
     counters: Mapping[str, Figure] = field(default_factory=dict)
     gauges: Mapping[str, Figure] = field(default_factory=dict)
 
@@ -138,6 +140,7 @@ def families(snapshot: Snapshot) -> Iterator[AnyFamily]:
         yield from (*_info(snapshot), _shell(snapshot))
     if snapshot.routing is not None:
         yield from routing_families(snapshot.routing)
+    yield from rate_limit_families(snapshot.rate_limits)
     yield from _given(Counters, snapshot.counters)
     yield from _given(Gauges, snapshot.gauges)
 

@@ -9,6 +9,7 @@ import msgspec
 from picker.config.catalogue import SCHEDULING, SUPPORTED, Role
 from picker.config.flow import BandPlan, FlowPlan
 from picker.config.model import PickerConfig, PluginSpec, WeightedPlugin
+from picker.config.ratelimits import told
 from picker.config.units import Seconds, format_bytes, format_duration
 from picker.errors import printable
 
@@ -38,6 +39,7 @@ def _lines(config: PickerConfig) -> Iterator[str]:
         yield "beside it"
         yield from (f"  {_plugin(spec)}" for spec in others)
     yield from _flow_control(config.flow_control)
+    yield from told(config.rate_limits)
     if config.response_tracking == "off":
         yield "responses are not looked at: load is what metrics say"
     if config.response_tracking == "headers":

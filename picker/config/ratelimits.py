@@ -4,6 +4,7 @@
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from picker.config.document import MemberPath
 from picker.config.suggest import quoted
 from picker.config.units import Bytes, Seconds
 
-__all__ = ["RateLimitPlan", "RateLimits", "StorePlan", "check"]
+__all__ = ["RateLimitPlan", "RateLimits", "StorePlan", "check", "told"]
 
 Text = Annotated[str, Meta(min_length=1)]
 Weight = Annotated[float, Meta(ge=0, le=1000)]
@@ -296,3 +297,41 @@ def _each_limit(limits: Limits, weights: Weights) -> Iterator[Limit]:
         amount = getattr(limits, name)
         if amount is not None:
             yield window.lower(), int(amount), KINDS.get(kind, cost)
+
+
+# --- in words ---
+
+
+def told(plan: RateLimitPlan) -> Iterator[str]:
+    """The plan in lines; keys are counted, never shown."""
+    if not plan.rules:
+        return
+    where = "in memory, by each replica" if plan.store is None else f"in a store; without it: {plan.store.on_failure}"
+    yield f"rate limits, counted {where}"
+    for rule in plan.rules:
+        models = "" if rule["models"] is None else f" of {', '.join(rule['models'])}"
+        each = f"{' each model' if rule['per_model'] else ''}{models}"
+        yield f"  {rule['name']}: {_told_source(rule['source'])}{each}"
+        for title, tier in (("each key", rule["default"]), ("without a key", rule["absent"])):
+            if tier is not None:
+                yield f"    {title if rule['source'] else 'together'}: {_told_tier(rule['tiers'][tier])}"
+        named = Counter(rule["keys"].values())
+        for tier, count in named.items():
+            yield f"    {count} named: {_told_tier(rule['tiers'][tier])}"
+
+
+def _told_source(source: tuple[Any, ...] | None) -> str:
+    if source is None:
+        return "all requests"
+    return (
+        f"keys in header {source[1]}" if source[0] == "header" else f"keys in claim {source[1]} {'.'.join(source[2])}"
+    )
+
+
+def _told_tier(tier: list[Limit]) -> str:
+    return ", ".join(f"{amount} {_told_price(price)} a {window}" for window, amount, price in tier) or "no limits"
+
+
+def _told_price(price: Price) -> str:
+    kind = next((kind for kind, known in KINDS.items() if known == price), "")
+    return {"inputTokens": "input tokens", "outputTokens": "output tokens"}.get(kind, kind or "cost")

@@ -39,7 +39,7 @@ class Answers:
     """Obeys by `orders` and answers on behalf of the pools. `confirmed_ns`: when the control process was last heard.
 
     `is_ready`: whether picker asks for traffic. `figures`: what the data plane counts beside its pools, by name.
-    `routing`: the figures of the body-based router, if there is one.
+    `routing`: the figures of the body-based router, if there is one. `rate_limits`: those of `RateLimiting`.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class Answers:
         is_ready: Callable[[], bool],
         figures: Callable[[], Mapping[str, float]] = dict,
         routing: Callable[[], dict[str, Any]] | None = None,
+        rate_limits: Callable[[], list[dict[str, Any]]] = list,
     ) -> None:
         self.confirmed_ns = time.monotonic_ns()
         self._pools = pools
@@ -57,6 +58,7 @@ class Answers:
         self._is_ready = is_ready
         self._figures = figures
         self._routing = routing
+        self._rate_limits = rate_limits
 
     def take(self, message: FromControl) -> Iterator[FromData]:
         """Does what the message says; what is to be sent back is made as it is asked for."""
@@ -85,6 +87,7 @@ class Answers:
             now_ns=time.monotonic_ns(),
             figures=dict(self._figures()),
             routing=self._routing() if self._routing else None,
+            rate_limits=self._rate_limits(),
         )
         for served in self._pools:
             yield from _figures(served)

@@ -188,11 +188,13 @@ class Vitals(_Message, frozen=True):
     """What a metrics page needs beside the figures of the pools.
 
     `figures`: counters of the data plane, by name. `routing`: the figures of the body-based router, if there is one.
+    `rate_limits`: `RateLimiting.figures()`.
     """
 
     now_ns: int
     figures: dict[str, float]
     routing: dict[str, Any] | None = None
+    rate_limits: list[dict[str, Any]] = []
 
 
 class PoolFigures(_Message, frozen=True):

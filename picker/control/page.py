@@ -45,6 +45,7 @@ def make_snapshot(
         pools=pools,
         by_pool=start.kubernetes.serves_several,
         routing=vitals.routing,
+        rate_limits=vitals.rate_limits,
         counters={**counters, **_own(vitals.figures)},
         gauges=gauges,
     )

@@ -363,3 +363,6 @@ class GrpcioShell:
 
     def turn(self) -> None:
         self._extproc.turns.look()
+
+    def watch(self, look: Callable[[], None]) -> None:
+        self._extproc.turns.watcher = look

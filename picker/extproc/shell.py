@@ -1,6 +1,6 @@
 """What a shell is: the servers that gateways and probes call, over the core."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,6 +56,9 @@ class Shell(Protocol):
 
     def turn(self) -> None:
         """Something has changed that requests may wait for: see whose turn has come. Costs nothing if nobody waits."""
+
+    def watch(self, look: Callable[[], None]) -> None:
+        """Call `look` whenever the core may have got something to ask others, or to tell them: rate limits do."""
 
     async def start_health(self) -> int:
         """Serve health checks in plaintext; the port. Raises OSError if it cannot listen."""

@@ -23,6 +23,8 @@ class Turns:
         self._clock_ns = clock_ns
         self._waiting: dict[Session, tuple[Engine, asyncio.Event]] = {}
         self._timer: asyncio.Handle | None = None
+        self.watcher: Callable[[], None] = lambda: None
+        """Called whenever the core may have got something to ask others."""
 
     def expect(self, session: Session, engine: Engine) -> asyncio.Event:
         """Is set when the session's wait is over: `Session.resume` it then. `forget` it when nobody waits any more."""
@@ -35,6 +37,7 @@ class Turns:
 
     def look(self) -> None:
         """Something has changed that requests may wait for."""
+        self.watcher()
         if not self._waiting or self._timer is not None:
             return
         if any(engine.is_due for engine in self._all()):

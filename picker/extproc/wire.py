@@ -199,6 +199,7 @@ class WireShell:
         self._health = Health(strict=rules.leader_election)
         self._servers: list[WireServer] = []
         self._turns: asyncio.Handle | None = None
+        self._watcher: Callable[[], None] | None = None
         readiness.subscribe(self._set_ready)
 
     @property
@@ -247,6 +248,9 @@ class WireShell:
             self._turns.cancel()
             self._turns = None
 
+    def watch(self, look: Callable[[], None]) -> None:
+        self._watcher = look
+
     def turn(self) -> None:
         match self._extproc.due():
             case 2:
@@ -279,6 +283,8 @@ class WireShell:
         Pools that were closed are let go of here, behind their last stream.
         """
         self._extproc.sweep()
+        if self._watcher is not None:
+            self._watcher()
         if self._extproc.open or self._extproc.opened != self._opened:
             self._opened = self._extproc.opened
             self._quiet_since = asyncio.get_running_loop().time()
@@ -292,6 +298,8 @@ class WireShell:
         self._count_picks(started_ns)
         if self._extproc.due():
             self.turn()
+        if self._watcher is not None:
+            self._watcher()
 
     def _count_picks(self, started_ns: int) -> None:
         """Tell how long picks take: those of one read share its time."""

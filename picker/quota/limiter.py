@@ -138,6 +138,7 @@ class Limiter:
             self.figures.batches += 1
             self.figures.requests += len(batch)
             self.figures.seconds += time.perf_counter() - started
+        self._quota.wake()
         self._wake()
         self.look()
 

@@ -9,7 +9,8 @@ import pytest
 
 from picker._core.quotas import Hold, Quota
 from picker.quota.limiter import KEPT, Limiter
-from picker.quota.store import Answer, Asked, RedisStore, Settled, StoreError
+from picker.quota.redis import RedisStore
+from picker.quota.store import Answer, Asked, Settled, StoreError
 from tests.quota.test_store import plan_of
 from tests.support.polling import until
 from tests.support.redisserver import RedisServer

@@ -9,7 +9,8 @@ import pytest
 from redis.asyncio import Redis
 
 from picker.config.ratelimits import StorePlan
-from picker.quota.store import RedisStore, StoreError
+from picker.quota.redis import RedisStore
+from picker.quota.store import StoreError
 from tests.support.redisserver import RedisServer
 
 DAY_MS = 86_400_000
