@@ -10,7 +10,7 @@ HELM := v3.18.4
 SHELL  := /bin/bash
 export PATH := $(abspath $(BIN)):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help dev build check test test-deploy helm test-protocol test-matrix fuzz-framing fuzz-watch test-debug test-asan test-wheel fuzz bench bench-load load-tools load-floor live-overload replay demo wheel docs cov clean
+.PHONY: help dev build check test test-deploy helm redis test-protocol test-matrix fuzz-framing fuzz-watch test-debug test-asan test-wheel fuzz bench bench-load load-tools load-floor live-overload replay demo wheel docs cov clean
 
 CORE := $(wildcard _core/*.pyx _core/*.pxd)
 TEST := $(BIN)/python -m pytest
@@ -62,7 +62,7 @@ build: $(VENV)/dev.stamp  ## Compile the core in place
 demo: $(VENV)/demo.stamp  ## Six model servers, a real Envoy, round robin against picker: a table and a plot, in about a minute
 	$(BIN)/picker demo $(ARGS)
 
-test: $(VENV)/dev.stamp $(OLD_ENVOY_STAMPS)  ## All tests, through real Envoys too
+test: $(VENV)/dev.stamp $(OLD_ENVOY_STAMPS) redis  ## All tests, through real Envoys too
 	$(TEST) $(ARGS)
 
 test-protocol: $(VENV)/dev.stamp  ## The protocol against any server: ADDR=host:port, and more (tests/protocol/README.md)
@@ -83,6 +83,9 @@ helm: $(VENV)/pip.stamp  ## A real helm for the tests of the chart, built where 
 	@if command -v helm >/dev/null; then :; \
 	elif ! command -v go >/dev/null; then echo "there is neither helm nor Go here: tests of the chart are left out"; \
 	else echo "building helm $(HELM) into $(VENV) (2 minutes, once)"; GOBIN=$(abspath $(BIN)) go install helm.sh/helm/v3/cmd/helm@$(HELM); fi
+
+redis:  ## A Redis server for the tests of shared rate limits, installed where that may be done
+	-@sh tools/redis.sh --install
 
 test-deploy: $(VENV)/dev.stamp helm  ## The chart and kustomize files, by the real helm and kubectl; the image's steps; the pages about them
 	$(TEST) -q tests/deploy $(ARGS)
