@@ -121,6 +121,10 @@ async def test_it_serves_and_shows_what_it_did(given: ServeSettings) -> None:
         assert f'picker_shell_info{{shell="{given.listen.shell}"}} 1.0' in page
         assert await picker.get("/readyz") == (200, "ready\n")
         assert await picker.get("/debug/plugins") == (200, "[]\n")
+        (queue,) = json.loads((await picker.get("/debug/queue"))[1])
+        assert (queue["pool"], queue["detector"], queue["waiting"]) == ("pool-a", "adaptive-detector", 0)
+        assert [(one["priority"], one["outcomes"]) for one in queue["bands"]] == [("0", {"Dispatched": 1})]
+        assert [one["endpoint"] for one in queue["endpoints"]] == ["10.0.0.1:8000", "10.0.0.2:8000"]
 
 
 @within_deadline
