@@ -1,5 +1,6 @@
 """deploy/grafana: dashboards ask for what picker's page has, by labels that are there."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.admin.test_metrics import parsed, snapshot
+from tests.admin.test_ratelimits import counted
 from tests.support.crowd import Crowd
 from tests.support.shared import ROOT
 
@@ -16,6 +18,7 @@ PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]]
 METRIC = re.compile(r"\b((?:picker|llm_d_epp|inference)_[a-z0-9_]+)\{")
 BY = re.compile(r"\bby \(([^)]*)\)")
+STORE = {"batches": 1, "requests": 1, "errors": 0, "seconds": 0.1, "lost": 0, "is_reachable": True}
 COUNTERS = {"picker_scrape_failures": ("Pages not read.", ("reason",), [(("timeout",), 1.0)])}
 
 
@@ -26,7 +29,7 @@ def labels() -> dict[str, set[str]]:
     crowd.ask("a")
     crowd.ask("a")
     crowd.ask("b", "batch").close(crowd.now_ns)
-    shown = snapshot(crowd, counters=COUNTERS)
+    shown = dataclasses.replace(snapshot(crowd, counters=COUNTERS), rate_limits=[{**counted(), "store": STORE}])
     found: dict[str, set[str]] = {}
     for family in parsed(shown, "").values():
         for sample in family.samples:
@@ -77,5 +80,6 @@ def test_the_basics_and_flow_control_are_there() -> None:
         "Requests",
         "Flow control",
         "Endpoints",
+        "Rate limits",
         "picker itself",
     ]
