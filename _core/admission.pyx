@@ -49,6 +49,7 @@ from picker._core.queue cimport (
     queue_begin,
     queue_block,
     queue_expired,
+    queue_holds_before,
     queue_peek,
     queue_push,
     queue_remove,
@@ -153,6 +154,15 @@ cdef int _pick(engine_t* engine, asked_pick_t* asked, double share) noexcept nog
     return pick_among(engine, asked.request, asked.booking, asked.pick, share)
 
 
+cdef int _passed(engine_t* engine, asked_pick_t* asked, int code) noexcept nogil:
+    """What came of a pick without a wait."""
+    if code == PK_E_MISSING:
+        return _none(engine, asked)
+    if code == PK_OK or code == PK_NEED_PLUGIN:
+        flowstats_passed(&engine.flowstats, _series(engine, asked), asked.request.objective.priority)
+    return code
+
+
 cdef int _short(engine_t* engine, asked_pick_t* asked) noexcept nogil:
     """No credit, or others are first."""
     cdef flow_t* flow = &engine.flow
@@ -160,10 +170,23 @@ cdef int _short(engine_t* engine, asked_pick_t* asked) noexcept nogil:
         flow.was_short = True
         return _refuse(engine, asked, PK_FAIL_SATURATED)
     if not flow.rules.queues:
-        flowstats_passed(&engine.flowstats, _series(engine, asked), asked.request.objective.priority)
-        return _pick(engine, asked, -1.0)
+        return _passed(engine, asked, _pick(engine, asked, -1.0))
     flow.was_short = True
     return PK_QUEUED
+
+
+cdef bint _may_try(flow_t* flow, const asked_pick_t* asked) noexcept nogil:
+    """Would it take nothing from anybody who is before it?
+
+    Those before it that may go elsewhere could not go when they were last looked at; if something has changed since,
+    they are looked at first.
+    """
+    cdef int priority = asked.request.objective.priority
+    if flow_is_first(flow, priority):
+        return True
+    if queue_holds_before(&flow.queue, priority, asked.turn.queued.group):
+        return False
+    return priority < 0 or not flow.is_due
 
 
 cdef int _admit(engine_t* engine, asked_pick_t* asked) noexcept nogil:
@@ -174,16 +197,10 @@ cdef int _admit(engine_t* engine, asked_pick_t* asked) noexcept nogil:
     flow_seen(flow, priority, request.now_ns)
     if priority < 0 and _is_denied(engine, asked):
         return _refuse(engine, asked, PK_FAIL_DENIED)
-    if not flow_is_first(flow, priority):
+    if not _may_try(flow, asked):
         return _short(engine, asked) if pick_is_possible(engine, request) else _none(engine, asked)
     code = _pick(engine, asked, flow_share(flow, &engine.endpoints, priority, request.now_ns))
-    if code == PK_E_MISSING:
-        return _none(engine, asked)
-    if code == PK_QUEUED:
-        return _short(engine, asked)
-    if code == PK_OK or code == PK_NEED_PLUGIN:
-        flowstats_passed(&engine.flowstats, _series(engine, asked), priority)
-    return code
+    return _short(engine, asked) if code == PK_QUEUED else _passed(engine, asked, code)
 
 
 # --- C kernel: turns; all with the lock held ---
@@ -312,7 +329,7 @@ cdef int engine_enqueue(engine_t* engine, asked_pick_t* asked, slice_t name) noe
             &engine.flowstats, _series(engine, asked), asked.turn.queued.priority, asked.turn.queued.bytes
         )
         asked.turn.state = PK_TURN_QUEUED
-        # Alone, it has just been tried; behind others, they may be due still.
+        # Alone, it has just been tried; behind others, those may be due still.
         flow.is_due = (flow.is_due and flow.queue.requests > 1) or flow.changes != asked.turn.changes
         code = PK_QUEUED
     else:

@@ -344,7 +344,7 @@ cdef int _write_refusal(
     snprintf(body, sizeof(body), PK_ERROR_FORM, message, given.type if given.type != NULL else kind.type, param, kind.code)
     headers[0].key, headers[0].value = slice_text(b"content-type"), slice_text(b"application/json")
     if kind.status == 503 or kind.status == 429:
-        snprintf(seconds, sizeof(seconds), b"%u", given.retry_after_s if given.retry_after_s else 1)
+        snprintf(seconds, sizeof(seconds), b"%u", <unsigned int>(given.retry_after_s if given.retry_after_s else 1))
         headers[1].key, headers[1].value = slice_text(b"retry-after"), slice_text(seconds)
         headers[2].key, headers[2].value = slice_text(b"x-llm-d-request-dropped-reason"), slice_text(kind.reason)
         count = OWN_HEADERS

@@ -80,8 +80,8 @@ from picker._core.sse cimport (
     sse_prompt_tokens,
     sse_restore,
 )
-from picker._core.stats cimport gaps_add
-from picker._core.turns cimport turn_leave
+from picker._core.stats cimport PK_FAIL_ABANDONED, gaps_add
+from picker._core.turns cimport turn_is_awaited, turn_leave
 
 cdef enum:
     MOST_DIGITS = 18
@@ -128,7 +128,7 @@ cdef uint8_t _format(const session_t* session) noexcept nogil:
     return PK_ANSWER_EVENTS if answer.is_stream else PK_ANSWER_JSON
 
 
-cdef int _begin(session_t* session) noexcept nogil:
+cdef int _begin(session_t* session, int64_t now_ns) noexcept nogil:
     """The response begins. PK_OK or PK_E_NOMEM."""
     cdef answer_t* answer = &session.answer
     session.has_response = True
@@ -138,7 +138,9 @@ cdef int _begin(session_t* session) noexcept nogil:
         framed_init(&answer.framed)
     sse_init(&answer.usage, answer.format == PK_ANSWER_EVENTS)
     if not session.is_picked:
-        turn_leave(session, session.opened_ns)
+        if turn_is_awaited(session):
+            session.failure = PK_FAIL_ABANDONED
+            turn_leave(session, now_ns)
         request_drop(session)                 # the gateway answers the client itself
         return PK_OK
     if session.client_model.size == 0 or not session.engine.restores_models:
@@ -219,7 +221,7 @@ cdef int _headers(session_t* session, const message_t* message, int64_t now_ns, 
     if session.has_response:
         return PK_E_FORMAT
     _read_headers(answer, message.headers)
-    if _begin(session) != PK_OK:
+    if _begin(session, now_ns) != PK_OK:
         return PK_E_NOMEM
     memset(&reply, 0, sizeof(reply))
     if session.is_picked:
@@ -332,7 +334,7 @@ cdef int _body(session_t* session, const message_t* message, int64_t now_ns, out
     cdef bint duplex = is_duplex(session.response_mode), changed = False
     if session.state == PK_STATE_NEW:
         return PK_E_FORMAT
-    if not session.has_response and _begin(session) != PK_OK:       # the gateway does not show headers
+    if not session.has_response and _begin(session, now_ns) != PK_OK:       # the gateway does not show headers
         return PK_E_NOMEM
     if session.response_done and duplex:
         return PK_E_FORMAT if message.body.size else PK_OK
@@ -368,7 +370,7 @@ cdef int _trailers(session_t* session, const message_t* message, int64_t now_ns,
     cdef int code
     if session.state == PK_STATE_NEW:
         return PK_E_FORMAT
-    if not session.has_response and _begin(session) != PK_OK:
+    if not session.has_response and _begin(session, now_ns) != PK_OK:
         return PK_E_NOMEM
     _read_trailers(&session.answer, message.headers)
     code = _flush(session, out)

@@ -88,12 +88,13 @@ cdef int turn_ask(session_t* session) noexcept nogil:
     """May it be picked for? As `engine_admit`; after PK_QUEUED it waits."""
     cdef const objective_t* objective = &session.request.objective
     cdef slice_t name
-    cdef int code = engine_admit(session.engine, &session.asked)
+    cdef int code
+    session.asked.turn.queued.group = _group(&session.subset)
+    code = engine_admit(session.engine, &session.asked)
     if code != PK_QUEUED:
         return code
     if turn_keep_hashes(session) != PK_OK:
         return PK_E_NOMEM
-    session.asked.turn.queued.group = _group(&session.subset)
     session.asked.turn.queued.bytes = session.body.size
     name.data, name.size = objective.flow, objective.flow_size
     return engine_enqueue(session.engine, &session.asked, name)

@@ -233,6 +233,24 @@ def test_a_client_that_goes_leaves_the_queue() -> None:
     assert_idle(engine)
 
 
+@pytest.mark.parametrize("called", [False, True])
+def test_a_gateway_that_answers_the_client_itself_meanwhile(called: bool) -> None:
+    """Its own timeout, say: Envoy sends the 504 through ext_proc, and waits for what picker says of it."""
+    engine = flowing()
+    first, second = request(engine), request(engine)
+    if called:
+        finish(first)
+        assert engine.dispatch(2) == [second.session]
+    (reply,) = second.session.feed(m.response_headers(504), 3)
+    assert m.parse(reply).WhichOneof("response") == "response_headers"
+    assert not second.session.is_waiting and second.session.resume(3) == []
+    second.close()
+    if not called:
+        finish(first)
+    assert failures(engine) == {"ContextCancelled": 1}
+    assert_idle(engine)
+
+
 def test_subsets_do_not_hold_each_other_up() -> None:
     engine = flowing(2)
     first = request(engine)
@@ -249,9 +267,11 @@ def test_subsets_do_not_hold_each_other_up() -> None:
 
     held = restricted(mine)
     free = restricted(other)
-    assert held.session.is_waiting
-    told = turns(engine, [held, free], 2)
-    assert told == [free] and free.destination == other
+    assert held.session.is_waiting and free.destination == other
+    stuck, whole = restricted(other), request(engine)
+    assert turns(engine, [held, stuck, whole], 2) == []
+    stuck.close()
+    whole.close()
     finish(first)
     assert turns(engine, [held], 2) == [held]
     finish(held)
