@@ -77,7 +77,9 @@ def verdict_rows(results: Sequence[Result]) -> str:
 
 def scenario_text(results: Sequence[Result]) -> str:
     """A heading and the table of one scenario."""
-    return f"### {results[0].scenario}\n\n{overload_report.markdown([one.run for one in results], results[0].alone_p99_s)}"
+    return (
+        f"### {results[0].scenario}\n\n{overload_report.markdown([one.run for one in results], results[0].alone_p99_s)}"
+    )
 
 
 def played(scenario: Scenario, policies: Sequence[str], seeds: Sequence[int], *, alone: bool) -> list[Result]:
@@ -102,8 +104,12 @@ def write(results: Sequence[Sequence[Result]], broken: Sequence[Result], out: Pa
     (out / "overload.json").write_text(json.dumps(rows, indent=1))
     overload_report.write_csv(out / "overload.csv", [one.run for group in results for one in group])
     for group in results[:1]:
-        subtitle = f"{group[0].scenario}: 8 simulated replicas, 0.7, then 2.0, then 0.7 times their capacity; seed {seeds[0]}"
-        overload_plot.draw([one.run for one in group], {one.policy: one.outcomes for one in group}, subtitle, out / "overload.png")
+        subtitle = (
+            f"{group[0].scenario}: 8 simulated replicas, 0.7, then 2.0, then 0.7 times their capacity; seed {seeds[0]}"
+        )
+        overload_plot.draw(
+            [one.run for one in group], {one.policy: one.outcomes for one in group}, subtitle, out / "overload.png"
+        )
 
 
 def write_docs(results: Sequence[Sequence[Result]], broken: Sequence[Result]) -> None:

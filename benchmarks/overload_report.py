@@ -1,7 +1,8 @@
 """What an overload experiment found, in virtual time or live: figures from outcomes, a table of them, CSV and JSON.
 
 Times in seconds, rates in tokens per second; tokens are those of prompts and answers together. A request is *good* if
-it was answered whole; its work counts as goodput in the moment it ends.
+it was answered whole; of its work the prompt counts as goodput when its first token is there, the answer evenly from
+then to the end.
 """
 
 import csv
@@ -54,7 +55,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Window:
-    """The time that counts: requests due in it, and tokens of requests that end in it."""
+    """A time that counts: for requests that are due in it, or for tokens that are done in it."""
 
     from_s: float
     until_s: float
@@ -141,20 +142,30 @@ def fairness(outcomes: Iterable[Outcome], window: Window) -> float:
     return jain([got[tenant] / share for tenant, share in shares.items() if share])
 
 
-def summarise(outcomes: Sequence[Outcome], window: Window) -> tuple[Band, ...]:
-    """Figures of each band, the highest first."""
+def summarise(outcomes: Sequence[Outcome], window: Window, full: Window | None = None) -> tuple[Band, ...]:
+    """Figures of each band, the highest first. `full`: where goodput is measured, if not in all of the window."""
     by_band: dict[int, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         by_band[outcome.priority].append(outcome)
-    return tuple(_band(priority, by_band[priority], window) for priority in sorted(by_band, reverse=True))
+    bands = sorted(by_band, reverse=True)
+    return tuple(_band(priority, by_band[priority], window, full or window) for priority in bands)
 
 
-def _band(priority: int, outcomes: Sequence[Outcome], window: Window) -> Band:
+def work(outcome: Outcome, window: Window) -> float:
+    """Tokens of a good request that were done in the window."""
+    if not outcome.is_good or outcome.ttft_s is None:
+        return 0.0
+    first_s = outcome.at_s + outcome.ttft_s
+    inside_s = min(outcome.ended_s, window.until_s) - max(first_s, window.from_s)
+    share = max(inside_s, 0.0) / max(outcome.ended_s - first_s, 1e-9)
+    return outcome.prompt_tokens * (first_s in window) + outcome.output_tokens * min(share, 1.0)
+
+
+def _band(priority: int, outcomes: Sequence[Outcome], window: Window, full: Window) -> Band:
     due = [outcome for outcome in outcomes if outcome.at_s in window]
     counts = Counter(outcome.status for outcome in due)
     waits = [wait for outcome in due if (wait := outcome.waited_s) is not None]
     refused = sum(counts[status] for status in REFUSED)
-    work = sum(outcome.tokens for outcome in outcomes if outcome.is_good and outcome.ended_s in window)
     return Band(
         priority,
         offered=len(due),
@@ -164,7 +175,7 @@ def _band(priority: int, outcomes: Sequence[Outcome], window: Window) -> Band:
         failed=len(due) - counts[200] - refused - counts[GAVE_UP],
         ttft_p50_s=quantile(waits, 0.5),
         ttft_p99_s=quantile(waits, 0.99),
-        goodput=work / window.seconds,
+        goodput=sum(work(outcome, full) for outcome in outcomes) / full.seconds,
         jain=fairness(due, window),
     )
 

@@ -72,7 +72,10 @@ def experiment(scenario: Scenario, policy: str, seeds: Sequence[int], *, alone: 
     window = burst(scenario.phases)
     unloaded = [run(one, GATEWAYS[policy], [highest]) for one in runs] if alone else []
     quiet = [
-        story.ttft_s for trace in unloaded for story in trace.stories if story.asked.at_s in window and story.first_s >= 0
+        story.ttft_s
+        for trace in unloaded
+        for story in trace.stories
+        if story.asked.at_s in window and story.first_s >= 0
     ]
     return Result(
         scenario.name,

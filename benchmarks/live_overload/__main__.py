@@ -19,7 +19,7 @@ from rich.console import Console
 from benchmarks import overload_plot, overload_report
 from benchmarks.live_overload import experiment, faults
 from benchmarks.live_overload.experiment import Experiment, Settings
-from benchmarks.live_overload.stage import staged
+from benchmarks.live_overload.stage import Size, staged
 from benchmarks.load.table import circumstances
 
 PARTS = ("burst", "faults")
@@ -29,8 +29,9 @@ console = Console(highlight=False) if sys.stdout.isatty() else Console(width=170
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m benchmarks.live_overload", description=__doc__)
     made.add_argument("parts", nargs="*", metavar="PART", help="burst, faults (default: both)")
-    made.add_argument("--servers", type=int, default=6)
-    made.add_argument("--speed", type=float, default=0.5, help="of a server, 1 is an A100")
+    made.add_argument("--servers", type=int, default=Size.servers)
+    made.add_argument("--speed", type=float, default=Size.speed, help="of a server, 1 is an A100")
+    made.add_argument("--batch", type=int, default=Size.batch_tokens, help="tokens that a server computes in one step")
     made.add_argument("--load", type=float, default=2.0, help="what is offered, over what the servers can do")
     made.add_argument("--policy", action="append", choices=[policy.name for policy in experiment.POLICIES])
     made.add_argument("--seed", type=int, default=1)
@@ -41,10 +42,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 async def measure(args: argparse.Namespace, directory: Path) -> Experiment:
-    names = args.policy or [policy.name for policy in experiment.POLICIES]
+    names = args.policy or [policy.name for policy in experiment.POLICIES[:-1]]
     policies = [policy for policy in experiment.POLICIES if policy.name in names]
     settings = Settings.quick(args.load, args.seed) if args.quick else Settings(args.load, args.seed)
-    with staged(directory, policies, servers=args.servers, speed=args.speed) as stage:
+    with staged(directory, policies, Size(args.servers, args.speed, args.batch)) as stage:
         return await experiment.perform(stage, policies, settings, console, args.parts)
 
 

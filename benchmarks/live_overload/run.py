@@ -38,7 +38,7 @@ class Ids:
 
 @dataclass(frozen=True)
 class Result:
-    """Of one run. `work`: tokens per second that the servers computed during the window."""
+    """Of one run. `work`: tokens per second that the servers computed while they were full."""
 
     played: Played
     window: Window
@@ -62,19 +62,30 @@ Act = Callable[[], Awaitable[None]]
 
 
 async def run(
-    stage: Stage, policy: Policy, load: Sequence[Asked], window: Window, *, name: str, act: Act | None = None
+    stage: Stage,
+    policy: Policy,
+    load: Sequence[Asked],
+    window: Window,
+    *,
+    name: str,
+    full: Window | None = None,
+    act: Act | None = None,
 ) -> Result:
-    """Plays `load` through `policy`; `act` runs beside it from the beginning, and is over when it is."""
+    """Plays `load` through `policy`; `act` runs beside it from the beginning, and is over when it is.
+
+    `full`: the part of the window in which work and CPU are measured, if not in all of it.
+    """
+    full = full or window
     address = stage.listener(policy)
     acting = asyncio.ensure_future(act()) if act else None
-    measuring = asyncio.ensure_future(_measure(stage, window))
+    measuring = asyncio.ensure_future(_measure(stage, full))
     played = await client.play(load, address, run=name, patience_s=PATIENCE_S)
     used, client_s, work = await measuring
     if acting:
         await acting
-    machine = judged(used, client_s, window.seconds, policy.name, quantile(played.lag_s, 0.99))
+    machine = judged(used, client_s, full.seconds, policy.name, quantile(played.lag_s, 0.99))
     events = await asyncio.to_thread(stage.journalled)
-    return Result(played, window, work / window.seconds, machine, compare(played.outcomes, events, name))
+    return Result(played, window, work / full.seconds, machine, compare(played.outcomes, events, name))
 
 
 async def _measure(stage: Stage, window: Window) -> tuple[Used, float, int]:

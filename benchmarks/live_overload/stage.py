@@ -39,22 +39,32 @@ class Policy:
     gateway: str = ""
 
 
+@dataclass(frozen=True)
+class Size:
+    """Of the pool. `speed`: 1 is an A100; `batch_tokens`: what a server computes in one step at most."""
+
+    servers: int = 6
+    speed: float = 0.5
+    batch_tokens: int = 512
+
+
 class Stage:
     """Everything, up and ready. Addresses are `ip:port`."""
 
-    def __init__(self, directory: Path, policies: Sequence[Policy], servers: int, speed: float) -> None:
+    def __init__(self, directory: Path, policies: Sequence[Policy], size: Size) -> None:
         self.directory = directory
         self.policies = policies
         self.journal = directory / "journal"
-        self._speed = speed
-        self.servers = [self._server(number) for number in range(servers)]
+        self.size = size
+        self.servers = [self._server(number) for number in range(size.servers)]
         self.addresses: list[str] = []
         self.pickers: dict[str, Picker] = {}
         self.processors: dict[str, Child] = {}
         self.envoy: EnvoyProcess | None = None
 
     def _server(self, number: int) -> Child:
-        flags = ["--port", "0", "--model", MODEL, "--num-blocks", str(BLOCKS), "--speedup", str(self._speed)]
+        flags = ["--port", "0", "--model", MODEL, "--num-blocks", str(BLOCKS), "--speedup", str(self.size.speed)]
+        flags += ["--max-num-batched-tokens", str(self.size.batch_tokens)]
         command = picker_command("model-server", *flags, "--journal", str(self.journal))
         return Child(f"model server {number}", command, self.directory / f"server-{number}.log")
 
@@ -139,9 +149,9 @@ class Used:
 
 
 @contextlib.contextmanager
-def staged(directory: Path, policies: Sequence[Policy], *, servers: int, speed: float) -> Iterator[Stage]:
+def staged(directory: Path, policies: Sequence[Policy], size: Size) -> Iterator[Stage]:
     """Up for as long as the context is open."""
-    made = Stage(directory, policies, servers, speed)
+    made = Stage(directory, policies, size)
     try:
         made.start()
         yield made

@@ -115,7 +115,8 @@ def refusal(answer: Answer) -> dict[str, Any]:
     error: dict[str, Any] = json.loads(body)["error"]
     assert headers["content-type"].startswith("application/json")
     assert int(headers["retry-after"]) >= 1
-    assert error["code"] == status and error["message"] and error["type"]
+    assert error["message"] and error["code"]
+    assert (error["type"] == "rate_limit_error") == (status == 429)
     return error
 
 

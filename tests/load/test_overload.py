@@ -67,14 +67,16 @@ def test_serving_a_greedy_tenant_first_is_unfair() -> None:
 def test_a_band_is_what_became_of_its_requests() -> None:
     gave_up = replace(refused(4, GAVE_UP), ended_s=9.0)
     outside = replace(GOOD, number=5, at_s=11.0)
-    late = replace(GOOD, number=6, ended_s=12.0)
+    late = replace(GOOD, number=6, ended_s=18.5)
     other = replace(GOOD, priority=10)
     outcomes = [GOOD, refused(1), refused(2, 503), refused(3, LOST), gave_up, outside, late, other]
     high, band = summarise(outcomes, WINDOW)
     assert (high.priority, band.priority) == (10, 0)
     assert (band.offered, band.good, band.rejected, band.gave_up, band.failed) == (6, 2, 2, 1, 1)
     assert (band.ttft_p50_s, band.ttft_p99_s) == (0.5, 8.0)  # who gives up has waited at least that long
-    assert band.goodput == 20  # two that ended inside, one of them due outside
+    assert band.goodput == pytest.approx((100 + 90 + 5) / 10)  # half of the late one's answer is given outside
+    (_, other_window) = summarise(outcomes, WINDOW, Window(0.0, 1.5))
+    assert (other_window.goodput, other_window.offered) == (0, 6)
 
 
 def test_recovery_is_the_end_of_the_last_slow_window() -> None:
