@@ -18,7 +18,7 @@ COPY _core _core
 COPY picker picker
 RUN PATH="/opt/build/bin:$PATH"; python -m build -q --wheel -o build/dist && auditwheel repair -w dist build/dist/*.whl
 RUN python -m venv /opt/picker \
- && /opt/picker/bin/pip install -q --disable-pip-version-check --no-cache-dir --only-binary=:all: dist/*.whl \
+ && /opt/picker/bin/pip install -q --disable-pip-version-check --no-cache-dir --only-binary=:all: "$(ls dist/*.whl)[redis]" \
  && /opt/picker/bin/picker --version \
  && /opt/picker/bin/pip uninstall -q -y pip setuptools
 

@@ -8,7 +8,7 @@ Memory: a quota owns its rules, counters and holds, and must outlive the session
 Threads: any; every function takes the lock but those that say otherwise.
 """
 from libc.stddef cimport size_t
-from libc.stdint cimport UINT32_MAX, int64_t, uint32_t, uint64_t
+from libc.stdint cimport UINT32_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from picker._core.alloc cimport PK_E_LIMIT, PK_E_MISSING, PK_E_NOMEM, PK_OK, pk_alloc, pk_grow
@@ -44,6 +44,12 @@ from picker._core.quotarules cimport (
     text_t,
     tier_t,
 )
+
+cdef extern from *:
+    """
+    static const char PK_BEARER[] = "bearer ";
+    """
+    const char BEARER "PK_BEARER"[8]
 
 cdef int64_t MOST_TOKENS = 1 << 30         # of one request, whatever is said
 cdef int64_t MOST_USED = 1 << 60           # counted in one window
@@ -298,6 +304,19 @@ cdef bint _is_text(slice_t said, const text_t* text) noexcept nogil:
     return slice_is(said, <const char*>text.bytes, text.size)
 
 
+cdef slice_t _credential(slice_t value) noexcept nogil:
+    """A header's value, of `Bearer TOKEN` the token (RFC 6750: the scheme in any case)."""
+    cdef size_t i
+    if value.size <= sizeof(BEARER) - 1:
+        return value
+    for i in range(sizeof(BEARER) - 1):
+        if (value.data[i] | 0x20 if c"A" <= value.data[i] <= c"Z" else value.data[i]) != <uint8_t>BEARER[i]:
+            return value
+    value.data += sizeof(BEARER) - 1
+    value.size -= sizeof(BEARER) - 1
+    return value
+
+
 cdef void quota_header(hold_t* hold, const header_t* header) noexcept nogil:
     """A request header: it may hold a key. The first of a name counts. Takes no lock."""
     cdef const rules_t* rules = hold.rules
@@ -306,7 +325,7 @@ cdef void quota_header(hold_t* hold, const header_t* header) noexcept nogil:
         return
     for i in range(rules.source_count):
         if rules.sources[i].step_count == 0 and hold.keys[i] == 0 and _is_text(header.key, &rules.sources[i].name):
-            hold.keys[i] = rules_key(rules, header.value)
+            hold.keys[i] = rules_key(rules, _credential(header.value))
 
 
 cdef slice_t _slice(const text_t* text) noexcept nogil:

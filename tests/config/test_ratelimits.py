@@ -11,6 +11,8 @@ from picker.config.describe import describe
 from picker.config.ratelimits import RateLimitPlan, StorePlan
 from picker.errors import ConfigError
 from tests.support.config_samples import HEAD
+from tests.support.readme import blocks
+from tests.support.shared import ROOT
 
 REQUESTS, TOTAL = (1, 0, 0, 0), (0, 1, 1, 1)
 
@@ -114,6 +116,17 @@ def test_it_is_told_in_words_without_keys() -> None:
         "    together: 9 output tokens a second",
     ]
     assert "sk-" not in text
+
+
+def test_the_configurations_its_page_shows(tmp_path: Path) -> None:
+    for name in ("keys/team-a", "keys/monitoring", "redis/password"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    page = (ROOT / "docs" / "rate-limits.md").read_text()
+    shown = [text for text in blocks(page, "yaml") if "EndpointPickerConfig" in text]
+    plans = [load_config(text.replace("/etc/picker", str(tmp_path))).rate_limits for text in shown]
+    assert [len(plan.rules) for plan in plans] == [2, 1, 1]
+    assert plans[2].store is not None and plans[2].store.password == "redis/password"
 
 
 LIMIT = "limits: {requestsPerMinute: 1}"

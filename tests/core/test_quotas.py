@@ -252,6 +252,14 @@ def test_keys_from_claims(given: bytes, is_found: bool) -> None:
     assert hold.reserve(b"m", 0, 0, 0) == ("limit" if is_found else "ok")
 
 
+@pytest.mark.parametrize("value", [b"Bearer a", b"bearer a", b"BEARER a", b"a"])
+def test_a_bearer_token_is_the_key(value: bytes) -> None:
+    quota = quota_of(by_key(keys={"a": 0, "Bearer ": 0, "Bearer": 0}, tiers=[[("minute", 0, REQUESTS)]], default=None))
+    assert ask(quota, value) == "limit"
+    assert [ask(quota, other) for other in (b"Bearer b", b"Basic a", b"Bearer  a", b"bearera")] == ["ok"] * 4
+    assert [ask(quota, cut) for cut in (b"Bearer", b"Bearer ")] == ["limit"] * 2, "as they stand"
+
+
 def test_the_first_header_of_a_name_counts() -> None:
     quota = quota_of(by_key(("minute", 1, REQUESTS), keys={"a": 0}) | {"default": None})
     hold = quota.hold([(b"other", b"a"), (KEY, b"b"), (KEY, b"a")])
