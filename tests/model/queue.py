@@ -124,7 +124,7 @@ class Queue:
             return cap
         self.now_ns = max(self.now_ns, now_ns)
         if expires_ns == NEVER and (ttl_ns := self.rules(priority)[4]):
-            expires_ns = self.now_ns + ttl_ns
+            expires_ns = min(self.now_ns + ttl_ns, NEVER)
         placed = self.place(priority, flow)
         if not self.of_flow((priority, placed)):
             self.tags[priority, placed] = max(self.tags.get((priority, placed), 0), self.clocks.get(priority, 0))
