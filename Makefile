@@ -10,7 +10,7 @@ HELM := v3.18.4
 SHELL  := /bin/bash
 export PATH := $(abspath $(BIN)):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help dev build check test test-deploy helm redis test-protocol test-matrix fuzz-framing fuzz-watch test-debug test-asan test-wheel fuzz bench bench-load load-tools load-floor live-overload replay demo wheel docs cov clean
+.PHONY: help dev build check test test-deploy helm redis test-protocol test-matrix fuzz-framing fuzz-watch test-debug test-asan test-wheel fuzz bench bench-load load-tools load-floor live-overload overload replay demo wheel docs cov clean
 
 CORE := $(wildcard _core/*.pyx _core/*.pxd)
 TEST := $(BIN)/python -m pytest
@@ -149,6 +149,9 @@ bench-load: $(VENV)/dev.stamp load-tools load-floor  ## picker under load, every
 
 live-overload: $(VENV)/dev.stamp  ## Twice what the model servers can do, through a real Envoy, under each policy: a table and a plot (3 minutes; ARGS=--quick)
 	$(BIN)/python -m benchmarks.live_overload $(ARGS)
+
+overload: $(VENV)/dev.stamp  ## Twice what simulated replicas can do, in virtual time, under each policy; writes docs/overload.md (15 minutes; ARGS="--seeds 1")
+	$(BIN)/python -m benchmarks.overload --docs $(ARGS)
 
 replay: $(VENV)/dev.stamp  ## The Mooncake trace in virtual time: hit rate, balance, TTFT by policy
 	$(BIN)/python -m benchmarks.replay $(ARGS)

@@ -71,6 +71,7 @@ ctypedef struct credits_t:
     int64_t wanted_ns          # as of when
     bint is_surveyed           # `roomiest` is of now
     int64_t surveyed_ns
+    uint32_t surveyed          # endpoints there were
     uint32_t roomiest          # slot of the endpoint with most room
 
 cdef void credits_init(credits_t* credits) noexcept nogil

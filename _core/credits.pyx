@@ -92,6 +92,7 @@ cdef int credits_widen(credits_t* credits, uint32_t width) noexcept nogil:
 cdef void credits_start(credits_t* credits, const endpoints_t* endpoints, uint32_t slot) noexcept nogil:
     """A new endpoint is in `slot`, there is room for it: nothing is known of it."""
     cdef credit_t* credit = &credits.slots[slot]
+    credits.is_surveyed = False
     memset(credit, 0, sizeof(credit_t))
     credit.generation = endpoints.slots[slot].generation
     credit.overhead = OVERHEAD_S
@@ -314,7 +315,7 @@ cdef void _survey(credits_t* credits, const endpoints_t* endpoints, int64_t now_
     cdef const credit_t* credit
     cdef double room, most = -INFINITY
     cdef uint32_t slot
-    if credits.is_surveyed and credits.surveyed_ns == now_ns:
+    if credits.is_surveyed and credits.surveyed_ns == now_ns and credits.surveyed == endpoints.count:
         return
     for slot in range(endpoints.width):
         endpoint = &endpoints.slots[slot]
@@ -326,6 +327,7 @@ cdef void _survey(credits_t* credits, const endpoints_t* endpoints, int64_t now_
                 credits.roomiest = slot
     credits.is_surveyed = True
     credits.surveyed_ns = now_ns
+    credits.surveyed = endpoints.count
 
 
 cdef double _wanted(const credits_t* credits, int64_t now_ns) noexcept nogil:

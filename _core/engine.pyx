@@ -16,6 +16,7 @@ from picker._core.apis cimport PK_ALL_FAMILIES, families_of
 from picker._core.codec cimport slice_t
 from picker._core.credits cimport (
     credit_rules_t,
+    credits_cache,
     credits_saturation,
     credits_scraped,
     credits_start,
@@ -689,6 +690,7 @@ cdef class Engine:
             flow_stir(&self._engine.flow)
         if code == PK_OK and cache_tokens > 0:
             radix_set_capacity(&self._engine.radix, slot, <uint32_t>blocks)
+            credits_cache(&self._engine.flow.credits, &self._engine.endpoints, slot, cache_tokens)
         pthread_mutex_unlock(&self._engine.lock)
         return code == PK_OK
 

@@ -11,6 +11,7 @@ from libc.string cimport memcpy, memset
 from picker._core.alloc cimport PK_OK
 from picker._core.codec cimport slice_t
 from picker._core.credits cimport (
+    PK_CREDIT_SHARE_BELOW,
     credit_rules_t,
     credit_rules_fill,
     credits_free,
@@ -48,7 +49,6 @@ cdef enum:
 cdef int64_t ACTIVE_NS = 10_000_000_000    # a priority that came so recently is one that may come again
 cdef int64_t DRAIN_NS = 1_000_000_000      # between two looks at how fast turns are given
 cdef double DRAIN_SPAN_S = 4.0             # the latest so many seconds count for about two thirds
-cdef double RESERVE = 0.1                  # share of the pool that lower priorities leave free
 
 # --- C kernel: life ---
 
@@ -127,7 +127,7 @@ cdef double _reserved(const flow_t* flow, int32_t priority, int64_t now_ns) noex
         if flow.active[i].priority <= priority:
             break
         if _is_active(&flow.active[i], now_ns):
-            return 1.0 - RESERVE
+            return PK_CREDIT_SHARE_BELOW
     return 1.0
 
 

@@ -1,8 +1,8 @@
 """Overload in virtual time, through the production core: `python -m benchmarks.overload [--seeds 3] [--only NAME] ...`
 
 Eight simulated replicas, three bands, one greedy tenant of ten; 0.7 times what the replicas can do, then twice that,
-then 0.7 again; picker with its defaults, round robin, and a model of the reference picker's flow control. Prints a table
-for each scenario, writes CSV, JSON and a plot, and with `--docs` the tables of docs/overload.md. Deterministic for its
+then 0.7 again; picker with its defaults, round robin, and a model of the reference picker's flow control. Prints a
+table for each scenario, writes CSV, JSON and a plot, and with `--docs` the tables of docs/overload.md. Deterministic for its
 seeds. What the replicas can do is measured first: the most they serve when they are always full.
 """
 

@@ -95,8 +95,8 @@ LONG = Mix("long", Lengths(4_000, 0.7, 16_000), Lengths(100, 0.8, 800))
 ANSWERS = Mix("answers", Lengths(200, 0.8, 2_000), Lengths(500, 0.7, 2_000))
 MIXES = {mix.name: mix for mix in (SHORT, CHAT, LONG, ANSWERS)}
 
-# The engine the public simulation was fitted to, with its memory (PROTOCOL.md 9.1): an A100 of 40 GB with a 7B model that
-# keeps half a MB for each token. Batches as vLLM serves by default on such a GPU: 2,048 tokens, 256 sequences.
+# The engine the public simulation was fitted to, with its memory (PROTOCOL.md 9.1): an A100 of 40 GB with a 7B model
+# that keeps half a MB for each token. Batches as vLLM serves by default on such a GPU: 2,048 tokens, 256 sequences.
 A100 = EngineConfig(num_blocks=2_810, max_num_batched_tokens=2_048, max_num_seqs=256, max_lora=0)
 # By arithmetic, not by measurement: an H100 of 80 GB with an 8B model of grouped queries. Weights are read in 7 ms,
 # 131 kB for each token at 2.2 TB/s, 16 GFLOP for a prompt's token at half of peak; 57 GB are left for the cache.
@@ -116,7 +116,7 @@ ENGINES = {"A100": A100, "H100": H100}
 
 @dataclass(frozen=True)
 class Scenario:
-    """One experiment. Times in seconds; the metrics of an endpoint are read every `scrape_s` by a gateway of its own."""
+    """One experiment. Times in seconds."""
 
     name: str
     engine: EngineConfig = A100
@@ -142,7 +142,7 @@ def traffic(scenario: Scenario, capacity: float) -> list[Asked]:
     """
     asked: list[Asked] = []
     for band in scenario.bands:
-        dice = random.Random(f"{scenario.seed} {band.name}")  # noqa: S311
+        dice = random.Random(f"{scenario.seed} {band.name}")
         start_s = 0.0
         for phase in scenario.phases:
             rate = capacity * phase.load * band.share

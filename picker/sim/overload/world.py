@@ -297,5 +297,3 @@ def _full_tokens(scenario: Scenario, speed: float, warm_s: float, seconds: float
 def _work(engine: Engine) -> int:
     metrics = engine.metrics()
     return metrics.prompt_tokens + metrics.generation_tokens
-
-
