@@ -458,12 +458,12 @@ cdef void _settle_here(quota_t* quota, hold_t* hold, const used_t* used, int64_t
 
 cdef void _settle_there(quota_t* quota, hold_t* hold, const used_t* used) noexcept nogil:
     """The charges become what the store is to be told."""
-    cdef bint is_all = True
+    cdef bint is_exact = True
     cdef uint32_t i
     for i in range(hold.count):
         hold.charges[i].cost = _rest(hold, &hold.charges[i], used)
-        is_all = is_all and hold.charges[i].cost == 0
-    if is_all:
+        is_exact = is_exact and hold.charges[i].cost == 0
+    if is_exact:
         _release(quota, hold)
     elif quota.settling.count >= quota.most_settling:
         quota.lost += 1

@@ -79,6 +79,8 @@ PLACED: Json = {
     "image": {"repository": "registry.example.com/picker", "digest": "sha256:" + "0" * 64},
     "extraEnv": [{"name": "TZ", "value": "UTC"}],
     "extraArgs": ["--body-cap=16Mi"],
+    "extraVolumes": [{"name": "keys", "secret": {"secretName": "api-keys"}}],
+    "extraVolumeMounts": [{"name": "keys", "mountPath": "/etc/picker/keys", "readOnly": True}],
     "service": {"headless": True, "annotations": {"example.com/owner": "chat"}},
     "serviceAccount": {"name": "picker-chat", "annotations": {"example.com/role": "picker"}},
     "strategy": {"type": "Recreate"},

@@ -28,6 +28,9 @@ seccompProfile: {type: RuntimeDefault}
 {{- if .Values.metrics.tlsSecretName }}
 - {name: metrics-tls, mountPath: /etc/picker/metrics-tls, readOnly: true}
 {{- end }}
+{{- with .Values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{- define "picker.volumes" -}}
@@ -46,6 +49,9 @@ seccompProfile: {type: RuntimeDefault}
 {{- with .Values.metrics.tlsSecretName }}
 - name: metrics-tls
   secret: {secretName: {{ . }}, defaultMode: 0440}
+{{- end }}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
 {{- end }}
 {{- if include "picker.standalone" . }}
 - name: envoy
