@@ -49,7 +49,7 @@ class Replica:
     async def request(self, estimate: int, usage: int) -> int:
         """What was used of it; 0 if it was refused."""
         said, hold = await self.reserve(estimate)
-        await asyncio.sleep(0)
+        await pass_time(0.0)
         if said != "ok":
             hold.give_back(0)
             usage = 0
@@ -163,7 +163,7 @@ class FakeStore:
         self.delay_s = 0.0
 
     async def _do(self) -> None:
-        await asyncio.sleep(self.delay_s)
+        await pass_time(self.delay_s)
         if self.problem is not None:
             raise self.problem
 
