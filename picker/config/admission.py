@@ -203,7 +203,7 @@ class AgentIdentity(Parameters, frozen=True):
 
 
 class SheddableFilter(NoParameters, frozen=True):
-    """Which running requests may be taken back with `flowControl.enableEviction`: those with a priority below 0."""
+    """What may be taken back with `flowControl.enableEviction`: requests with a priority below 0."""
 
 
 class PriorityThenTimeOrdering(NoParameters, frozen=True):

@@ -95,7 +95,7 @@ def _waiting(plan: FlowPlan) -> Iterator[str]:
     if plan.usage_limit is not None:
         yield f"  shares of the pool by {_typed(plan.usage_limit)}"
     if plan.evicts:
-        yield "  requests of priorities below 0 that run are taken back for higher ones"
+        yield "  requests of priorities below 0 that were sent are taken back for higher ones, until they are answered"
 
 
 def _band(band: BandPlan) -> str:

@@ -110,10 +110,17 @@ class _Planner:
             ),
             fairness_headers=self._fairness_headers(),
             admitters=tuple(self._admitters()),
-            evicts=flow.enableEviction and self._queues,
+            evicts=self._evicts(),
         )
         self._warn_idle_plugins(evicts=plan.evicts)
         return plan
+
+    def _evicts(self) -> bool:
+        """Nothing can be taken back whose stream has ended with its pick."""
+        if self._flow.enableEviction and self._queues and self._is_blind:
+            what = "this has no effect: with responseTracking off nothing is known to be under way"
+            self._resolver.warn(what, (_SECTION, "enableEviction"))
+        return self._flow.enableEviction and self._queues and not self._is_blind
 
     # --- plugins that are named, or meant though they are not ---
 
@@ -279,7 +286,7 @@ class _Planner:
                 where = "flowControl names it nowhere" if self._queues else "the feature gate flowControl is off"
                 self._resolver.warn(f"{what} does nothing: {where}", self._resolver.paths[name])
             if spec.role is Role.EVICTION and not evicts:
-                why = "flowControl.enableEviction is not set"
+                why = "flowControl.enableEviction is not in force"
                 self._resolver.warn(f"{what} does nothing: {why}", self._resolver.paths[name])
 
     def _warn_filter(self, name: str) -> None:

@@ -324,7 +324,7 @@ WARNS = {
         }.items()
     },
     **{
-        f"{kind} without eviction": (plugin(kind), f'"{kind}" does nothing: flowControl.enableEviction is not set')
+        f"{kind} without eviction": (plugin(kind), f'"{kind}" does nothing: flowControl.enableEviction is not in force')
         for kind in SUPPORTED
         if SUPPORTED[kind].role is Role.EVICTION
     },
@@ -347,6 +347,10 @@ WARNS = {
         )
         for name, value in {"maxBytes": "1G", "priorityBands": "[]", "enableEviction": "true"}.items()
     },
+    "flowControl.enableEviction without responses": (
+        "responseTracking: off\nflowControl: {enableEviction: true}",
+        "flowControl.enableEviction: this has no effect: with responseTracking off nothing is known to be under way",
+    ),
     "flowControl.defaultPriorityBand.priority": (
         "flowControl: {defaultPriorityBand: {priority: 1}}",
         "flowControl.defaultPriorityBand.priority: this has no effect: it is for the priorities that no band is given",
