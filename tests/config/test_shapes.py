@@ -61,6 +61,22 @@ def parser(kind: str) -> str:
     return plugin(kind) + f"\nrequestHandler: {{parsers: [{{pluginRef: {kind}}}]}}"
 
 
+def rate_limits(*kinds: str) -> str:
+    """Every member of the section, which is picker's own, with limits of these kinds."""
+    rules = []
+    for kind in kinds:
+        limits = ", ".join(f"{kind}Per{window}: 9k" for window in ("Second", "Minute", "Hour", "Day"))
+        source = "claim: {namespace: n, path: [a, b]}" if kind == "cost" else "header: x-api-key"
+        rules.append(
+            f"  - {{name: {kind}, key: {{{source}}}, limits: {{{limits}}}, withoutKey: {{{limits}}}, models: [m],\n"
+            f"    perModel: true, weights: {{request: 1, input: 2, cached: 0.5, output: 4}},\n"
+            f"    keys: [{{name: a, values: [b], file: /dev/null, limits: {{{limits}}}}}]}}\n"
+        )
+    store = "{redis: {url: 'redis://r', passwordFile: /dev/null, prefix: p}, timeout: 1s, onFailure: failOpen}"
+    most = "maxCounters: 9, outputEstimate: learned"
+    return "rateLimits:\n  rules:\n" + "".join(rules) + f"  store: {store}\n  " + most.replace(", ", "\n  ")
+
+
 # What runs, without a word.
 RUNS = {
     **{kind: parser(kind) for kind in SUPPORTED if SUPPORTED[kind].role is Role.PARSER},
@@ -188,6 +204,8 @@ RUNS = {
     "dataLayer.sources": "plugins: [{type: metrics-data-source}, {type: core-metrics-extractor}]\n"
     "dataLayer: {sources: [{pluginRef: metrics-data-source, extractors: [{pluginRef: core-metrics-extractor}]}]}",
     "responseTracking": "responseTracking: full",
+    "rateLimits": rate_limits("requests", "inputTokens", "outputTokens"),
+    "rateLimits, others": rate_limits("tokens", "cost"),
 }
 
 # What is taken and has no effect, and the words of the warning that tells it.
