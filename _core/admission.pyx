@@ -17,17 +17,19 @@ from picker._core.dispatch cimport (
     engine_t,
     pick_among,
     pick_is_possible,
+    pick_may_be_taken_back,
     pthread_mutex_lock,
     pthread_mutex_unlock,
     request_t,
 )
-from picker._core.endpoints cimport endpoint_t, endpoints_rate
+from picker._core.endpoints cimport endpoint_t, endpoints_get, endpoints_rate
 from picker._core.flow cimport (
     PK_QUEUED,
     PK_REFUSED,
     PK_TURN_QUEUED,
     PK_TURN_WOKEN,
     flow_call,
+    flow_evict,
     flow_forget,
     flow_is_first,
     flow_retry_after,
@@ -60,6 +62,7 @@ from picker._core.score cimport PK_NEED_PLUGIN, random_unit
 from picker._core.stats cimport (
     PK_FAIL_ABANDONED,
     PK_FAIL_DENIED,
+    PK_FAIL_EVICTED,
     PK_FAIL_EXHAUSTED,
     PK_FAIL_NONE,
     PK_FAIL_NO_ENDPOINT,
@@ -70,6 +73,10 @@ from picker._core.stats cimport (
 )
 from picker._core.subset cimport subset_allows
 
+cdef enum:
+    MOST_VICTIMS = 2           # at once
+
+cdef int64_t EVICTED_NS = 500_000_000      # before it is seen what an eviction has brought
 cdef double COLD_KV = 0.02                 # KV usage below which an endpoint has hardly begun
 
 # --- C kernel: admitters; all with the lock held ---
@@ -160,6 +167,8 @@ cdef int _passed(engine_t* engine, asked_pick_t* asked, int code) noexcept nogil
         return _none(engine, asked)
     if code == PK_OK or code == PK_NEED_PLUGIN:
         flowstats_passed(&engine.flowstats, _series(engine, asked), asked.request.objective.priority)
+    if code == PK_OK:
+        pick_may_be_taken_back(engine, asked)
     return code
 
 
@@ -258,6 +267,46 @@ cdef bint _serve(engine_t* engine, asked_pick_t* asked, int64_t now_ns) noexcept
     return True
 
 
+cdef bint _holds_up(const engine_t* engine, const asked_pick_t* victim, const asked_pick_t* asked) noexcept nogil:
+    """Is it of a lower priority, and runs where the other may go?"""
+    cdef const endpoint_t* endpoint
+    if victim.request.objective.priority >= asked.request.objective.priority:
+        return False
+    endpoint = endpoints_get(&engine.endpoints, victim.booking.slot, victim.booking.generation)
+    return endpoint != NULL and _is_open_to(asked.request, endpoint)
+
+
+cdef asked_pick_t* _victim(const engine_t* engine, const asked_pick_t* asked) noexcept nogil:
+    """The lowest priority, and of that the newest; NULL: nobody can make room."""
+    cdef turn_t* turn = engine.flow.evictable.last
+    cdef asked_pick_t* found = NULL
+    cdef asked_pick_t* one
+    while turn != NULL:
+        one = <asked_pick_t*>turn
+        if _holds_up(engine, one, asked):
+            if found == NULL or one.request.objective.priority < found.request.objective.priority:
+                found = one
+        turn = turn.before
+    return found
+
+
+cdef void _make_room(engine_t* engine, const asked_pick_t* asked, int64_t now_ns) noexcept nogil:
+    """The head cannot go: let those go that may be evicted. A gateway that shows no responses would cut theirs."""
+    cdef flow_t* flow = &engine.flow
+    cdef asked_pick_t* victim
+    cdef uint32_t count = 0
+    if not flow.rules.evicts or not engine.shows_responses:
+        return
+    if flow.evicted or (flow.evicted_ns and now_ns - flow.evicted_ns < EVICTED_NS):
+        return                               # what that brings is not seen yet
+    while count < MOST_VICTIMS:
+        victim = _victim(engine, asked)
+        if victim == NULL:
+            return
+        flow_evict(flow, &victim.turn, PK_FAIL_EVICTED, now_ns)
+        count += 1
+
+
 cdef uint32_t _dispatch(engine_t* engine, int64_t now_ns, uint32_t most) noexcept nogil:
     """Turns to those that can have them; how many."""
     cdef flow_t* flow = &engine.flow
@@ -274,6 +323,7 @@ cdef uint32_t _dispatch(engine_t* engine, int64_t now_ns, uint32_t most) noexcep
         if _serve(engine, <asked_pick_t*>item, now_ns):
             count += 1
         else:
+            _make_room(engine, <asked_pick_t*>item, now_ns)
             queue_block(&flow.queue, item)
     flow.is_due = True
     return count
@@ -359,7 +409,7 @@ cdef uint32_t engine_dispatch(engine_t* engine, int64_t now_ns, uint32_t most) n
 cdef turn_t* engine_call(engine_t* engine, bint is_python) noexcept nogil:
     """The next whose wait is over, of those that Python serves or of the others; NULL: there is none."""
     cdef turn_t* turn
-    if engine.flow.first == NULL:
+    if engine.flow.woken.count == 0:
         return NULL
     pthread_mutex_lock(&engine.lock)
     turn = flow_call(&engine.flow, is_python)

@@ -192,4 +192,5 @@ cdef uint32_t engine_token(engine_t* engine, const booking_t* booking, uint8_t* 
 cdef int pick_among(
     engine_t* engine, const request_t* request, booking_t* booking, pick_t* pick, double share
 ) noexcept nogil
+cdef void pick_may_be_taken_back(engine_t* engine, asked_pick_t* asked) noexcept nogil
 cdef bint pick_is_possible(const engine_t* engine, const request_t* request) noexcept nogil

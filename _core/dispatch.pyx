@@ -53,10 +53,11 @@ from picker._core.flow cimport (
     flow_forget,
     flow_free,
     flow_init,
+    flow_run,
     flow_share,
     flow_stir,
 )
-from picker._core.flowstats cimport flowstats_init
+from picker._core.flowstats cimport flowstats_evicted, flowstats_init
 from picker._core.hashing cimport hash_xxh64
 from picker._core.names cimport names_find
 from picker._core.prompt cimport PK_BLOCK_TOKENS, PK_BYTES_PER_TOKEN
@@ -75,6 +76,7 @@ from picker._core.score cimport (
 )
 from picker._core.stats cimport (
     PK_CLASSES,
+    PK_FAIL_EVICTED,
     PK_FAIL_NONE,
     PK_OTHER_MODELS,
     PK_SERIES_BYTES,
@@ -433,6 +435,12 @@ cdef int pick_among(
     return code
 
 
+cdef void pick_may_be_taken_back(engine_t* engine, asked_pick_t* asked) noexcept nogil:
+    """Should a higher priority need its place before it is answered."""
+    if engine.flow.rules.evicts and asked.request.objective.priority < 0 and not asked.is_free:
+        flow_run(&engine.flow, &asked.turn)
+
+
 # --- C kernel: what sessions call; each takes the lock ---
 
 
@@ -469,6 +477,8 @@ cdef int engine_resume(engine_t* engine, asked_pick_t* asked) noexcept nogil:
         code = _finish(engine, asked.request, asked.booking, pick)
     if code != PK_NEED_PLUGIN:
         flow_forget(&engine.flow, &asked.turn)
+    if code == PK_OK:
+        pick_may_be_taken_back(engine, asked)
     pthread_mutex_unlock(&engine.lock)
     return code
 
@@ -634,6 +644,8 @@ cdef void engine_settle(
     if outcome.is_picked:
         engine.stats.series[outcome.series].running -= 1
         _release(engine, booking, now_ns)
+    if outcome.failure == PK_FAIL_EVICTED:
+        flowstats_evicted(&engine.flowstats, outcome.objective.priority)
     if outcome.is_counted:
         _count(engine, _settled_series(engine, outcome), outcome)
     engine.sessions -= 1

@@ -378,17 +378,19 @@ cdef list _credit_views(engine_t* engine, int64_t now_ns):
 cdef object _check_flow(engine_t* engine):
     """Assert the invariants of flow control."""
     cdef const flow_t* flow = &engine.flow
-    cdef const turn_t* turn = flow.first
-    cdef uint32_t woken = 0
+    cdef const turn_t* turn = flow.woken.first
+    cdef uint32_t woken = 0, evicted = 0
     schedule_check(&flow.queue.schedule)
     while turn != NULL:
         woken += 1
+        evicted += turn.is_evicted
         assert turn.after == NULL or turn.after.before == turn
         assert turn.queued.lane == NULL
         turn = turn.after
-    assert woken == flow.woken
+    assert woken == flow.woken.count and evicted <= flow.evicted
+    assert flow.evictable.count == 0 or flow.evictable.first.is_evictable
     assert flow.granted <= 1
-    assert flow.queue.requests + flow.woken <= engine.sessions
+    assert flow.queue.requests + flow.woken.count + flow.evictable.count <= engine.sessions
     assert flow.credits.capacity >= engine.endpoints.width
 
 
@@ -568,7 +570,7 @@ cdef class Engine:
     @property
     def is_due(self) -> bool:
         """Is there somebody whose turn may have come? Time alone may also bring it: look every 10 ms while any wait."""
-        return bool(self._engine.flow.queue.requests and self._engine.flow.is_due) or self._engine.flow.first != NULL
+        return bool(self._engine.flow.queue.requests and self._engine.flow.is_due) or self._engine.flow.woken.count > 0
 
     def flow(self, int64_t now_ns) -> dict:
         """What is known of flow control: rules in force, who waits, what endpoints have room for."""

@@ -277,7 +277,7 @@ cdef class _Served:
 
 
 cdef inline int _due(const engine_t* engine) noexcept nogil:
-    if engine.flow.first != NULL:
+    if engine.flow.woken.count:
         return 2
     return 0 if engine.flow.queue.requests == 0 else 1 + engine.flow.is_due
 

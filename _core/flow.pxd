@@ -77,11 +77,18 @@ ctypedef struct turn_t:
     int failure                # PK_FAIL_*, with PK_REFUSED
     uint32_t retry_after_s
     bint is_granted            # its plugin is to be asked, and nobody else gets a turn before
+    bint is_evictable          # it runs, and is in the list of those that may make room
+    bint is_evicted            # it has to, and has not been told
     uint64_t changes           # of the flow, when it was looked at last
-    turn_t* before
+    turn_t* before             # in the one list or the other
     turn_t* after
     void* call                 # of whoever serves the session: one of the two is set
     void* python
+
+ctypedef struct turns_t:
+    turn_t* first
+    turn_t* last
+    uint32_t count
 
 ctypedef struct active_t:
     int32_t priority
@@ -93,9 +100,10 @@ ctypedef struct flow_t:
     queue_t queue
     bint is_due                # something has changed that those who wait, wait for
     uint64_t changes
-    turn_t* first              # woken
-    turn_t* last
-    uint32_t woken
+    turns_t woken              # to be told
+    turns_t evictable          # requests of negative priority that run and have no answer yet
+    uint32_t evicted           # that are to be told to make room
+    int64_t evicted_ns         # when the last was
     uint32_t granted
     uint32_t active_count
     active_t active[PK_ACTIVE_BANDS]   # the highest first
@@ -118,6 +126,8 @@ cdef uint32_t flow_retry_after(const flow_t* flow) noexcept nogil
 cdef bint flow_is_first(flow_t* flow, int32_t priority) noexcept nogil
 cdef void flow_wake(flow_t* flow, turn_t* turn, int code, int failure) noexcept nogil
 cdef turn_t* flow_call(flow_t* flow, bint is_python) noexcept nogil
+cdef void flow_run(flow_t* flow, turn_t* turn) noexcept nogil
+cdef void flow_evict(flow_t* flow, turn_t* turn, int failure, int64_t now_ns) noexcept nogil
 cdef void flow_forget(flow_t* flow, turn_t* turn) noexcept nogil
 cdef int flow_header(const flow_t* flow, slice_t name) noexcept nogil
 

@@ -225,43 +225,65 @@ cdef bint flow_is_first(flow_t* flow, int32_t priority) noexcept nogil:
     return head == NULL or head.priority < priority
 
 
+cdef void _list(turns_t* turns, turn_t* turn) noexcept nogil:
+    turn.before = turns.last
+    turn.after = NULL
+    if turns.last != NULL:
+        turns.last.after = turn
+    else:
+        turns.first = turn
+    turns.last = turn
+    turns.count += 1
+
+
+cdef void _unlist(turns_t* turns, turn_t* turn) noexcept nogil:
+    if turn.before != NULL:
+        turn.before.after = turn.after
+    else:
+        turns.first = turn.after
+    if turn.after != NULL:
+        turn.after.before = turn.before
+    else:
+        turns.last = turn.before
+    turn.before = turn.after = NULL
+    turns.count -= 1
+
+
 cdef void flow_wake(flow_t* flow, turn_t* turn, int code, int failure) noexcept nogil:
     """It waits no longer: `code` is what became of it. It must be out of the queue."""
     turn.state = PK_TURN_WOKEN
     turn.code = code
     turn.failure = failure
-    turn.before = flow.last
-    turn.after = NULL
-    if flow.last != NULL:
-        flow.last.after = turn
-    else:
-        flow.first = turn
-    flow.last = turn
-    flow.woken += 1
-
-
-cdef void _unlist(flow_t* flow, turn_t* turn) noexcept nogil:
-    if turn.before != NULL:
-        turn.before.after = turn.after
-    else:
-        flow.first = turn.after
-    if turn.after != NULL:
-        turn.after.before = turn.before
-    else:
-        flow.last = turn.before
-    turn.before = turn.after = NULL
-    flow.woken -= 1
+    _list(&flow.woken, turn)
 
 
 cdef turn_t* flow_call(flow_t* flow, bint is_python) noexcept nogil:
     """The first of those woken that Python serves, or C; NULL: there is none."""
-    cdef turn_t* turn = flow.first
+    cdef turn_t* turn = flow.woken.first
     while turn != NULL and (turn.python != NULL) != is_python:
         turn = turn.after
     if turn != NULL:
-        _unlist(flow, turn)
+        _unlist(&flow.woken, turn)
         turn.state = PK_TURN_CALLED
     return turn
+
+
+cdef void flow_run(flow_t* flow, turn_t* turn) noexcept nogil:
+    """It has been picked for, and may be evicted until it is answered."""
+    if not turn.is_evictable:
+        turn.is_evictable = True
+        _list(&flow.evictable, turn)
+
+
+cdef void flow_evict(flow_t* flow, turn_t* turn, int failure, int64_t now_ns) noexcept nogil:
+    """It is to make room: its session is to be told."""
+    _unlist(&flow.evictable, turn)
+    turn.is_evictable = False
+    turn.is_evicted = True
+    turn.retry_after_s = flow_retry_after(flow)
+    flow.evicted += 1
+    flow.evicted_ns = now_ns
+    flow_wake(flow, turn, PK_REFUSED, failure)
 
 
 cdef void flow_forget(flow_t* flow, turn_t* turn) noexcept nogil:
@@ -270,7 +292,12 @@ cdef void flow_forget(flow_t* flow, turn_t* turn) noexcept nogil:
         queue_remove(&flow.queue, &turn.queued)
         flow_stir(flow)
     elif turn.state == PK_TURN_WOKEN:
-        _unlist(flow, turn)
+        _unlist(&flow.woken, turn)
+    if turn.is_evictable:
+        turn.is_evictable = False
+        _unlist(&flow.evictable, turn)
+    flow.evicted -= turn.is_evicted
+    turn.is_evicted = False
     if turn.is_granted:
         turn.is_granted = False
         flow.granted -= 1
@@ -436,7 +463,8 @@ cdef dict flow_view(const flow_t* flow):
         "queues": bool(flow.rules.queues),
         "waiting": flow.queue.requests,
         "waiting_bytes": flow.queue.bytes,
-        "woken": flow.woken,
+        "woken": flow.woken.count,
+        "evictable": flow.evictable.count,
         "max_requests": flow.queue.limits.max_requests,
         "max_bytes": flow.queue.limits.max_bytes,
         "drain_per_s": flow.drain_per_s,

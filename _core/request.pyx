@@ -73,6 +73,7 @@ from picker._core.score cimport PK_NEED_PLUGIN
 from picker._core.stats cimport (
     PK_FAIL_BAD_REQUEST,
     PK_FAIL_BAD_REWRITE,
+    PK_FAIL_EVICTED,
     PK_FAIL_EXHAUSTED,
     PK_FAIL_INTERNAL,
     PK_FAIL_LARGE_HEADERS,
@@ -337,9 +338,20 @@ cdef int _turned(session_t* session, int code, out_t* out) noexcept nogil:
     return _picked(session, code, out)
 
 
+cdef int _evicted(session_t* session, out_t* out) noexcept nogil:
+    """It is to make room, if it can still be answered: gateways can only cut a response that has begun, or a request
+    that is on its way."""
+    if session.state == PK_STATE_PICKED and session.request_done and not session.is_counted:
+        return _refuse(session, PK_FAIL_EVICTED, PK_BODY_OK, out)
+    turn_leave(session, session.request.now_ns)
+    return PK_OK
+
+
 cdef int request_turn(session_t* session, out_t* out) noexcept nogil:
     """It was called: answer, or PK_NEED_PLUGIN. Nothing while it waits, and if it has moved on meanwhile."""
     cdef int code = session.asked.turn.code
+    if session.asked.turn.state == PK_TURN_CALLED and session.asked.turn.is_evicted:
+        return _evicted(session, out)
     if session.asked.turn.state != PK_TURN_CALLED or session.state != PK_STATE_WAITING or session.is_counted:
         return PK_OK
     if code != PK_NEED_PLUGIN:

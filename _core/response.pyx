@@ -137,6 +137,8 @@ cdef int _begin(session_t* session, int64_t now_ns) noexcept nogil:
     if answer.format == PK_ANSWER_FRAMES:
         framed_init(&answer.framed)
     sse_init(&answer.usage, answer.format == PK_ANSWER_EVENTS)
+    if session.is_picked and (session.asked.turn.is_evictable or turn_is_awaited(session)):
+        turn_leave(session, now_ns)           # it is answered: too late to make room
     if not session.is_picked:
         if turn_is_awaited(session):
             session.failure = PK_FAIL_ABANDONED

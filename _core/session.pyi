@@ -61,6 +61,10 @@ class Session:
         """Does it wait for its turn? `Engine.dispatch` says when it does no longer."""
 
     @property
+    def is_evictable(self) -> bool:
+        """May `Engine.dispatch` name it though it does not wait? It is to make room for another then."""
+
+    @property
     def is_over(self) -> bool:
         """Has picker no more to say? Then the stream must be ended, without an error."""
 

@@ -217,9 +217,9 @@ cdef void session_close(session_t* session, int64_t now_ns) noexcept nogil:
     if session.is_counted:
         return
     session.is_counted = True
-    if turn_is_awaited(session):
+    if turn_is_awaited(session) and session.state == PK_STATE_WAITING:
         session.failure = PK_FAIL_ABANDONED
-        turn_leave(session, now_ns)
+    turn_leave(session, now_ns)
     response_close(session, now_ns)
     session.failure = _outcome(session, now_ns)
     request_drop(session)
@@ -340,7 +340,12 @@ cdef class Session:
     @property
     def is_waiting(self) -> bool:
         """Does it wait for its turn? `Engine.dispatch` says when it does no longer."""
-        return turn_is_awaited(&self._session)
+        return turn_is_awaited(&self._session) and self._session.state == PK_STATE_WAITING
+
+    @property
+    def is_evictable(self) -> bool:
+        """May `Engine.dispatch` name it though it does not wait? It is to make room for another then."""
+        return bool(self._session.asked.turn.is_evictable or self._session.asked.turn.is_evicted)
 
     @property
     def is_over(self) -> bool:
@@ -358,7 +363,7 @@ cdef class Session:
         """Assert the invariants."""
         cdef const session_t* session = &self._session
         assert session.is_picked or turn_is_awaited(session) or session.booking.generation == 0 or session.is_booked
-        assert not turn_is_awaited(session) or session.state == PK_STATE_WAITING
+        assert not turn_is_awaited(session) or session.state == PK_STATE_WAITING or session.asked.turn.is_evicted
         assert session.state < PK_STATE_PICKED or session.body.data == NULL
         assert session.held >= session.body.size
         assert max(session.is_refused, session.is_let_go) <= (session.state == PK_STATE_ENDED)

@@ -102,5 +102,7 @@ cdef int turn_ask(session_t* session) noexcept nogil:
 
 cdef void turn_leave(session_t* session, int64_t now_ns) noexcept nogil:
     """It waits no longer, without having had its turn, or before it was told. Harmless if it does not wait."""
-    if turn_is_awaited(session) and engine_leave(session.engine, &session.asked, now_ns):
+    if not (turn_is_awaited(session) or session.asked.turn.is_evictable):
+        return
+    if engine_leave(session.engine, &session.asked, now_ns):
         session.is_booked = True

@@ -186,10 +186,12 @@ class ExtProc:
 
     async def _next(self, session: Session, engine: Engine, incoming: "_Incoming", deadline: float) -> Any:
         """The next message, EOF, or _TURN, when the session's wait is over; None: a body is not here by `deadline`."""
-        if session.is_waiting:
+        if session.is_waiting or session.is_evictable:
             event = self.turns.expect(session, engine)
             self.turns.look()
-            return await incoming.read_or(event)
+            message = await incoming.read_or(event)
+            self.turns.forget(session)
+            return message
         if session.state > STATE_BODY:
             return await incoming.read()
         try:

@@ -336,6 +336,60 @@ def test_requests_without_a_body_do_not_wait() -> None:
     assert_idle(engine)
 
 
+def known_to_show_responses(engine: Engine) -> None:
+    finish(request(engine))
+
+
+def test_a_running_request_makes_room() -> None:
+    """The lowest priority, once, and only as long as its client can be told."""
+    engine = flowing(rules={"evicts": True})
+    known_to_show_responses(engine)
+    low = request(engine, objective="low", now_ns=S)
+    assert low.session.is_evictable
+    high = request(engine, objective="high", now_ns=S)
+    assert high.session.is_waiting
+    assert engine.dispatch(S) == [low.session]
+    assert not low.session.is_waiting
+    low.take(low.session.resume(S))
+    assert (error_of(low)["status"], error_of(low)["code"]) == (429, "evicted")
+    low.close()
+    assert turns(engine, [high], S) == [high]
+    finish(high)
+    assert failures(engine) == {"Evicted": 1}
+    assert_idle(engine)
+
+
+def test_what_is_answered_is_not_taken_back() -> None:
+    engine = flowing(rules={"evicts": True})
+    known_to_show_responses(engine)
+    low = request(engine, objective="low", now_ns=S)
+    high = request(engine, objective="high", now_ns=S)
+    assert engine.dispatch(S) == [low.session]
+    low.answer_headers()  # before it could be told
+    assert low.session.resume(S) == []
+    assert turns(engine, [high], 2 * S) == []
+    low.answer_body(SSE)
+    low.complete()
+    low.close()
+    assert turns(engine, [high], 2 * S) == [high]
+    finish(high)
+    assert failures(engine) == {}
+    assert_idle(engine)
+
+
+@pytest.mark.parametrize("case", ["off", "unseen", "equal"])
+def test_nobody_makes_room_in_vain(case: str) -> None:
+    engine = flowing(rules={"evicts": case != "off"})
+    if case != "unseen":
+        known_to_show_responses(engine)
+    running = request(engine, objective="mid" if case == "equal" else "low", now_ns=S)
+    waiting = request(engine, objective="mid", now_ns=S)
+    assert engine.dispatch(S) == []
+    running.close()
+    waiting.close()
+    assert_idle(engine)
+
+
 def test_view() -> None:
     engine = flowing()
     first, second = request(engine), request(engine, flow="me")

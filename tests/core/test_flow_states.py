@@ -60,6 +60,7 @@ class FlowMachine(RuleBasedStateMachine):
         self.requests: list[Request] = []
         self.room = 1
         self.is_on = self.queues = True
+        self.evicts = False
 
     def _plugin(self, step: int, request: dict[str, Any], endpoints: list[dict[str, Any]]) -> list[int]:
         return [endpoint["slot"] for endpoint in endpoints]
@@ -68,7 +69,7 @@ class FlowMachine(RuleBasedStateMachine):
     def begin(self) -> None:
         self.add(TARGETS[0])
         self.add(TARGETS[1])
-        self.rules_change("tokens", "fcfs", 1, 10)
+        self.rules_change("tokens", "fcfs", 1, 10, False)
 
     # --- what is known ---
 
@@ -168,11 +169,12 @@ class FlowMachine(RuleBasedStateMachine):
 
     @rule(most=st.integers(1, 4))
     def dispatch(self, most: int) -> None:
-        by_session = {one.gateway.session: one for one in self.of("waiting")}
+        by_session = {one.gateway.session: one for one in self.of("waiting", "running")}
         most += self.engine.flow(self.now_ns)["woken"]
         called = [by_session[session] for session in self.engine.dispatch(self.now_ns, most)]
         assert len(called) <= most and len(set(map(id, called))) == len(called)
         for request in called:
+            assert request.state == "waiting" or (request.priority < 0 and self.evicts)
             request.state = "called"
 
     @precondition(lambda self: self.of("called"))
@@ -234,10 +236,12 @@ class FlowMachine(RuleBasedStateMachine):
         order=st.sampled_from(ORDERS),
         room=st.integers(1, 3),
         cap=st.sampled_from([0, 1, 10]),
+        evicts=st.booleans(),
     )
-    def rules_change(self, fairness: str, order: str, room: int, cap: int) -> None:
-        detector = ("concurrency", "requests", room, 1e12, 0.0)
-        self.engine.set_flow({"detector": detector, "default_band": (order, fairness, cap, 0, TTL_S)})
+    def rules_change(self, fairness: str, order: str, room: int, cap: int, evicts: bool) -> None:
+        detector, band = ("concurrency", "requests", room, 1e12, 0.0), (order, fairness, cap, 0, TTL_S)
+        self.engine.set_flow({"detector": detector, "default_band": band, "evicts": evicts})
+        self.evicts = self.evicts or evicts  # those that run keep what they were let in by
         self.is_on = self.queues = True
         self.room, self.order = room, order
 

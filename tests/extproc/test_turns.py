@@ -114,6 +114,24 @@ async def test_what_stops_tells_those_who_wait(shell: Shell) -> None:
     assert told["code"] == "shutting_down"
 
 
+@on_every_shell(TARGETS[:1])
+async def test_a_running_request_makes_room(shell: Shell) -> None:
+    shell.engine.set_objectives({"low": -1})
+    first = await full(shell, evicts=True)
+    await first.send(m.response_headers())
+    await first.receive()
+    await first.finish()  # picker knows that the gateway shows responses
+    await shell.idle()
+    low = await ask(shell, **{"x-llm-d-inference-objective": "low"})
+    await picked(low)
+    other = shell.open()
+    await other.send(m.request_headers("/v1/completions"), m.request_body(BODY))
+    assert (await error(low))["code"] == "evicted"
+    assert await low.ended() == "OK"
+    await picked(other)
+    await other.finish()
+
+
 class Plugin:
     """Picks the first, and keeps count."""
 
