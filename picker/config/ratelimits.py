@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from picker._core.quotas import Quota
 from picker.config.decode import Decoder
 from picker.config.document import MemberPath
 from picker.config.suggest import quoted
@@ -177,6 +176,8 @@ class _Checker:
         self._decoder = decoder
 
     def plan(self, section: RateLimits) -> RateLimitPlan:
+        from picker._core.quotas import Quota  # here, so that a file without limits is checked without the core
+
         names: set[str] = set()
         for index, rule in enumerate(section.rules):
             path: MemberPath = ("rateLimits", "rules", index)
