@@ -25,9 +25,16 @@ class Credits:
         """Its bookings become void."""
 
     def scraped(
-        self, slot: int, *, waiting: float = -1.0, running: float = -1.0, kv_usage: float = -1.0, now_ns: int
+        self,
+        slot: int,
+        *,
+        waiting: float = -1.0,
+        running: float = -1.0,
+        kv_usage: float = -1.0,
+        cache_tokens: int = -1,
+        now_ns: int,
     ) -> None:
-        """A scrape replaces what was known of the load."""
+        """A scrape replaces what was known of the load. `cache_tokens`: size of the KV cache, if the page says so."""
 
     def book(self, slot: int, prefill: int, resident: int, now_ns: int) -> Booking:
         """Book a request's tokens, whether or not there is credit. ValueError for absurd numbers of tokens."""

@@ -2,8 +2,8 @@
 
 Eight simulated replicas, three bands, one greedy tenant of ten; 0.7 times what the replicas can do, then twice that,
 then 0.7 again; picker with its defaults, round robin, and a model of the reference picker's flow control. Prints a
-table for each scenario, writes CSV, JSON and a plot, and with `--docs` the tables of docs/overload.md. Deterministic for
-its seeds. What the replicas can do is measured first: the most they serve when they are always full.
+table for each scenario, writes CSV, JSON and a plot, and with `--docs` the tables of docs/overload.md. Deterministic
+for its seeds. What the replicas can do is measured first: the most they serve when they are always full.
 """
 
 import argparse

@@ -7,7 +7,7 @@ from itertools import count
 from typing import Protocol
 
 from picker.sim.engine import Engine, EngineMetrics, Progress, Request
-from picker.sim.overload.traffic import Asked, Fault, Scenario, keys
+from picker.sim.overload.traffic import Asked, Fault, Phase, Scenario, keys, traffic
 
 SERVED, REFUSED, EXPIRED, FAILED = "served", "refused", "expired", "failed"
 
@@ -95,7 +95,7 @@ class Run:
         speeds = scenario.speeds or (1.0,) * scenario.replicas
         timing = scenario.engine.timing
         configs = [replace(scenario.engine, timing=replace(timing, speedup=timing.speedup * one)) for one in speeds]
-        self.engines = [Engine(config) for config in configs]
+        self.engines = [Engine(config, terse=True) for config in configs]
         self.wakes: list[float | None] = [None] * len(self.engines)
         self.dead: set[int] = set()
         self.mute: set[int] = set()
@@ -275,12 +275,14 @@ def capacity_tokens(scenario: Scenario, *, warm_s: float = 60.0, seconds: float 
     return sum(known[speed] for speed in speeds)
 
 
-def _full_tokens(scenario: Scenario, speed: float, warm_s: float, seconds: float) -> float:
-    from picker.sim.overload.traffic import traffic
+PLENTY = (Phase(80.0, 1.0),)
 
+
+def _full_tokens(scenario: Scenario, speed: float, warm_s: float, seconds: float) -> float:
     timing = scenario.engine.timing
-    engine = Engine(replace(scenario.engine, timing=replace(timing, speedup=timing.speedup * speed)))
-    plenty = traffic(replace(scenario, seed=scenario.seed + 1_000), 2_000.0)
+    config = replace(scenario.engine, timing=replace(timing, speedup=timing.speedup * speed))
+    engine = Engine(config, terse=True)
+    plenty = traffic(replace(scenario, seed=scenario.seed + 1_000, phases=PLENTY), 1_000.0)
     now_s, done_s, at_start = 0.0, warm_s + seconds, 0
     for one in plenty:
         while engine.metrics().waiting >= 8:
