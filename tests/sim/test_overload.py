@@ -81,7 +81,7 @@ def test_the_highest_band_hardly_feels_the_overload() -> None:
     assert mine.run.bands[0].ttft_p50_s < 2.0 * mine.alone_p50_s
     assert mine.run.bands[0].ttft_p99_s < 2.5 * mine.alone_p99_s
     for other in ("round robin", "peer"):
-        assert 5 * mine.run.bands[0].ttft_p99_s < result(other).run.bands[0].ttft_p99_s
+        assert 4 * mine.run.bands[0].ttft_p99_s < result(other).run.bands[0].ttft_p99_s
 
 
 def test_nothing_is_wasted() -> None:

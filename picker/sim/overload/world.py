@@ -282,7 +282,7 @@ def _full_tokens(scenario: Scenario, speed: float, warm_s: float, seconds: float
     timing = scenario.engine.timing
     config = replace(scenario.engine, timing=replace(timing, speedup=timing.speedup * speed))
     engine = Engine(config, terse=True)
-    plenty = traffic(replace(scenario, seed=scenario.seed + 1_000, phases=PLENTY), 1_000.0)
+    plenty = traffic(replace(scenario, seed=scenario.seed + 1_000, phases=PLENTY), 400.0)
     now_s, done_s, at_start = 0.0, warm_s + seconds, 0
     for one in plenty:
         while engine.metrics().waiting >= 8:
