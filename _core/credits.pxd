@@ -19,7 +19,7 @@ cdef enum:
 
 cdef extern from *:
     """
-    #define PK_CREDIT_SHARE_BELOW 0.95           /* of an endpoint, for bands below one that was active of late */
+    #define PK_CREDIT_SHARE_BELOW 0.93           /* of an endpoint, for bands below one that was active of late */
     """
     const double PK_CREDIT_SHARE_BELOW
 

@@ -52,6 +52,7 @@ cdef double OVERHEAD_S = 0.03              # before anything is learned
 cdef double GREATEST_OVERHEAD_S = 2.0
 cdef double ENOUGH = 4.0                   # observations for a line
 cdef double MARGIN = 2.0                    # of what a request asks for, to be left behind it
+cdef double LARGE = 3.0                     # times what others hold: what is so large needs the room of several
 cdef double URGENT = 4.0                   # times the work ahead that a request may find where no band is above it
 cdef double WANTED_HALF_LIFE_NS = 10e9
 cdef double KV_SHARE = 0.2                 # weight of one more scrape
@@ -341,6 +342,11 @@ cdef void _want(credits_t* credits, int64_t resident, int64_t now_ns) noexcept n
         credits.wanted_ns = now_ns
 
 
+cdef inline bint _is_large(const endpoint_t* endpoint, int64_t resident) noexcept nogil:
+    """Does it ask for several times what those on the endpoint hold?"""
+    return <double>resident * <double>endpoint.requests > LARGE * <double>endpoint.resident_tokens
+
+
 cdef bint _has_memory(
     credits_t* credits, const credit_t* credit, const endpoints_t* endpoints, uint32_t slot,
     int64_t resident, double share, int64_t now_ns
@@ -354,9 +360,12 @@ cdef bint _has_memory(
     cdef double left = room - <double>resident
     if room == INFINITY:
         return not (_is_fresh(endpoint, now_ns) and endpoint.load.kv_usage > share)
-    if left < 0.0:
+    if left < 0.0 and share < 1.0:
         return False
     _survey(credits, endpoints, now_ns)
+    if left < 0.0:
+        # Too large for any: where most room is, more is gathered soonest, and nobody else waits for it meanwhile.
+        return credits.roomiest == slot and room > 0.0 and _is_large(endpoint, resident)
     if share >= 1.0:
         return credits.roomiest == slot or left >= MARGIN * <double>resident
     if credits.roomiest == slot and left < _wanted(credits, now_ns):

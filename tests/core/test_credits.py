@@ -15,7 +15,7 @@ from tests.support.leaks import assert_flat, failing_allocations
 
 MS = 1_000_000
 SECOND = 1000 * MS
-BELOW = 0.95
+BELOW = 0.95  # picker's own share is smaller; round figures are easier to check
 UTILIZATION = ("utilization", 5, 0.8, 0.0, 5.0)
 
 
@@ -156,9 +156,12 @@ def test_a_request_must_fit_into_the_cache() -> None:
         )
     now_ns = SECOND + 110 * MS
     assert credits.allow(0, 10, 4000, now_ns=now_ns)
-    assert not credits.allow(0, 10, 5001, now_ns=now_ns)
+    assert not credits.allow(1, 10, 5001, now_ns=now_ns)
+    assert credits.allow(0, 10, 5001, now_ns=now_ns)  # too large for any: it waits where most room is
     assert credits.allow(1, 10, 333, now_ns=now_ns)  # where the other has more room: three times what it asks for
     assert not credits.allow(1, 10, 334, now_ns=now_ns)
+    credits.book(0, 10, 4900, now_ns)
+    assert not credits.allow(0, 10, 5001, now_ns=now_ns)  # ... if it is several times what others hold
     # Below, 5 % stay free, and at the roomiest as much as the greatest request above asked for.
     assert credits.allow(1, 10, 499, share=BELOW, now_ns=now_ns)
     assert not credits.allow(1, 10, 501, share=BELOW, now_ns=now_ns)

@@ -13,7 +13,7 @@ WANTED_HALF_LIFE_NS = 10e9
 KEEP = 0.95
 OVERHEAD_S = 0.03
 KV_SHARE, KV_LEAST, KV_FULL = 0.2, 0.05, 0.85
-MARGIN, URGENT = 2.0, 4.0
+MARGIN, URGENT, LARGE = 2.0, 4.0, 3.0
 
 
 @dataclass(eq=False)
@@ -237,9 +237,10 @@ class Credits:
         if room == math.inf:
             return not (one.is_fresh(now_ns) and one.figure("kv_usage") > share)
         left = room - resident
-        if left < 0:
-            return False
         roomiest = max(self.endpoints.values(), key=lambda other: (self.room(other, now_ns), -other.slot))
+        if left < 0:
+            large = resident * one.requests > LARGE * one.resident
+            return share >= 1 and roomiest is one and room > 0 and large
         if share >= 1:
             return roomiest is one or left >= MARGIN * resident
         if roomiest is one and left < self.wanted(now_ns):
