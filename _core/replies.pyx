@@ -341,8 +341,8 @@ cdef int _write_refusal(
     cdef char seconds[12]
     cdef header_t headers[OWN_HEADERS + PK_REFUSAL_HEADERS]
     cdef uint32_t i, count = 1
-    cdef const char* type = given.type if given.type != NULL else kind.type
-    snprintf(body, sizeof(body), PK_ERROR_FORM, message, type, param, kind.code)
+    cdef const char* label = given.type if given.type != NULL else kind.type
+    snprintf(body, sizeof(body), PK_ERROR_FORM, message, label, param, kind.code)
     headers[0].key, headers[0].value = slice_text(b"content-type"), slice_text(b"application/json")
     if kind.status == 503 or kind.status == 429:
         snprintf(seconds, sizeof(seconds), b"%u", <unsigned int>(given.retry_after_s if given.retry_after_s else 1))

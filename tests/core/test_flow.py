@@ -9,6 +9,7 @@ from picker._core import session
 from picker._core.engine import Engine
 from picker._core.session import Session
 from tests.support import messages as m
+from tests.support.builds import debug_build_only
 from tests.support.exchange import (
     BODY,
     BUFFERED,
@@ -23,6 +24,7 @@ from tests.support.exchange import (
     failures,
 )
 from tests.support.gateway import Gateway
+from tests.support.leaks import assert_flat, failing_allocations
 
 S = 1_000 * MS
 ONE = {"detector": ("concurrency", "requests", 1, 1e12, 0.0)}
@@ -400,3 +402,205 @@ def test_view() -> None:
     second.close()
     finish(first)
     assert_idle(engine)
+
+
+# --- rules ---
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"detectors": ()},
+        {"detector": ("guess",)},
+        {"default_band": ("lifo", "tokens", 1, 1, 1.0)},
+        {"default_band": ("fcfs", "none", 1, 1, 1.0)},
+        {"default_band": ("fcfs", "tokens", 1, 1, -1.0)},
+        {"default_band": ("fcfs", "tokens", -1, 1, 1.0)},
+        {"bands": [(1, "fcfs", "tokens", 1, 1, 1.0)] * 2},
+        {"bands": [(n, "fcfs", "tokens", 1, 1, 1.0) for n in range(257)]},
+        {"no_endpoint_ttl_s": float("nan")},
+        {"ceiling": ("roof",)},
+        {"ceiling": ("static", -0.5)},
+        {"ceiling": ("holdback", "cubic", "rank", 0.5, 1.0)},
+        {"ceiling": ("holdback", "linear", "name", 0.5, 1.0)},
+        {"admitters": [("bouncer",)]},
+        {"admitters": [("probabilistic", 0.0, 0.8, 5.0, 300.0)]},
+        {"fairness_headers": [""]},
+        {"fairness_headers": ["x" * 64]},
+        {"fairness_headers": ["x"] * 17},
+    ],
+)
+def test_rules_that_cannot_be(rules: dict[str, Any]) -> None:
+    """Those in force stay."""
+    engine = flowing()
+    with pytest.raises((ValueError, OverflowError)):
+        engine.set_flow(rules)
+    first, second = request(engine), request(engine)
+    assert second.session.is_waiting
+    second.close()
+    finish(first)
+    assert_idle(engine)
+
+
+def room_of(engine: Engine, objective: str) -> int:
+    """How many requests of a priority are let in before one has to wait, or is refused."""
+    gateways = [request(engine, objective=objective, now_ns=S)]
+    while gateways[-1].destination and len(gateways) < 100:
+        gateways.append(request(engine, objective=objective, now_ns=S))
+    for gateway in gateways:
+        gateway.close()
+    return len(gateways) - 1
+
+
+@pytest.mark.parametrize(
+    ("ceiling", "rooms"),
+    [
+        (None, (20, 18, 18)),
+        (("static", 0.5), (10, 10, 10)),
+        (("holdback", "linear", "rank", 0.2, 1.0), (20, 12, 4)),
+        (("holdback", "linear", "value", 0.2, 0.6), (12, 10, 4)),
+    ],
+)
+def test_how_much_of_the_pool_a_priority_may_fill(ceiling: tuple[Any, ...] | None, rooms: tuple[int, ...]) -> None:
+    detector = ("concurrency", "requests", 20, 1e12, 0.0)
+    engine = flowing(rules={"detector": detector, "ceiling": ceiling})
+    for objective in OBJECTIVES:
+        request(engine, objective=objective, now_ns=S).close()  # they have come lately
+    assert tuple(room_of(engine, objective) for objective in ("high", "mid", "low")) == rooms
+    assert_idle(engine)
+
+
+def test_a_priority_alone_fills_the_pool() -> None:
+    engine = flowing(rules={"detector": ("concurrency", "requests", 20, 1e12, 0.0)})
+    assert room_of(engine, "low") == 20
+    assert room_of(engine, "high") == 20
+    assert room_of(engine, "low") == 18
+    assert_idle(engine)
+
+
+def test_the_first_header_that_is_named_says_whose_it_is() -> None:
+    engine = flowing(rules={"fairness_headers": ("x-user", FAIR, "session-id")})
+    first = request(engine)
+    waiting = []
+    for headers in (
+        {FAIR: "b", "X-User": "a", "session-id": "c"},
+        {"session-id": "c", FAIR: "b"},
+        {"session-id": "c", "x-user": ""},
+        {"session-idd": "d"},
+    ):
+        gateway = Gateway(engine)
+        gateway.send_headers(headers=headers)
+        gateway.send_body([BODY])
+        waiting.append(gateway)
+    assert sorted(flow["fairness_id"] for flow in engine.flow(1)["flows"]) == ["", "a", "b", "c"]
+    for gateway in (*waiting, first):
+        gateway.close()
+    assert_idle(engine)
+
+
+def test_deadlines_of_clients_order_a_band() -> None:
+    engine = flowing(rules={"default_band": ("slo-deadline", "strict", 0, 0, 60.0)})
+    running = request(engine)
+    waiting = [request(engine, slo=slo) for slo in ("900", "nonsense", "100.5", "0", "-1", "50")]
+    order = []
+    while engine.waiting:
+        finish(running)
+        (running,) = turns(engine, waiting, 2)
+        order.append(waiting.index(running))
+    finish(running)
+    assert order[:3] == [5, 2, 0]
+    assert_idle(engine)
+
+
+def test_a_probabilistic_admitter() -> None:
+    engine = flowing(rules={"detector": ("adaptive",), "admitters": [("probabilistic", 5.0, 0.8, 5.0, 300.0)]})
+    (endpoint,) = engine.endpoints(0)
+    for waiting, share in ((0, 0.0), (1, 300 * 0.2**5), (5, 1.0)):
+        engine.observe(0, endpoint["generation"], now_ns=S, waiting=waiting, running=1, kv_usage=0.01)
+        denied = 0
+        for _ in range(400):
+            gateway = request(engine, objective="low", now_ns=S)
+            denied += gateway.immediate is not None and error_of(gateway)["code"] == "admission_denied"
+            gateway.close()
+        assert abs(denied / 400 - share) < 0.1
+    gateway = request(engine, now_ns=S)
+    assert gateway.immediate is None  # others are not asked
+    gateway.close()
+    assert_idle(engine)
+
+
+def test_a_latency_slo_admitter() -> None:
+    engine = flowing(rules={"detector": ("concurrency", "requests", 9, 1e12, 0.0), "admitters": [("latency-slo",)]})
+    idle = request(engine, objective="low", slo="1")
+    assert idle.destination
+    denied = request(engine, objective="low", slo="1")
+    assert error_of(denied)["code"] == "admission_denied"
+    patient, silent, high = (
+        request(engine, objective="low", slo="60000"),
+        request(engine, objective="low"),
+        request(engine, objective="high", slo="1"),
+    )
+    for gateway in (idle, denied, patient, silent, high):
+        assert gateway is denied or gateway.destination
+        gateway.close()
+    assert_idle(engine)
+
+
+def test_when_to_come_again_goes_by_how_fast_turns_are_given() -> None:
+    engine = flowing(rules={"default_band": ("fcfs", "tokens", 30, 0, 60.0)})
+    running, now_ns = request(engine, now_ns=S), S
+    waiting = [request(engine, now_ns=S) for _ in range(30)]
+    for _ in range(20):  # one in half a second
+        now_ns += S // 2
+        finish(running)
+        (running,) = turns(engine, waiting, now_ns)
+        waiting.append(request(engine, now_ns=now_ns))
+    refused = request(engine, now_ns=now_ns)
+    assert error_of(refused)["code"] == "queue_full" and 14 <= retry_after(refused) <= 18
+    for gateway in (*waiting, running, refused):
+        gateway.close()
+    assert_idle(engine)
+
+
+# --- memory ---
+
+
+def crowded_life(engine: Engine) -> None:
+    """Requests that wait, and end in every way."""
+    running = request(engine, flow="a")
+    waiting = [request(engine, flow="a"), request(engine, flow="b"), request(engine), request(engine)]
+    waiting[0].close()
+    finish(running)
+    (called,) = engine.dispatch(2)
+    called.close(2)
+    turns(engine, waiting, 3)
+    engine.turn_out(session.FAIL_STOPPING, 3)
+    turns(engine, waiting, 3)
+    for gateway in waiting:
+        gateway.close()
+
+
+def test_leaks_nothing() -> None:
+    engine = flowing()
+    crowded_life(engine)
+    assert_flat(lambda: crowded_life(engine), calls=20)
+    assert_idle(engine)
+
+
+@debug_build_only
+def test_survives_failing_allocations() -> None:
+    def life() -> None:
+        engine = flowing()
+        gateways = [Gateway(engine) for _ in range(3)]
+        try:
+            for gateway in gateways:
+                gateway.send_headers(headers={FAIR: "me"}, subset=["10.0.0.1"])
+                gateway.send_body([BODY])
+            gateways[0].close()
+            turns(engine, gateways, 2)
+        finally:
+            for gateway in gateways:
+                gateway.close()
+            assert_idle(engine)
+
+    assert failing_allocations(life) > 20
