@@ -150,7 +150,7 @@ bench-load: $(VENV)/dev.stamp load-tools load-floor  ## picker under load, every
 live-overload: $(VENV)/dev.stamp  ## Twice what the model servers can do, through a real Envoy, under each policy: a table and a plot (3 minutes; ARGS=--quick)
 	$(BIN)/python -m benchmarks.live_overload $(ARGS)
 
-overload: $(VENV)/dev.stamp  ## Twice what simulated replicas can do, in virtual time, under each policy; writes docs/overload.md (15 minutes; ARGS="--seeds 1")
+overload: $(VENV)/dev.stamp  ## Twice what simulated replicas can do, in virtual time, under each policy; writes docs/overload.md (5 minutes; ARGS="--seeds 1")
 	$(BIN)/python -m benchmarks.overload --docs $(ARGS)
 
 replay: $(VENV)/dev.stamp  ## The Mooncake trace in virtual time: hit rate, balance, TTFT by policy

@@ -29,6 +29,7 @@ class Result:
     alone_p99_s: float  # TTFT of the highest band in the burst when the others are not there; NaN: not looked at
     alone_p50_s: float
     stall_s: float  # the longest time in which somebody waited at the gateway and nobody was sent
+    relief_s: float  # from the burst's end until all but greedy tenants go on at once again: `relief_s`
     lost: int  # requests that did not end exactly once, or were sent twice
 
     @property
@@ -86,6 +87,7 @@ def experiment(scenario: Scenario, policy: str, seeds: Sequence[int], *, alone: 
         alone_p99_s=report.quantile(quiet, 0.99),
         alone_p50_s=report.quantile(quiet, 0.5),
         stall_s=max(trace.longest_stall_s for trace in traces),
+        relief_s=max(relief_s(trace) for trace in traces),
         lost=sum(story.ends != 1 or story.sends > 1 for trace in traces for story in trace.stories),
     )
 
@@ -156,31 +158,60 @@ def idle_ttft_s(story: Story, engine: EngineConfig) -> float:
     return prefill_s / engine.timing.speedup
 
 
-def recovery_s(trace: Trace) -> float:
-    """Seconds from the burst's end until first tokens are as usual again; infinity if they never are.
-
-    Of all but greedy tenants, who go on paying for what they asked. What is looked at is how many times longer than on
-    an idle engine a first token took, so that a few long prompts are no latency. As usual: the median of two seconds is
-    no more than what nine in ten had before the burst.
-    """
-    scenario = trace.scenario
-    window = burst(scenario.phases)
-    greedy = {
+def greedy(scenario: Scenario) -> set[str]:
+    """Tenants who send more than twice their even share. They go on paying for what they asked."""
+    return {
         f"{band.name}-{tenant}"
         for band in scenario.bands
         for tenant, share in enumerate(band.tenants)
         if share > 2 * sum(band.tenants) / len(band.tenants)
     }
+
+
+def _calm_s(scenario: Scenario, values: Sequence[tuple[float, float]], most: float) -> float:
+    """Seconds from the burst's end until the median of two seconds stays at `most` or below; infinity if it never does.
+
+    `values`: (arrival, value) of requests.
+    """
+    window = burst(scenario.phases)
+    at_s = calm_s = window.until_s
+    while at_s + 2.0 <= scenario.seconds:
+        near = report.Window(at_s, at_s + 2.0)
+        if report.quantile((value for asked_s, value in values if asked_s in near), 0.5) > most:
+            calm_s = near.until_s
+        at_s += 0.5
+    return calm_s - window.until_s if calm_s < scenario.seconds else math.inf
+
+
+def relief_s(trace: Trace) -> float:
+    """Until half of all but greedy tenants' requests wait at the gateway no longer than 50 ms."""
+    few = greedy(trace.scenario)
+    waits = [
+        (story.asked.at_s, story.sent_s - story.asked.at_s + max(_engine_wait_s(story, trace.scenario.engine), 0.0))
+        for story in trace.stories
+        if story.sends and story.asked.tenant not in few
+    ]
+    return _calm_s(trace.scenario, waits, 0.05)
+
+
+def _engine_wait_s(story: Story, engine: EngineConfig) -> float:
+    """What its first token took in the engine beyond three times what it takes on an idle one, and a tenth of a second:
+    so much is the work of a full engine, the rest is waiting."""
+    return story.first_s - story.sent_s - 3.0 * idle_ttft_s(story, engine) - 0.1 if story.first_s >= 0 else 0.0
+
+
+def recovery_s(trace: Trace) -> float:
+    """Until first tokens take no longer than usual, engines being no fuller than usual.
+
+    What is looked at is how many times longer than on an idle engine a first token took, so that a few long prompts are
+    no latency. As usual: the median is no more than what nine in ten had before the burst.
+    """
+    scenario = trace.scenario
+    few = greedy(scenario)
     slowness = [
         (story.asked.at_s, story.ttft_s / idle_ttft_s(story, scenario.engine))
         for story in trace.stories
-        if story.first_s >= 0 and story.asked.tenant not in greedy
+        if story.first_s >= 0 and story.asked.tenant not in few
     ]
-    usual = report.quantile((slow for at_s, slow in slowness if at_s < window.from_s), 0.9)
-    at_s = recovered_s = window.until_s
-    while at_s + 2.0 <= scenario.seconds:
-        near = report.Window(at_s, at_s + 2.0)
-        if report.quantile((slow for asked_s, slow in slowness if asked_s in near), 0.5) > usual:
-            recovered_s = near.until_s
-        at_s += 0.5
-    return recovered_s - window.until_s if recovered_s < scenario.seconds else math.inf
+    begun_s = burst(scenario.phases).from_s
+    return _calm_s(scenario, slowness, report.quantile((slow for at_s, slow in slowness if at_s < begun_s), 0.9))
