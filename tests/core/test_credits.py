@@ -160,8 +160,6 @@ def test_a_request_must_fit_into_the_cache() -> None:
     assert credits.allow(0, 10, 5001, now_ns=now_ns)  # too large for any: it waits where most room is
     assert credits.allow(1, 10, 333, now_ns=now_ns)  # where the other has more room: three times what it asks for
     assert not credits.allow(1, 10, 334, now_ns=now_ns)
-    credits.book(0, 10, 4900, now_ns)
-    assert not credits.allow(0, 10, 5001, now_ns=now_ns)  # ... if it is several times what others hold
     # Below, 5 % stay free, and at the roomiest as much as the greatest request above asked for.
     assert credits.allow(1, 10, 499, share=BELOW, now_ns=now_ns)
     assert not credits.allow(1, 10, 501, share=BELOW, now_ns=now_ns)
@@ -169,6 +167,17 @@ def test_a_request_must_fit_into_the_cache() -> None:
     later_ns = now_ns + 20 * SECOND  # by then three quarters of it are forgotten
     credits.scraped(0, waiting=0, running=9, kv_usage=0.5, now_ns=later_ns)
     assert credits.allow(0, 10, 1000, share=BELOW, now_ns=later_ns)
+
+
+def test_a_request_that_fits_soon_waits_in_picker() -> None:
+    """Too little room for what is no larger than what others hold: the next who ends makes it."""
+    credits = pool()
+    for _ in range(4):
+        credits.first_byte(credits.book(0, 10, 2000, SECOND), learn=True, now_ns=SECOND + 50 * MS)
+    credits.scraped(0, waiting=0, running=4, kv_usage=0.8, cache_tokens=10_000, now_ns=SECOND + 100 * MS)
+    assert not credits.allow(0, 10, 2001, now_ns=SECOND + 110 * MS)
+    assert credits.allow(0, 10, 6001, now_ns=SECOND + 110 * MS)  # three times that: the room of several
+    assert not credits.allow(0, 10, 6001, share=BELOW, now_ns=SECOND + 110 * MS)
 
 
 def test_what_waits_in_the_engine_has_no_memory_yet() -> None:
