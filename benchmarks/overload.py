@@ -8,6 +8,7 @@ for its seeds. What the replicas can do is measured first: the most they serve w
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -58,6 +59,10 @@ def fault_rows(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
+def _after(seconds: float | None) -> str:
+    return f"not in {PHASES[-1].seconds:.0f} s" if seconds is None or math.isinf(seconds) else f"{seconds:.1f} s"
+
+
 def verdict_rows(results: Sequence[Result]) -> str:
     """What must show, of picker."""
     lines = [
@@ -69,7 +74,7 @@ def verdict_rows(results: Sequence[Result]) -> str:
         alone, loaded = map(overload_report.milliseconds, (result.alone_p99_s, result.run.bands[0].ttft_p99_s))
         lines.append(
             f"| {result.scenario} | {alone} | {loaded} | {result.times_alone:.2f} | {result.run.share:.1%}"
-            f" | {result.relief_s:.1f} s | {result.run.recovery_s:.1f} s | {result.stall_s:.2f} s |"
+            f" | {_after(result.relief_s)} | {_after(result.run.recovery_s)} | {result.stall_s:.2f} s |"
         )
     return "\n".join(lines)
 
