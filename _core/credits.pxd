@@ -84,7 +84,7 @@ cdef void credits_cache(
 ) noexcept nogil
 cdef bint credits_allow(
     credits_t* credits, const endpoints_t* endpoints, uint32_t slot,
-    int64_t prefill, int64_t resident, double share, int64_t now_ns
+    int64_t prefill, int64_t cached, int64_t resident, double share, int64_t now_ns
 ) noexcept nogil
 cdef void credits_booked(
     credits_t* credits, const endpoints_t* endpoints, const booking_t* booking, int64_t now_ns

@@ -45,8 +45,10 @@ class Credits:
     def release(self, booking: Booking, now_ns: int) -> None:
         """Release a booking; a second time does nothing."""
 
-    def allow(self, slot: int, prefill: int, resident: int, *, share: float = 1.0, now_ns: int) -> bool:
-        """May such a request go there now?"""
+    def allow(
+        self, slot: int, prefill: int, resident: int, *, cached: int = 0, share: float = 1.0, now_ns: int
+    ) -> bool:
+        """May such a request go there now? `cached`: tokens of its prompt that need not be computed there."""
 
     def fullness(self, slot: int, now_ns: int) -> float:
         """0 is empty, about 1 full."""

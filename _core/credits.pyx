@@ -386,23 +386,25 @@ cdef bint _is_stuck(
 
 
 cdef bint _wants_work(
-    const credit_t* credit, const endpoint_t* endpoint, bint fresh, int64_t prefill, double rate, double share,
-    int64_t now_ns
+    const credit_t* credit, const endpoint_t* endpoint, bint fresh, int64_t prefill, int64_t cached, double rate,
+    double share, int64_t now_ns
 ) noexcept nogil:
+    """Waiting here for as long as the cache saves is no worse than to compute it anew elsewhere."""
     cdef double ahead_s = _ahead_s(credit, now_ns)
+    cdef double saved_s = <double>cached / rate
     cdef double work = <double>(endpoint.prefill_tokens + prefill)
     if credit.told > 0.5 and endpoint.unanswered == 0:
         return not (fresh and share < 1.0 and _queue(endpoint, credit) > 0.0)
     if _is_stuck(credit, endpoint, fresh, ahead_s, now_ns):
         return False
     if share >= 1.0:
-        return ahead_s <= URGENT * credit.overhead or work <= URGENT * credit.overhead * rate
-    return ahead_s <= 0.0 or work <= credit.overhead * rate
+        return ahead_s <= fmax(URGENT * credit.overhead, saved_s) or work <= URGENT * credit.overhead * rate
+    return ahead_s <= saved_s or work <= credit.overhead * rate
 
 
 cdef bint _allow_adaptive(
     credits_t* credits, const credit_t* credit, const endpoints_t* endpoints, uint32_t slot,
-    int64_t prefill, int64_t resident, double share, int64_t now_ns
+    int64_t prefill, int64_t cached, int64_t resident, double share, int64_t now_ns
 ) noexcept nogil:
     cdef const endpoint_t* endpoint = &endpoints.slots[slot]
     cdef bint fresh = _is_fresh(endpoint, now_ns)
@@ -414,7 +416,9 @@ cdef bint _allow_adaptive(
     return (
         _has_place(credit, in_flight, share)
         and _has_memory(credits, credit, endpoints, slot, resident, share, now_ns)
-        and _wants_work(credit, endpoint, fresh, prefill, _rate(endpoints, slot, credit, now_ns), share, now_ns)
+        and _wants_work(
+            credit, endpoint, fresh, prefill, cached, _rate(endpoints, slot, credit, now_ns), share, now_ns
+        )
     )
 
 
@@ -469,9 +473,10 @@ cdef double credits_fullness(
 
 cdef bint credits_allow(
     credits_t* credits, const endpoints_t* endpoints, uint32_t slot,
-    int64_t prefill, int64_t resident, double share, int64_t now_ns
+    int64_t prefill, int64_t cached, int64_t resident, double share, int64_t now_ns
 ) noexcept nogil:
-    """May a request of so many uncached and so many resident tokens go to the endpoint in `slot`?
+    """May a request go to the endpoint in `slot` that has to compute `prefill` tokens of its prompt there, finds `cached`
+    ones, and holds `resident` ones at last?
 
     `share`: of the endpoint's room that its band may fill; below 1 also means that it leaves room for a higher band.
     """
@@ -479,7 +484,7 @@ cdef bint credits_allow(
     if credit == NULL or credits.rules.mode == PK_CREDIT_OFF:
         return True
     if credits.rules.mode == PK_CREDIT_ADAPTIVE:
-        return _allow_adaptive(credits, credit, endpoints, slot, prefill, resident, share, now_ns)
+        return _allow_adaptive(credits, credit, endpoints, slot, prefill, cached, resident, share, now_ns)
     return credits_fullness(credits, endpoints, slot, now_ns) < share * (1.0 + credits.rules.headroom)
 
 
@@ -639,10 +644,11 @@ cdef class Credits:
         credits_released(&self._credits, &self._table, &booking._held, now_ns)
         endpoints_release(&self._table, &booking._held)
 
-    def allow(self, uint32_t slot, int64_t prefill, int64_t resident, *, double share=1.0, int64_t now_ns) -> bool:
-        """May such a request go there now?"""
+    def allow(self, uint32_t slot, int64_t prefill, int64_t resident, *, int64_t cached=0, double share=1.0,
+              int64_t now_ns) -> bool:
+        """May such a request go there now? `cached`: tokens of its prompt that need not be computed there."""
         self._require(slot)
-        return bool(credits_allow(&self._credits, &self._table, slot, prefill, resident, share, now_ns))
+        return bool(credits_allow(&self._credits, &self._table, slot, prefill, cached, resident, share, now_ns))
 
     def fullness(self, uint32_t slot, int64_t now_ns) -> float:
         """0 is empty, about 1 full."""

@@ -266,15 +266,25 @@ cdef uint32_t _candidates(engine_t* engine, const request_t* request, bint any_b
     return count
 
 
+cdef inline int64_t _cached(const engine_t* engine, const request_t* request, uint32_t slot) noexcept nogil:
+    """Tokens of its prompt that the endpoint is thought to hold."""
+    cdef int64_t cached = 0
+    if engine.frame.match != NULL:
+        cached = <int64_t>engine.frame.match[slot] * PK_BLOCK_TOKENS
+    return cached if cached < request.prompt_tokens else request.prompt_tokens
+
+
 cdef uint32_t _with_credit(engine_t* engine, const request_t* request, double share) noexcept nogil:
     """Keep the candidates that can take the request now."""
     cdef frame_t* frame = &engine.frame
     cdef int64_t resident = request.prompt_tokens + _expected(engine, request)
+    cdef int64_t cached
     cdef uint32_t i, kept = 0
     for i in range(frame.count):
+        cached = _cached(engine, request, frame.slots[i])
         if credits_allow(
-            &engine.flow.credits, &engine.endpoints, frame.slots[i], request.prompt_tokens, resident, share,
-            request.now_ns
+            &engine.flow.credits, &engine.endpoints, frame.slots[i], request.prompt_tokens - cached, cached, resident,
+            share, request.now_ns
         ):
             frame.slots[kept] = frame.slots[i]
             kept += 1
@@ -303,13 +313,13 @@ cdef int _prepare(engine_t* engine, const request_t* request, pick_t* pick, doub
         return PK_E_NOMEM
     engine.frames += 1
     pick.frame = engine.frames
-    code = _narrow(engine, request, share)
-    if code != PK_OK:
-        return code
     frame.match = NULL
     if request.hash_count:
         radix_match(&engine.radix, request.hashes, request.hash_count, engine.match)
         frame.match = engine.match
+    code = _narrow(engine, request, share)
+    if code != PK_OK:
+        return code
     frame.step = 0
     frame.chosen_count = 0
     frame.block_tokens = PK_BLOCK_TOKENS
@@ -371,8 +381,7 @@ cdef int _book(engine_t* engine, const request_t* request, booking_t* booking, p
     cdef uint32_t slot = engine.frame.chosen[0]
     cdef int64_t cached
     cdef int code
-    cached = <int64_t>engine.frame.match[slot] * PK_BLOCK_TOKENS if engine.frame.match != NULL else 0
-    cached = cached if cached < request.prompt_tokens else request.prompt_tokens
+    cached = _cached(engine, request, slot)
     code = endpoints_book(
         &engine.endpoints, booking, slot, request.prompt_tokens - cached,
         request.prompt_tokens + _expected(engine, request), request.now_ns

@@ -110,6 +110,14 @@ def test_nobody_waits_at_a_cold_start() -> None:
         credits.book(slot, 100_000, 120_000, SECOND)
 
 
+def test_a_warm_endpoint_is_waited_for_as_long_as_its_cache_saves() -> None:
+    credits, now_ns = taught(10_000.0, 0.05)
+    credits.book(0, 4000, 4100, now_ns)  # 0.45 s of work
+    for share in (BELOW, 1.0):
+        assert not credits.allow(0, 1000, 4100, cached=3000, share=share, now_ns=now_ns + 140 * MS)
+        assert credits.allow(0, 1000, 4100, cached=3000, share=share, now_ns=now_ns + 160 * MS)
+
+
 def test_work_is_sent_when_that_before_should_be_done() -> None:
     credits, now_ns = taught(10_000.0, 0.05)
     credits.book(0, 2000, 2100, now_ns)
@@ -387,11 +395,12 @@ class CreditsMachine(RuleBasedStateMachine):
             if cache_tokens >= 0:
                 self.model.endpoints[slot].cache_tokens = cache_tokens
 
-    @rule(prefill=TOKENS, output=TOKENS, share=st.sampled_from([0.5, BELOW, 1.0, 1.5]))
-    def ask(self, prefill: int, output: int, share: float) -> None:
+    @rule(prefill=TOKENS, cached=TOKENS, output=TOKENS, share=st.sampled_from([0.5, BELOW, 1.0, 1.5]))
+    def ask(self, prefill: int, cached: int, output: int, share: float) -> None:
+        resident = prefill + cached + output
         for slot in self.generations:
-            allowed = self.core.allow(slot, prefill, prefill + output, share=share, now_ns=self.now_ns)
-            assert allowed == self.model.allow(slot, prefill, prefill + output, share, self.now_ns)
+            allowed = self.core.allow(slot, prefill, resident, cached=cached, share=share, now_ns=self.now_ns)
+            assert allowed == self.model.allow(slot, prefill, cached, resident, share, self.now_ns)
 
     @invariant()
     def equal(self) -> None:

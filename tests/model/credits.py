@@ -213,7 +213,7 @@ class Credits:
                 top, since = float(resident), at_ns
         return top * 2 ** (-(now_ns - since) / WANTED_HALF_LIFE_NS)
 
-    def allow(self, slot: int, prefill: int, resident: int, share: float, now_ns: int) -> bool:
+    def allow(self, slot: int, prefill: int, cached: int, resident: int, share: float, now_ns: int) -> bool:
         one = self.endpoints[slot]
         if self.detector[0] == "off":
             return True
@@ -230,7 +230,7 @@ class Credits:
         limit = one.limit if share >= 1 else min(one.limit * share, one.limit - 1)
         if in_flight + 1 > max(limit, 1.0):
             return False
-        return self.has_memory(one, resident, share, now_ns) and self.wants_work(one, prefill, share, now_ns)
+        return self.has_memory(one, resident, share, now_ns) and self.wants_work(one, prefill, cached, share, now_ns)
 
     def has_memory(self, one: Endpoint, resident: int, share: float, now_ns: int) -> bool:
         room = self.room(one, now_ns)
@@ -247,7 +247,7 @@ class Credits:
             return False
         return left >= (1 - share) * (one.cache_tokens or one.kv_tokens)
 
-    def wants_work(self, one: Endpoint, prefill: int, share: float, now_ns: int) -> bool:
+    def wants_work(self, one: Endpoint, prefill: int, cached: int, share: float, now_ns: int) -> bool:
         fresh, ahead_s = one.is_fresh(now_ns), (one.free_ns - now_ns) * 1e-9
         if one.told > 0.5 and not one.unanswered:
             return not (fresh and share < 1 and self.queue(one) > 0)
@@ -257,7 +257,7 @@ class Credits:
             if one.told > 0.5 and one.unanswered and -PATIENCE_NS * 1e-9 < ahead_s < -one.overhead:
                 return False
         times = URGENT if share >= 1 else 1.0
-        in_time = ahead_s <= URGENT * one.overhead if share >= 1 else ahead_s <= 0
+        in_time = ahead_s <= max(URGENT * one.overhead if share >= 1 else 0.0, cached / self.rate(one, now_ns))
         return in_time or one.pending + prefill <= times * one.overhead * self.rate(one, now_ns)
 
     # --- how full ---
