@@ -20,7 +20,7 @@ GAVE_UP = 499
 LOST = 0
 """The status of one that ended without an answer, or with half of one."""
 REFUSED = (429, 503)
-USUAL, RECOVERY_S = 1.3, 2.0
+RECOVERY_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def _band(priority: int, outcomes: Sequence[Outcome], window: Window, full: Wind
 
 
 def recovery(outcomes: Iterable[Outcome], burst: Window, until_s: float, greedy: Collection[str] = ()) -> float:
-    """Seconds from the end of the burst until the median wait is what it was before it, within `USUAL`.
+    """Seconds from the end of the burst until the median wait is no more than what nine in ten waited before it.
 
     Looked at over two seconds at a time, to `until_s`; infinity if it never is. The `greedy` tenants are left out: they
     go on paying for what they asked.
@@ -191,7 +191,7 @@ def recovery(outcomes: Iterable[Outcome], burst: Window, until_s: float, greedy:
         for outcome in outcomes
         if outcome.tenant not in greedy and (wait := outcome.waited_s) is not None
     ]
-    usual_s = USUAL * quantile((wait for at_s, wait in waits if at_s < burst.from_s), 0.5)
+    usual_s = quantile((wait for at_s, wait in waits if at_s < burst.from_s), 0.9)
     at_s = recovered_s = burst.until_s
     while at_s + RECOVERY_S <= until_s:
         window = Window(at_s, at_s + RECOVERY_S)
