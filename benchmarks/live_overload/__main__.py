@@ -66,7 +66,8 @@ def report(found: Experiment, args: argparse.Namespace) -> None:
     for line in found.notes:
         console.print(line, soft_wrap=True)
     around = circumstances()
-    told = {"circumstances": around, "rows": overload_report.as_rows(found.runs), "notes": found.notes}
+    rows = overload_report.as_rows(found.runs)
+    told = {"circumstances": around, "rows": rows, "faults": faults.as_rows(found.seen), "notes": found.notes}
     (args.output / "overload.json").write_text(json.dumps(told, indent=1) + "\n")
     console.print(f"Files: {args.output}/overload.*")
     if args.write:

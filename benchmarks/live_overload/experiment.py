@@ -1,6 +1,7 @@
 """The experiment from beginning to end: capacity, the highest band alone, then the burst under each policy."""
 
 import asyncio
+import math
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -171,6 +172,10 @@ async def _burst(stage: Stage, policy: Policy, settings: Settings, rate: float) 
     return result
 
 
+def _recovered(seconds: float) -> str:
+    return f"as usual {seconds:.1f} s after the burst" if math.isfinite(seconds) else "not as usual again to the end"
+
+
 def _slowness(outcome: Outcome) -> Outcome:
     """Times by what an A100 needs for the prompt alone, so that a few long ones by chance are no latency."""
     idle_s = TIMING.step_s(outcome.prompt_tokens, 0, 0)
@@ -188,7 +193,7 @@ def _note(found: Experiment, policy: Policy, result: Result, settings: Settings)
     lost = sum(band.failed for band in bands)
     faults = [*result.ids.objections, *([f"{lost} requests lost"] if lost else [])]
     found.is_faulty |= bool(faults)
-    told = [str(result.machine), f"longest stall {result.stall_s:.2f} s", f"recovered after {recovered_s:.1f} s"]
+    told = [str(result.machine), f"longest stall {result.stall_s:.2f} s", _recovered(recovered_s)]
     told += ["NOT THE FULL TRUTH: " + each for each in result.machine.objections]
     told += [f"FAULT: {fault}" for fault in (*faults, *result.played.errors)]
     found.notes.append(f"{policy.name}: " + "; ".join(told))

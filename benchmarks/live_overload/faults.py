@@ -133,3 +133,8 @@ def markdown(seen: Sequence[Seen]) -> str:
     """The same table for a page."""
     lines = [COLUMNS, ("---",) * len(COLUMNS), *map(_cells, seen)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def as_rows(seen: Sequence[Seen]) -> list[dict[str, str]]:
+    """The same for machines."""
+    return [dict(zip(COLUMNS, _cells(each), strict=True)) for each in seen]
