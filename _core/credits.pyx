@@ -475,8 +475,8 @@ cdef bint credits_allow(
     credits_t* credits, const endpoints_t* endpoints, uint32_t slot,
     int64_t prefill, int64_t cached, int64_t resident, double share, int64_t now_ns
 ) noexcept nogil:
-    """May a request go to the endpoint in `slot` that has to compute `prefill` tokens of its prompt there, finds `cached`
-    ones, and holds `resident` ones at last?
+    """May a request go to the endpoint in `slot` that has to compute `prefill` tokens of its prompt there, finds
+    `cached` ones, and holds `resident` ones at last?
 
     `share`: of the endpoint's room that its band may fill; below 1 also means that it leaves room for a higher band.
     """
