@@ -34,6 +34,8 @@ TURN_S = 0.01
 BACKLOG = 1024
 WRITE_BUFFER_BYTES = 1 << 20
 """Handed to a socket and not taken by it; with more than this its connection is neither written to nor read from."""
+LAST_WORDS_S = 1.0
+"""Before connections are closed: for those who wait to hear of it, however many they are."""
 HEALTH_STREAMS = 1024
 """Streams of a connection beyond those of ext_proc."""
 
@@ -85,6 +87,11 @@ class _Peer(asyncio.BufferedProtocol):
 
     # What the server calls.
 
+    @property
+    def is_behind(self) -> bool:
+        """Has the peer still to take something of what it was answered?"""
+        return self._is_full or self.connection.pending > 0
+
     def flush(self) -> None:
         """Write what can be written."""
         while not self._is_full and (written := self.connection.take()) is not None:
@@ -112,7 +119,8 @@ class WireServer:
     """A gRPC server for `services` on an asyncio loop.
 
     `rules`: of `picker._core.h2.Server`. `certificate`: None for plaintext. `on_read(started_ns)` is called when a read
-    has been dealt with, `on_tick()` every `TICK_S`, `on_stop()` when the time to end calls in good order is up.
+    has been dealt with, `on_tick()` every `TICK_S`, `on_stop()` when the time to end calls in good order is up;
+    `is_told()`: what that answered has all been answered by now.
     """
 
     def __init__(
@@ -124,6 +132,7 @@ class WireServer:
         on_read: Callable[[int], None] = lambda started_ns: None,
         on_tick: Callable[[], None] = lambda: None,
         on_stop: Callable[[], None] = lambda: None,
+        is_told: Callable[[], bool] = lambda: True,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.core = Server(services, rules=rules or {}, on_error=_log_error)
@@ -131,6 +140,7 @@ class WireServer:
         self.on_read = on_read
         self._on_tick = on_tick
         self._on_stop = on_stop
+        self._is_told = is_told
         self.clock_ns = clock_ns
         self.peers: set[_Peer] = set()
         self._certificate = certificate
@@ -163,6 +173,7 @@ class WireServer:
             peer.flush()
         await _wait_until(lambda: not self.core.open_calls, grace_s)
         self._on_stop()
+        await _wait_until(lambda: self._is_told() and not any(peer.is_behind for peer in self.peers), LAST_WORDS_S)
         for peer in list(self.peers):
             peer.stop()
         await _wait_until(lambda: not self.peers, TICK_S)  # what was said last is on its way
@@ -226,6 +237,7 @@ class WireShell:
             on_read=self._after_read,
             on_tick=self._look,
             on_stop=self._turn_out,
+            is_told=lambda: self._extproc.due() != 2,
         )
         return await self._start(server, listen.grpc_port)
 

@@ -115,6 +115,17 @@ async def test_what_stops_tells_those_who_wait(shell: Shell) -> None:
 
 
 @on_every_shell(TARGETS[:1])
+async def test_all_who_wait_are_told_however_many(shell: Shell) -> None:
+    await full(shell)
+    waiting = [shell.open() for _ in range(600)]
+    for stream in waiting:
+        await stream.send(m.request_headers("/v1/completions"), m.request_body(BODY))
+    await until(lambda: shell.engine.waiting == len(waiting))
+    _, *told = await asyncio.gather(shell.stop(), *map(error, waiting))
+    assert {one["code"] for one in told} == {"shutting_down"}
+
+
+@on_every_shell(TARGETS[:1])
 async def test_a_running_request_makes_room(shell: Shell) -> None:
     shell.engine.set_objectives({"low": -1})
     first = await full(shell, evicts=True)
