@@ -129,25 +129,29 @@ class Limiter:
                 self._quota.answer(
                     ticket, answer.refused, answer.used, answer.ends_ms, answer.store_ms, self._clock_ns()
                 )
-        except (StoreError, TimeoutError, ValueError) as problem:
+        except Exception as problem:  # whatever the client raises, or makes of an answer: requests wait for it
             self._lose(problem)
-            for ticket, _ in batch:
-                self._quota.fail(ticket)
         finally:
             self._under_way -= 1
             self.figures.batches += 1
             self.figures.requests += len(batch)
             self.figures.seconds += time.perf_counter() - started
+            self._go_on(batch)
+        self.look()
+
+    def _go_on(self, batch: list[Asked]) -> None:
+        """Whatever became of the batch: who has no answer by now gets none, and nobody is left waiting for it."""
+        for ticket, _ in batch:
+            self._quota.fail(ticket)
         self._quota.wake()
         self._wake()
-        self.look()
 
     async def _settle(self) -> None:
         rows = [self._unsettled.popleft() for _ in range(min(BATCH, len(self._unsettled)))]
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._store.settle(rows)
-        except (StoreError, TimeoutError) as problem:
+        except Exception as problem:  # as above: what was used is not to be lost
             self._unsettled.extendleft(reversed(rows))
             self._lose(problem)
         finally:

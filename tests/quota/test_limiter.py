@@ -251,3 +251,30 @@ async def test_settlements_that_wait_are_bounded() -> None:
     await pass_time(0.001)
     assert replica.limiter.figures.lost == 5
     await replica.limiter.stop()
+
+
+@virtual
+@pytest.mark.parametrize(
+    "problem", [RuntimeError("a bug of the client's"), TypeError("an answer that is none")], ids=repr
+)
+async def test_whatever_a_store_raises_nobody_waits_for_it(problem: Exception) -> None:
+    store = FakeStore()
+    store.problem = problem
+    replica = Replica(store)
+    async with asyncio.timeout(1.0):
+        assert await replica.request(1, 1) == 1
+    assert not replica.limiter.figures.is_reachable
+    await replica.limiter.stop()
+
+
+@virtual
+async def test_who_waits_when_it_stops_goes_on() -> None:
+    store = FakeStore()
+    store.delay_s = 3600.0
+    replica = Replica(store, timeout_s=7200.0)
+    asked = asyncio.ensure_future(replica.request(1, 1))
+    await pass_time(1.0)
+    replica.limiter._tasks.copy().pop().cancel()
+    async with asyncio.timeout(1.0):
+        assert await asked == 1
+    await replica.limiter.stop()
