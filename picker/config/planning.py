@@ -256,6 +256,8 @@ class _Planner:
                 self._resolver.warn(what, self._resolver.paths[spec.name])
             return (name.lower(),)
         own = [header.lower() for spec in agents for header in getattr(spec.parameters, "additionalSessionHeaders", ())]
+        for header in own:
+            self._check_header(header, self._resolver.paths[agents[-1].name])
         found = tuple(dict.fromkeys((*FAIRNESS_HEADERS, *own, *(a.AGENT_HEADERS if agents else ()))))
         if len(found) > MOST_HEADERS:
             what = f"{len(found)} headers may say who a request is from"

@@ -419,6 +419,10 @@ REFUSED = {
         "flowControl: {fairnessIdHeader: Authorization}",
         'flowControl.fairnessIdHeader: "Authorization" holds secrets, and fairness ids are seen in metrics; have the',
     ),
+    "agent-identity by a header of secrets": (
+        plugin("agent-identity", "{additionalSessionHeaders: [x-session-id, Cookie]}"),
+        'plugins[0]: "cookie" holds secrets, and fairness ids are seen in metrics; have the',
+    ),
     "flowControl.fairnessIdHeader that is none": (
         "flowControl: {fairnessIdHeader: 'a b'}",
         'flowControl.fairnessIdHeader: "a b" is no header name of at most 63 characters',
