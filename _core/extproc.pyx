@@ -221,7 +221,7 @@ cdef int _deliver(call_t* call, int64_t now_ns, list stirred) except -1:
     cdef connection_t* connection = call.connection
     connection.now_ns = now_ns
     call.mark = out_mark(&call.out)
-    if _after(call, session_turn(_session(call), &call.out)) == PK_NEED_PLUGIN:
+    if _after(call, session_turn(_session(call), now_ns, &call.out)) == PK_NEED_PLUGIN:
         (<Connection>connection.python).answer(call)
     call_flush(call)
     if not connection.is_stirred:

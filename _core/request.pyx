@@ -347,7 +347,7 @@ cdef int _evicted(session_t* session, out_t* out) noexcept nogil:
     return PK_OK
 
 
-cdef int request_turn(session_t* session, out_t* out) noexcept nogil:
+cdef int request_turn(session_t* session, int64_t now_ns, out_t* out) noexcept nogil:
     """It was called: answer, or PK_NEED_PLUGIN. Nothing while it waits, and if it has moved on meanwhile."""
     cdef int code = session.asked.turn.code
     if session.asked.turn.state == PK_TURN_CALLED and session.asked.turn.is_evicted:
@@ -357,6 +357,7 @@ cdef int request_turn(session_t* session, out_t* out) noexcept nogil:
     if code != PK_NEED_PLUGIN:
         session.asked.turn.state = PK_TURN_NONE
     if code == PK_QUOTA_ANSWERED:
+        session.request.now_ns = now_ns     # the store took its time: that is no endpoint's
         return _let_go(session, _metered(session, meter_answer(session), out))
     return _let_go(session, _turned(session, code, out))
 

@@ -16,7 +16,7 @@ ctypedef struct api_t:
     uint32_t session_size      # bytes of a session_t
     int (*open)(session_t*, engine_t*, scratch_t*, int64_t) noexcept nogil
     int (*feed)(session_t*, const uint8_t*, size_t, int64_t, out_t*) noexcept nogil
-    int (*turn)(session_t*, out_t*) noexcept nogil
+    int (*turn)(session_t*, int64_t, out_t*) noexcept nogil
     int (*resume)(session_t*, int64_t, out_t*) noexcept nogil
     int (*refuse)(session_t*, int, out_t*) noexcept nogil
     void (*close)(session_t*, int64_t) noexcept nogil
@@ -26,7 +26,7 @@ cdef int session_open(session_t* session, engine_t* engine, scratch_t* scratch, 
 cdef int session_feed(
     session_t* session, const uint8_t* data, size_t size, int64_t now_ns, out_t* out
 ) noexcept nogil
-cdef int session_turn(session_t* session, out_t* out) noexcept nogil
+cdef int session_turn(session_t* session, int64_t now_ns, out_t* out) noexcept nogil
 cdef int session_resume(session_t* session, int64_t now_ns, out_t* out) noexcept nogil
 cdef int session_refuse(session_t* session, int failure, out_t* out) noexcept nogil
 cdef void session_close(session_t* session, int64_t now_ns) noexcept nogil

@@ -149,9 +149,9 @@ cdef int session_feed(
     return response_feed(session, &message, now_ns, out)
 
 
-cdef int session_turn(session_t* session, out_t* out) noexcept nogil:
+cdef int session_turn(session_t* session, int64_t now_ns, out_t* out) noexcept nogil:
     """Its wait is over, says `engine_call`: as `session_feed`."""
-    return request_turn(session, out)
+    return request_turn(session, now_ns, out)
 
 
 cdef int session_resume(session_t* session, int64_t now_ns, out_t* out) noexcept nogil:
@@ -299,7 +299,7 @@ cdef class Session:
         MemoryError; what a plugin host raises. After any of them end the stream by `refuse`.
         """
         try:
-            return self._answer(session_turn(&self._session, &self._out), now_ns)
+            return self._answer(session_turn(&self._session, now_ns, &self._out), now_ns)
         finally:
             out_clear(&self._out)
 

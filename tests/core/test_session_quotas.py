@@ -341,6 +341,19 @@ def test_a_client_that_is_gone_between_answer_and_turn() -> None:
     assert_idle(engine)
 
 
+def test_the_time_a_store_takes_is_no_endpoints() -> None:
+    engine, quota = on_store(by_key(("minute", 10, REQUESTS)))
+    engine.set_flow({"detector": ("adaptive",)})
+    gateway = asked(engine)
+    ((ticket, _),) = quota.asked(9)
+    gateway.now_ns += 2 * SECOND
+    quota.answer(ticket, -1, [1000], [60_000], 0, gateway.now_ns)
+    resumed(engine, quota, gateway)
+    assert max(one["ahead_s"] for one in engine.flow(gateway.now_ns)["credits"]) > 0.0, "its prefill begins now"
+    gateway.close()
+    assert_idle(engine)
+
+
 @pytest.mark.parametrize(("fallback", "status"), [("local", 0), ("failOpen", 0), ("failClosed", 503)])
 def test_a_store_that_is_away(fallback: str, status: int) -> None:
     engine, quota = on_store(by_key(("minute", 10, REQUESTS)), fallback=fallback)
