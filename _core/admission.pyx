@@ -367,6 +367,11 @@ cdef void _fill(engine_t* engine, asked_pick_t* asked) noexcept nogil:
             item.expires_ns = request.now_ns + engine.flow.rules.no_endpoint_ttl_ns
 
 
+cdef int _full(const engine_t* engine) noexcept nogil:
+    """Why there is no room to wait in: behind it all, endpoints are full, or there are none."""
+    return PK_FAIL_QUEUE_FULL if engine.endpoints.count else PK_FAIL_NO_ENDPOINT
+
+
 cdef int engine_enqueue(engine_t* engine, asked_pick_t* asked, slice_t name) noexcept nogil:
     """Let it wait, in the flow called `name`. PK_QUEUED or PK_REFUSED."""
     cdef flow_t* flow = &engine.flow
@@ -383,7 +388,7 @@ cdef int engine_enqueue(engine_t* engine, asked_pick_t* asked, slice_t name) noe
         flow.is_due = (flow.is_due and flow.queue.requests > 1) or flow.changes != asked.turn.changes
         code = PK_QUEUED
     else:
-        code = _refuse(engine, asked, PK_FAIL_QUEUE_FULL if code == PK_E_LIMIT else PK_FAIL_EXHAUSTED)
+        code = _refuse(engine, asked, _full(engine) if code == PK_E_LIMIT else PK_FAIL_EXHAUSTED)
     pthread_mutex_unlock(&engine.lock)
     return code
 

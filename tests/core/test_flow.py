@@ -604,3 +604,15 @@ def test_survives_failing_allocations() -> None:
             assert_idle(engine)
 
     assert failing_allocations(life) > 20
+
+
+def test_where_nobody_else_may_wait_for_an_endpoint_there_is_none() -> None:
+    """Not that those there are were at their capacity: 503, not 429."""
+    engine = flowing(1, rules={"no_endpoint_ttl_s": 30.0, "max_requests": 1})
+    engine.remove_endpoint(0, 1)
+    waiting, refused = request(engine), request(engine)
+    assert waiting.session.is_waiting
+    assert (refused.immediate.status.code, refused.immediate.details) == (503, "rejected-no-endpoints")
+    waiting.close()
+    refused.close()
+    assert_idle(engine)
