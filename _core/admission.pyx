@@ -28,6 +28,7 @@ from picker._core.flow cimport (
     PK_REFUSED,
     PK_TURN_QUEUED,
     PK_TURN_WOKEN,
+    PK_WOKEN_AT_ONCE,
     flow_call,
     flow_evict,
     flow_forget,
@@ -184,18 +185,21 @@ cdef int _short(engine_t* engine, asked_pick_t* asked) noexcept nogil:
     return PK_QUEUED
 
 
-cdef bint _may_try(flow_t* flow, const asked_pick_t* asked) noexcept nogil:
+cdef bint _may_try(engine_t* engine, const asked_pick_t* asked) noexcept nogil:
     """Would it take nothing from anybody who is before it?
 
     Those before it that may go elsewhere could not go when they were last looked at; if something has changed since,
     they are looked at first.
     """
+    cdef flow_t* flow = &engine.flow
     cdef int priority = asked.request.objective.priority
     if flow_is_first(flow, priority):
         return True
     if queue_holds_before(&flow.queue, priority, asked.turn.queued.group):
         return False
-    return priority < 0 or not flow.is_due
+    if flow.is_due:
+        _dispatch(engine, asked.request.now_ns, PK_WOKEN_AT_ONCE)
+    return not flow.is_due
 
 
 cdef int _admit(engine_t* engine, asked_pick_t* asked) noexcept nogil:
@@ -206,7 +210,7 @@ cdef int _admit(engine_t* engine, asked_pick_t* asked) noexcept nogil:
     flow_seen(flow, priority, request.now_ns)
     if priority < 0 and _is_denied(engine, asked):
         return _refuse(engine, asked, PK_FAIL_DENIED)
-    if not _may_try(flow, asked):
+    if not _may_try(engine, asked):
         return _short(engine, asked) if pick_is_possible(engine, request) else _none(engine, asked)
     code = _pick(engine, asked, flow_share(flow, &engine.endpoints, priority, request.now_ns))
     return _short(engine, asked) if code == PK_QUEUED else _passed(engine, asked, code)

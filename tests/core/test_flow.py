@@ -616,3 +616,20 @@ def test_where_nobody_else_may_wait_for_an_endpoint_there_is_none() -> None:
     waiting.close()
     refused.close()
     assert_idle(engine)
+
+
+@pytest.mark.parametrize("objective", ["low", "mid"])
+def test_who_may_go_to_some_endpoints_does_not_take_what_has_just_become_free(objective: str) -> None:
+    engine = flowing(1)
+    first, waiting = request(engine), request(engine, objective="high")
+    finish(first)
+    late = Session(engine, 2)
+    said = {OBJECTIVE: objective}
+    late.feed(m.request_headers(headers=said, subset=["10.0.0.1:8000"]), 2)
+    late.feed(m.request_body(BODY), 2)
+    assert late.state != session.STATE_PICKED
+    assert turns(engine, [waiting], 2) == [waiting]
+    assert waiting.session.state == session.STATE_PICKED
+    finish(waiting)
+    late.close(2)
+    assert_idle(engine)
