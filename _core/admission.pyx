@@ -402,15 +402,14 @@ cdef uint32_t engine_dispatch(engine_t* engine, int64_t now_ns, uint32_t most) n
 
     `flow.is_due` says whether there may be more.
     """
-    cdef uint32_t count = 0
+    cdef uint32_t expired, count, half = most - most // 2      # a crowd that expires at once holds up no turns
     if engine.flow.queue.requests == 0:
         return 0
     pthread_mutex_lock(&engine.lock)
-    count = _expire(engine, now_ns, most)
-    if count == most:
+    expired = _expire(engine, now_ns, half)
+    count = expired + _dispatch(engine, now_ns, most - expired)
+    if expired == half:
         engine.flow.is_due = True
-    else:
-        count += _dispatch(engine, now_ns, most - count)
     pthread_mutex_unlock(&engine.lock)
     return count
 

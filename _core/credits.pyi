@@ -59,7 +59,8 @@ class Credits:
     def view(self, slot: int, now_ns: int) -> dict[str, Any]:
         """What is known of its credit, for metrics and people.
 
-        `limit` (requests) and `kv_tokens` are None while they are not known; times in seconds, rates in tokens/s.
+        `limit` (requests), `kv_tokens` and `kv_used` (the share of them in use) are None while they are not known;
+        times in seconds, rates in tokens/s.
         """
 
     def _check(self) -> None: ...

@@ -543,18 +543,21 @@ cdef int credit_rules_fill(credit_rules_t* rules, object detector) except -1:
 cdef dict credits_view(const credits_t* credits, const endpoints_t* endpoints, uint32_t slot, int64_t now_ns):
     """What is known of the credit of the endpoint in a slot in use, for metrics and people.
 
-    `limit` requests and `kv_tokens` are None while they are not known; times in seconds, `prefill_rate` in tokens/s.
+    `limit` requests, `kv_tokens` and `kv_used` (the share of them in use or waited for) are None where not known;
+    times in seconds, `prefill_rate` in tokens/s.
     """
     cdef const endpoint_t* endpoint = &endpoints.slots[slot]
     cdef const credit_t* credit = _credit(credits, endpoints, slot, endpoint.generation)
     if credit == NULL:
         return {}
+    cdef double room = _room(credit, endpoint, now_ns)
     return {
         "fullness": credits_fullness(credits, endpoints, slot, now_ns),
         "in_flight": _in_flight(endpoint, credit, _is_fresh(endpoint, now_ns)),
         "limit": None if credit.limit == INFINITY else credit.limit,
         "kv_tokens": credit.kv_tokens if credit.kv_tokens > 0.0 else None,
-        "room_tokens": None if _room(credit, endpoint, now_ns) == INFINITY else _room(credit, endpoint, now_ns),
+        "kv_used": None if room == INFINITY else 1.0 - room / _cache(credit),
+        "room_tokens": None if room == INFINITY else room,
         "ahead_s": _positive(_ahead_s(credit, now_ns)),
         "overhead_s": credit.overhead,
         "prefill_rate": _rate(endpoints, slot, credit, now_ns),

@@ -138,6 +138,7 @@ def test_credit_is_shown_as_far_as_it_is_known() -> None:
     assert value(shown, "picker_endpoint_fullness_ratio", endpoint=target(1)) >= 0
     assert samples(shown, "picker_endpoint_credit_window_requests") == []
     row = {**figures(crowd).endpoints[0]}
+    assert {"limit", "kv_tokens", "kv_used"} <= set(row["credit"])  # what is set here is there to be set
     row["credit"] = {**row["credit"], "limit": 4.0, "kv_tokens": 1000.0, "kv_used": 0.5}
     known = snapshot(crowd)
     pool = PoolSnapshot(**{**fields(known.pools[0]), "endpoints": [row]})

@@ -110,6 +110,13 @@ def test_nobody_waits_at_a_cold_start() -> None:
         credits.book(slot, 100_000, 120_000, SECOND)
 
 
+def test_how_much_of_its_memory_is_in_use() -> None:
+    credits = pool(1)
+    assert credits.view(0, SECOND)["kv_used"] is None
+    credits.scraped(0, waiting=0, running=1, kv_usage=0.75, cache_tokens=1000, now_ns=SECOND)
+    assert credits.view(0, SECOND)["kv_used"] == pytest.approx(0.75)
+
+
 def test_a_warm_endpoint_is_waited_for_as_long_as_its_cache_saves() -> None:
     credits, now_ns = taught(10_000.0, 0.05)
     credits.book(0, 4000, 4100, now_ns)  # 0.45 s of work
