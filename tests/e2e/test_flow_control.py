@@ -216,7 +216,7 @@ def test_without_an_endpoint_it_is_503_in_the_end(tmp_path: Path, shell: str) ->
         refusal(answer)
 
 
-def test_a_picker_that_stops_lets_the_queue_go_on_and_answers_the_rest(tmp_path: Path, shell: str) -> None:
+def test_a_picker_that_stops_lets_the_queue_go_on(tmp_path: Path, shell: str) -> None:
     with staged(tmp_path, shell) as scene:
         running = scene.occupy()
         waiting = scene.wait("waits", queued=1)
