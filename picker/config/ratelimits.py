@@ -106,7 +106,7 @@ class RateLimitRule(_Section, frozen=True):
 
     name: Text
     key: KeySource | None = None
-    models: tuple[Text, ...] | None = None
+    models: Annotated[tuple[Text, ...], Meta(min_length=1)] | None = None
     perModel: bool = False
     limits: Limits = Limits()
     withoutKey: Limits = Limits()
