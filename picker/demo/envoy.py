@@ -43,6 +43,7 @@ class Gateway:
     failure_mode_allow: bool = False
     message_timeout_s: float = 5.0
     connect_timeout_s: float = 2.0
+    idle_timeout_s: float = 300.0  # of a request in which nothing moves, also one that waits for picker
     buffer_limit_bytes: int = 1 << 20  # in BUFFERED mode also the largest body: Envoy answers 413 above it
     tls: bool = False  # to picker, unverified
     steering: Steering = "original_dst"
@@ -105,7 +106,7 @@ def _address(address: str) -> Json:
 def _listener(name: str, cluster: str, filters: list[Json], gateway: Gateway) -> Json:
     router = {"name": "envoy.filters.http.router", "typed_config": {"@type": ROUTER, "suppress_envoy_headers": True}}
     # No route timeout: a stream lives as long as the model talks. The idle timeout ends those that do not.
-    action: Json = {"cluster": cluster, "timeout": "0s", "idle_timeout": "300s"}
+    action: Json = {"cluster": cluster, "timeout": "0s", "idle_timeout": _seconds(gateway.idle_timeout_s)}
     if gateway.retries:
         action["retry_policy"] = {"retry_on": "5xx", "num_retries": gateway.retries}
     route = {"match": {"prefix": "/"}, "route": action}

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,22 @@ def test_who_goes_away_waits_no_more(tmp_path: Path, shell: str, gateway: Gatewa
         scene.free()
         assert [running.result()[0], waiting.result()[0]] == [200, 200]
         assert scene.served() == ["occupies", "stays"]
+
+
+@pytest.mark.parametrize("gateway", GATEWAYS.values(), ids=GATEWAYS)
+def test_whom_the_gateway_gives_up_waits_no_more(tmp_path: Path, shell: str, gateway: Gateway) -> None:
+    """Envoy's own answer passes through picker while the request still waits there."""
+    with staged(tmp_path, shell, gateway=replace(gateway, idle_timeout_s=1.0)) as scene:
+        running = scene.occupy()
+        waiting = scene.ask("waits in silence")
+        while not waiting.done():
+            scene.upstream.leave.put(EVENT)  # what runs is not silent
+            concurrent.futures.wait([waiting], timeout=0.2)
+        assert waiting.result()[0] == 504
+        scene.stack.wait_until(lambda: scene.queued() == 0)
+        scene.free()
+        assert running.result()[0] == 200
+        assert scene.served() == ["occupies"]
 
 
 @pytest.mark.parametrize("gateway", GATEWAYS.values(), ids=GATEWAYS)
