@@ -43,7 +43,7 @@ from picker._core.endpoints cimport (
 
 # --- C kernel ---
 
-cdef int64_t MOMENT_NS = 2_000_000         # first tokens this close come of one step of the engine
+cdef int64_t MOMENT_NS = 2_000_000         # what comes or goes this close together is of one step of the engine
 cdef int64_t STALE_NS = 1_000_000_000      # metrics older than this say nothing
 cdef int64_t PATIENCE_NS = 500_000_000     # after which an endpoint is tried whose figures say that it is full or stuck
 cdef int64_t HOLD_NS = 5_000_000_000       # a limit met is tried again after this long
@@ -389,7 +389,9 @@ cdef bint _wants_work(
     const credit_t* credit, const endpoint_t* endpoint, bint fresh, int64_t prefill, int64_t cached, double rate,
     double share, int64_t now_ns
 ) noexcept nogil:
-    """Waiting here for as long as the cache saves is no worse than to compute it anew elsewhere."""
+    """Waiting here for as long as the cache saves is no worse than to compute it anew elsewhere; bands that have one
+    above them count what it keeps the engine busy against that. Small prompts of theirs go together, to be one step.
+    """
     cdef double ahead_s = _ahead_s(credit, now_ns)
     cdef double saved_s = <double>cached / rate
     cdef double work = <double>(endpoint.prefill_tokens + prefill)
@@ -399,7 +401,9 @@ cdef bint _wants_work(
         return False
     if share >= 1.0:
         return ahead_s <= fmax(URGENT * credit.overhead, saved_s) or work <= URGENT * credit.overhead * rate
-    return ahead_s <= saved_s or work <= credit.overhead * rate
+    if ahead_s <= fmax(0.0, saved_s - <double>prefill / rate):
+        return True
+    return now_ns - credit.sent_ns <= MOMENT_NS and work <= credit.overhead * rate
 
 
 cdef bint _allow_adaptive(

@@ -159,6 +159,7 @@ cdef tuple _flat(list given):
 
 cdef int _rule_fill(rules_t* rules, uint32_t number, dict given, uint32_t first, list sources) except -1:
     cdef rule_t* rule = &rules.rules[number]
+    cdef bytes text              # owns what the slices look at
     _text_fill(&rule.name, given["name"], "a rule's name")
     rule.source = sources.index(given["source"]) if given.get("source") is not None else -1
     rule.is_per_model = given.get("per_model", False)
@@ -166,9 +167,11 @@ cdef int _rule_fill(rules_t* rules, uint32_t number, dict given, uint32_t first,
     rule.default_tier = _tier(given, given.get("default"), first)
     rule.absent_tier = _tier(given, given.get("absent"), first)
     for model in given.get("models") or ():
-        rules_put(rules, number, PK_QUOTA_MODEL, rules_key(rules, _bytes(model.encode())), 1)
+        text = model.encode()
+        rules_put(rules, number, PK_QUOTA_MODEL, rules_key(rules, _bytes(text)), 1)
     for key, tier in given.get("keys", {}).items():
-        rules_put(rules, number, PK_QUOTA_KEY, rules_key(rules, _bytes(key.encode())), _tier(given, tier, first))
+        text = key.encode()
+        rules_put(rules, number, PK_QUOTA_KEY, rules_key(rules, _bytes(text)), _tier(given, tier, first))
     return 0
 
 

@@ -256,9 +256,12 @@ class Credits:
                 return False
             if one.told > 0.5 and one.unanswered and -PATIENCE_NS * 1e-9 < ahead_s < -one.overhead:
                 return False
-        times = URGENT if share >= 1 else 1.0
-        in_time = ahead_s <= max(URGENT * one.overhead if share >= 1 else 0.0, cached / self.rate(one, now_ns))
-        return in_time or one.pending + prefill <= times * one.overhead * self.rate(one, now_ns)
+        rate = self.rate(one, now_ns)
+        if share >= 1:
+            in_time = ahead_s <= max(URGENT * one.overhead, cached / rate)
+            return in_time or one.pending + prefill <= URGENT * one.overhead * rate
+        together = now_ns - one.sent_ns <= MOMENT_NS and one.pending + prefill <= one.overhead * rate
+        return ahead_s <= max(0.0, cached / rate - prefill / rate) or together
 
     # --- how full ---
 
