@@ -138,10 +138,5 @@ cdef inline void flow_stir(flow_t* flow) noexcept nogil:
     flow.changes += 1
 
 
-cdef inline bint flow_waits(const flow_t* flow) noexcept nogil:
-    """Is there anybody to whom time matters?"""
-    return flow.queue.requests > 0
-
-
 cdef int flow_fill(flow_rules_t* rules, flow_bands_t* bands, credit_rules_t* credits, object given) except -1
 cdef dict flow_view(const flow_t* flow)
