@@ -4,13 +4,26 @@ import contextlib
 import gc
 import tracemalloc
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from picker._core import alloc
 
 WARM_UP = 20
 
 
+@contextlib.contextmanager
+def own_garbage() -> Iterator[None]:
+    """Inside, collections look at new objects only. All that a long test run has gathered takes the sanitizers a second
+    to look through, which a loop over allocations would do hundreds of times."""
+    gc.collect()  # what earlier tests left to the collector must not be counted
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@own_garbage()
 def traced_bytes(action: Callable[[], object], rounds: int = 5, calls: int = 200) -> list[int]:
     """Bytes traced after each of `rounds` rounds of `calls` calls, garbage collected first."""
     for _ in range(WARM_UP):
@@ -29,15 +42,16 @@ def traced_bytes(action: Callable[[], object], rounds: int = 5, calls: int = 200
         tracemalloc.stop()
 
 
+@own_garbage()
 def assert_flat(action: Callable[[], object], rounds: int = 5, calls: int = 200) -> None:
     """Fails unless the last rounds hold exactly as many bytes as the second one, and no core block is left over."""
-    gc.collect()  # what earlier tests left to the collector must not be counted
     live_before = alloc.live_blocks()
     readings = traced_bytes(action, rounds, calls)
     assert len(set(readings[1:])) == 1, f"traced bytes moved between rounds: {readings}"
     assert alloc.live_blocks() == live_before, f"core blocks left over: {alloc.live_blocks() - live_before}"
 
 
+@own_garbage()
 def failing_allocations(action: Callable[[], object], limit: int = 200) -> int:
     """Runs `action` with the 1st, 2nd, ... allocation failing until it succeeds; returns how many failed.
 
@@ -65,9 +79,9 @@ def succeeds(action: Callable[[], object], after: int) -> bool:
     return True
 
 
+@own_garbage()
 def each_allocation_failing(action: Callable[[], object], most: int = 2000) -> int:
     """As `failing_allocations`, for what may go on without the memory: how many allocations `action` makes."""
-    gc.collect()
     live_before = alloc.live_blocks()
     for after in range(most):
         alloc.fail_allocation(after)
