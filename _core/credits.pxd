@@ -19,7 +19,7 @@ cdef enum:
 
 cdef extern from *:
     """
-    #define PK_CREDIT_SHARE_BELOW 0.93           /* of an endpoint, for bands below one that was active of late */
+    #define PK_CREDIT_SHARE_BELOW 0.87           /* of an endpoint, for bands below one that was active of late */
     """
     const double PK_CREDIT_SHARE_BELOW
 
@@ -69,10 +69,12 @@ ctypedef struct credits_t:
     size_t capacity
     double wanted              # resident tokens: about the largest request of late that no band is above
     int64_t wanted_ns          # as of when
-    bint is_surveyed           # `roomiest` is of now
+    int64_t below_ns           # when a band that has one above it last asked; 0 = never
+    bint is_surveyed           # what follows is of now
     int64_t surveyed_ns
     uint32_t surveyed          # endpoints there were
     uint32_t roomiest          # slot of the endpoint with most room
+    double soonest_s           # until the first of them wants prefill work
 
 cdef void credits_init(credits_t* credits) noexcept nogil
 cdef void credits_free(credits_t* credits) noexcept nogil

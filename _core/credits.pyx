@@ -51,9 +51,11 @@ cdef double KEEP = 0.95                    # weight of what was observed before,
 cdef double OVERHEAD_S = 0.03              # before anything is learned
 cdef double GREATEST_OVERHEAD_S = 2.0
 cdef double ENOUGH = 4.0                   # observations for a line
-cdef double MARGIN = 2.0                    # of what a request asks for, to be left behind it
-cdef double LARGE = 3.0                     # times what others hold: what is so large needs the room of several
-cdef double URGENT = 4.0                   # times the work ahead that a request may find where no band is above it
+cdef double MARGIN = 2.0                   # of what a request asks for, to be left behind it
+cdef double LARGE = 3.0                    # times what others hold: what is so large needs the room of several
+cdef double URGENT = 4.0                   # overheads of work ahead that a request may find where there is but one band
+cdef double SMALL = 0.5                    # of an overhead: prompts worth no more go together
+cdef int64_t LATELY_NS = 10_000_000_000
 cdef double WANTED_HALF_LIFE_NS = 10e9
 cdef double KV_SHARE = 0.2                 # weight of one more scrape
 cdef double KV_LEAST = 0.05                # usage below this teaches nothing
@@ -310,18 +312,30 @@ cdef bint _has_place(const credit_t* credit, double in_flight, double share) noe
     return in_flight + 1.0 <= fmax(limit, 1.0)
 
 
+cdef inline bint _has_below(const credits_t* credits, int64_t now_ns) noexcept nogil:
+    """Has a band that has one above it asked lately?"""
+    return credits.below_ns != 0 and now_ns - credits.below_ns < LATELY_NS
+
+
+cdef inline double _wants_in_s(const credit_t* credit, const endpoint_t* endpoint, int64_t now_ns) noexcept nogil:
+    """Seconds until it wants prefill work, at least 0."""
+    return 0.0 if credit.told > 0.5 and endpoint.unanswered == 0 else fmax(_ahead_s(credit, now_ns), 0.0)
+
+
 cdef void _survey(credits_t* credits, const endpoints_t* endpoints, int64_t now_ns) noexcept nogil:
-    """Which endpoint has most room, unless it is known."""
+    """Which endpoint has most room, and how soon one wants work, unless it is known."""
     cdef const endpoint_t* endpoint
     cdef const credit_t* credit
     cdef double room, most = -INFINITY
     cdef uint32_t slot
     if credits.is_surveyed and credits.surveyed_ns == now_ns and credits.surveyed == endpoints.count:
         return
+    credits.soonest_s = INFINITY
     for slot in range(endpoints.width):
         endpoint = &endpoints.slots[slot]
         credit = _credit(credits, endpoints, slot, endpoint.generation)
         if credit != NULL and endpoints_open(endpoint, now_ns):
+            credits.soonest_s = fmin(credits.soonest_s, _wants_in_s(credit, endpoint, now_ns))
             room = _room(credit, endpoint, now_ns)
             if room > most:
                 most = room
@@ -385,25 +399,43 @@ cdef bint _is_stuck(
     return credit.told > 0.5 and endpoint.unanswered > 0 and -PATIENCE_NS * 1e-9 < ahead_s < -credit.overhead
 
 
-cdef bint _wants_work(
-    const credit_t* credit, const endpoint_t* endpoint, bint fresh, int64_t prefill, int64_t cached, double rate,
-    double share, int64_t now_ns
+cdef bint _comes_first(
+    const credits_t* credits, const credit_t* credit, double ahead_s, double saved_s, double work_s, int64_t now_ns
 ) noexcept nogil:
-    """Waiting here for as long as the cache saves is no worse than to compute it anew elsewhere; bands that have one
-    above them count what it keeps the engine busy against that. Small prompts of theirs go together, to be one step.
-    """
+    """May a request that no band is above go behind so much work? Where bands below send work too, only where it is
+    begun soonest, or about."""
+    if _has_below(credits, now_ns) and ahead_s > credits.soonest_s + fmax(credit.overhead, saved_s):
+        return False
+    return ahead_s <= fmax(URGENT * credit.overhead, saved_s) or work_s <= URGENT * credit.overhead
+
+
+cdef bint _comes_later(
+    const credit_t* credit, double ahead_s, double saved_s, double own_s, double work_s, int64_t now_ns
+) noexcept nogil:
+    """May one that has a band above it? It counts what it keeps the engine busy against what the cache saves. Small
+    prompts go together, to be one step."""
+    if ahead_s <= fmax(0.0, saved_s - own_s):
+        return True
+    return now_ns - credit.sent_ns <= MOMENT_NS and work_s <= SMALL * credit.overhead
+
+
+cdef bint _wants_work(
+    const credits_t* credits, const credit_t* credit, const endpoint_t* endpoint, int64_t prefill, int64_t cached,
+    double rate, double share, int64_t now_ns
+) noexcept nogil:
+    """Is what was sent there about to be done? Waiting there for as long as the cache saves is no worse than to compute
+    it anew elsewhere."""
+    cdef bint fresh = _is_fresh(endpoint, now_ns)
     cdef double ahead_s = _ahead_s(credit, now_ns)
-    cdef double saved_s = <double>cached / rate
-    cdef double work = <double>(endpoint.prefill_tokens + prefill)
+    cdef double saved_s = <double>cached / rate, own_s = <double>prefill / rate
+    cdef double work_s = <double>endpoint.prefill_tokens / rate + own_s
     if credit.told > 0.5 and endpoint.unanswered == 0:
         return not (fresh and share < 1.0 and _queue(endpoint, credit) > 0.0)
     if _is_stuck(credit, endpoint, fresh, ahead_s, now_ns):
         return False
     if share >= 1.0:
-        return ahead_s <= fmax(URGENT * credit.overhead, saved_s) or work <= URGENT * credit.overhead * rate
-    if ahead_s <= fmax(0.0, saved_s - <double>prefill / rate):
-        return True
-    return now_ns - credit.sent_ns <= MOMENT_NS and work <= credit.overhead * rate
+        return _comes_first(credits, credit, ahead_s, saved_s, work_s, now_ns)
+    return _comes_later(credit, ahead_s, saved_s, own_s, work_s, now_ns)
 
 
 cdef bint _allow_adaptive(
@@ -413,15 +445,18 @@ cdef bint _allow_adaptive(
     cdef const endpoint_t* endpoint = &endpoints.slots[slot]
     cdef bint fresh = _is_fresh(endpoint, now_ns)
     cdef double in_flight = _in_flight(endpoint, credit, fresh)
-    if share >= 1.0:
+    if share < 1.0:
+        credits.below_ns = now_ns
+    else:
         _want(credits, resident, now_ns)
+        _survey(credits, endpoints, now_ns)
     if in_flight <= 0.0 or (endpoint.requests == 0 and now_ns - credit.sent_ns > PATIENCE_NS):
         return True
     return (
         _has_place(credit, in_flight, share)
         and _has_memory(credits, credit, endpoints, slot, resident, share, now_ns)
         and _wants_work(
-            credit, endpoint, fresh, prefill, cached, _rate(endpoints, slot, credit, now_ns), share, now_ns
+            credits, credit, endpoint, prefill, cached, _rate(endpoints, slot, credit, now_ns), share, now_ns
         )
     )
 

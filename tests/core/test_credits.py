@@ -138,12 +138,25 @@ def test_work_is_sent_when_that_before_should_be_done() -> None:
 
 def test_small_requests_go_together() -> None:
     credits, now_ns = taught(10_000.0, 0.05)
-    for _ in range(4):  # as much work as the overhead: 500 tokens
-        assert credits.allow(0, 100, 200, share=BELOW, now_ns=now_ns)
-        credits.book(0, 100, 200, now_ns)
-    assert not credits.allow(0, 110, 200, share=BELOW, now_ns=now_ns)
-    assert credits.allow(0, 90, 200, share=BELOW, now_ns=now_ns + 2 * MS)
-    assert not credits.allow(0, 90, 200, share=BELOW, now_ns=now_ns + 3 * MS)  # another step of the engine by now
+    for _ in range(4):  # as much work as half the overhead: 250 tokens
+        assert credits.allow(0, 50, 200, share=BELOW, now_ns=now_ns)
+        credits.book(0, 50, 200, now_ns)
+    assert not credits.allow(0, 60, 200, share=BELOW, now_ns=now_ns)
+    assert credits.allow(0, 40, 200, share=BELOW, now_ns=now_ns + 2 * MS)
+    assert not credits.allow(0, 40, 200, share=BELOW, now_ns=now_ns + 3 * MS)  # another step of the engine by now
+
+
+def test_the_highest_band_goes_where_it_is_begun_soonest_while_there_are_others() -> None:
+    credits, now_ns = taught(10_000.0, 0.05)
+    credits.add(b"10.0.0.1:8000")
+    credits.book(1, 100, 200, now_ns)
+    credits.book(0, 1300, 1400, now_ns)  # 0.18 s of work; the other one has 0.03 s by the usual rate
+    assert credits.allow(0, 1000, 1100, now_ns=now_ns)
+    credits.allow(1, 1000, 1100, share=BELOW, now_ns=now_ns)
+    assert not credits.allow(0, 1000, 1100, now_ns=now_ns)
+    assert credits.allow(1, 1000, 1100, now_ns=now_ns)
+    assert credits.allow(0, 1000, 3100, cached=2000, now_ns=now_ns)  # what it saves is worth the wait
+    assert credits.allow(0, 1000, 1100, now_ns=now_ns + 10 * SECOND)  # nobody has asked for long
 
 
 def test_an_endpoint_that_does_not_get_on_gets_no_more_for_a_while() -> None:

@@ -10,10 +10,11 @@ STALE_NS = 1_000_000_000
 PATIENCE_NS = 500_000_000
 HOLD_NS = 5_000_000_000
 WANTED_HALF_LIFE_NS = 10e9
+LATELY_NS = 10_000_000_000
 KEEP = 0.95
 OVERHEAD_S = 0.03
 KV_SHARE, KV_LEAST, KV_FULL = 0.2, 0.05, 0.85
-MARGIN, URGENT, LARGE = 2.0, 4.0, 3.0
+MARGIN, URGENT, LARGE, SMALL = 2.0, 4.0, 3.0, 0.5
 
 
 @dataclass(eq=False)
@@ -92,6 +93,7 @@ class Credits:
         self.rates = rates
         self.endpoints: dict[int, Endpoint] = {}
         self.wants: list[tuple[int, int]] = []  # (when, resident tokens) asked for with a share of one
+        self.below_ns: int | None = None  # when somebody last asked with less
 
     def add(self, slot: int) -> None:
         self.endpoints[slot] = Endpoint(slot)
@@ -224,6 +226,8 @@ class Credits:
             return self.fullness(slot, now_ns) < share * (1 + headroom)
         if share >= 1:
             self.wants.append((now_ns, resident))
+        else:
+            self.below_ns = now_ns
         in_flight = self.in_flight(one, now_ns)
         if in_flight <= 0 or (one.requests == 0 and now_ns - one.sent_ns > PATIENCE_NS):
             return True
@@ -257,11 +261,21 @@ class Credits:
             if one.told > 0.5 and one.unanswered and -PATIENCE_NS * 1e-9 < ahead_s < -one.overhead:
                 return False
         rate = self.rate(one, now_ns)
+        work_s = one.pending / rate + prefill / rate
+        has_below = self.below_ns is not None and now_ns - self.below_ns < LATELY_NS
+        if share >= 1 and has_below and ahead_s > self.soonest_s(now_ns) + max(one.overhead, cached / rate):
+            return False
         if share >= 1:
-            in_time = ahead_s <= max(URGENT * one.overhead, cached / rate)
-            return in_time or one.pending + prefill <= URGENT * one.overhead * rate
-        together = now_ns - one.sent_ns <= MOMENT_NS and one.pending + prefill <= one.overhead * rate
+            return ahead_s <= max(URGENT * one.overhead, cached / rate) or work_s <= URGENT * one.overhead
+        together = now_ns - one.sent_ns <= MOMENT_NS and work_s <= SMALL * one.overhead
         return ahead_s <= max(0.0, cached / rate - prefill / rate) or together
+
+    def soonest_s(self, now_ns: int) -> float:
+        """Until the first endpoint wants prefill work."""
+        return min(
+            0.0 if one.told > 0.5 and not one.unanswered else max((one.free_ns - now_ns) * 1e-9, 0.0)
+            for one in self.endpoints.values()
+        )
 
     # --- how full ---
 
