@@ -117,7 +117,7 @@ test-asan: $(VENV)/dev.stamp  ## The same under address and undefined-behaviour 
 	cd build/asan && PICKER_SHARED=$${PICKER_SHARED:-$(abspath ../shared)} \
 	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
-	  $(abspath $(BIN))/python -m pytest -q $(CORE_TESTS)
+	  $(abspath $(BIN))/python -m pytest -q -o faulthandler_timeout=600 $(CORE_TESTS)
 
 fuzz: $(VENV)/dev.stamp  ## A million cases for each parser (FUZZ_CASES=n for another number)
 	PICKER_FUZZ_CASES=$(FUZZ_CASES) $(TEST) -q tests/fuzz $(ARGS)
