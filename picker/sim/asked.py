@@ -1,4 +1,4 @@
-"""What is asked of a simulated cluster: one request, and a load of them. What traces are read into, and policies see."""
+"""What is asked of a simulated cluster: one request, and a load of them. Traces are read into it, policies see it."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Mooncake traces: JSON lines of `timestamp` (ms), `input_length`, `output_length` and `hash_ids` of 512 tokens each."""
+"""Mooncake traces: JSON lines of `timestamp` (ms), `input_length`, `output_length`, `hash_ids` of 512 tokens each."""
 
 import json
 from pathlib import Path
