@@ -29,6 +29,7 @@ COMMANDS = {
     "rollout": Command(
         "picker.cli.rollout", "move traffic to a new pool or adapter, step by step, and back if it fails"
     ),
+    "sim": Command("picker.cli.sim", "run routing policies on a trace, in virtual time"),
     "lora-sync": Command("picker.cli.lora_sync", "keep the LoRA adapters of a model server as a file says (side-car)"),
     "config": Command("picker.cli.config", "check an EndpointPickerConfig file"),
 }

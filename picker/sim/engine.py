@@ -223,6 +223,16 @@ class Engine:
                 self._schedule(at_s)
         return events
 
+    @property
+    def running(self) -> int:
+        """Requests that have been admitted."""
+        return len(self._prefilling) + len(self._decoding)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have not."""
+        return len(self._waiting)
+
     def metrics(self) -> EngineMetrics:
         """State as of the last call of `step`."""
         waiting_loras = {s.request.lora for s in self._waiting.values() if s.request.lora is not None}
