@@ -20,6 +20,9 @@ from picker.sim.asked import Asked
 from picker.sim.policies.base import Cluster
 from picker.sim.policies.books import Booked, least, names
 
+BLOCK_TOKENS = 64
+"""Of the engines that it routes to here; a cost is in blocks, so that it hardly matters how large they are."""
+
 
 class ActiveBlocks:
     """The distinct prompt blocks of the requests of one worker; those that are not whole, or have no key, count once
@@ -60,7 +63,7 @@ class Dynamo(Booked):
 
     def start(self, cluster: Cluster) -> None:
         super().start(cluster)
-        self.block_tokens = cluster.replicas[0].block_tokens
+        self.block_tokens = BLOCK_TOKENS
         self.active = [ActiveBlocks(cluster.key_tokens / self.block_tokens) for _ in cluster.replicas]
         self._held: dict[int, tuple[Sequence[Hashable], float]] = {}
 

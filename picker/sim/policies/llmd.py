@@ -3,7 +3,7 @@
 Source: llm-d/llm-d-router 0.10, `pkg/epp/framework/plugins/`: `scheduling/filter/prefixcacheaffinity`,
 `scheduling/scorer/{tokenload,prefix,queuedepth,kvcacheutilization}`, `requestcontrol/dataproducer/{approximateprefix,
 inflightload}`. Both look prompts up in the approximate index of that router: for each endpoint an LRU of what it was
-sent, of as many blocks as its cache has, blocks of 64 tokens at least, prompts up to 131,072 tokens. Best score wins,
+sent, of as many blocks of 64 tokens as its cache holds, prompts up to 131,072 tokens. Best score wins,
 of several a random one.
 """
 
@@ -17,7 +17,7 @@ from picker.sim.policies.base import Cluster
 from picker.sim.policies.books import Booked, least, names
 
 SCRAPE_S = 0.05
-MIN_BLOCK_TOKENS = 64
+BLOCK_TOKENS = 64
 MAX_PREFIX_TOKENS = 131_072
 
 
@@ -30,8 +30,8 @@ class ApproximateIndex:
 
     def __init__(self, cluster: Cluster) -> None:
         self.key_tokens = cluster.key_tokens
-        self.block_tokens = max(MIN_BLOCK_TOKENS, cluster.replicas[0].block_tokens)
-        self.capacity = [float(replica.cache_blocks) for replica in cluster.replicas]
+        self.block_tokens = BLOCK_TOKENS
+        self.capacity = [replica.cache_tokens / BLOCK_TOKENS for replica in cluster.replicas]
         self.sent: list[OrderedDict[Hashable, float]] = [OrderedDict() for _ in cluster.replicas]
         self.blocks = [0.0] * len(cluster.replicas)
         self.holders: dict[Hashable, set[int]] = {}
