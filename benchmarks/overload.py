@@ -18,7 +18,8 @@ from rich.console import Console
 
 from benchmarks import overload_plot, overload_report
 from benchmarks.overload_runs import GATEWAYS, Result, experiment
-from picker.sim.overload.traffic import A100, CHAT, ENGINES, MIXES, Fault, Phase, Scenario
+from picker.sim.overload.traffic import A100, CHAT, ENGINES, MIXES, Phase, Scenario
+from picker.sim.world import Fault
 
 PAIRS = (("A100", "short"), ("A100", "chat"), ("A100", "answers"), ("H100", "chat"), ("H100", "long"))
 PHASES = (Phase(20.0, 0.7), Phase(40.0, 2.0), Phase(60.0, 0.7))

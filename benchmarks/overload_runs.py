@@ -7,10 +7,13 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from benchmarks import overload_report as report
-from benchmarks.overload_gateway import CoreGateway
+from picker.sim.core import CoreGateway
 from picker.sim.engine import EngineConfig
+from picker.sim.gateway import EXPIRED, REFUSED, SERVED, Gateway
+from picker.sim.overload import world
 from picker.sim.overload.traffic import Band, Mix, Phase, Scenario, traffic
-from picker.sim.overload.world import EXPIRED, REFUSED, SERVED, Gateway, Run, Story, Trace, capacity_tokens
+from picker.sim.overload.world import Trace, capacity_tokens
+from picker.sim.world import Story
 from tests.sim.peer_flow import PeerFlow, RoundRobin
 
 FILLING_S = 5.0  # of the burst: engines fill up, and what they take in is no measure of what they can do
@@ -63,7 +66,7 @@ def run(scenario: Scenario, gateway: Callable[[], Gateway], bands: Sequence[Band
     """One seed; only those `bands` ask, the same requests at the same moments."""
     rate = capacity(scenario.engine, scenario.mix, scenario.replicas) / mean_tokens(scenario.mix)
     asked = traffic(replace(scenario, bands=tuple(bands or scenario.bands)), rate)
-    return Run(scenario, asked, gateway()).run()
+    return world.run(scenario, asked, gateway())
 
 
 def experiment(scenario: Scenario, policy: str, seeds: Sequence[int], *, alone: bool = True) -> Result:
@@ -103,7 +106,7 @@ def outcome(story: Story) -> report.Outcome:
         ttft_s=story.ttft_s if story.first_s >= 0 else None,
         ended_s=story.end_s,
         prompt_tokens=asked.prompt_tokens,
-        output_tokens=asked.answer_tokens,
+        output_tokens=asked.output_tokens,
     )
 
 
@@ -147,7 +150,7 @@ def _work(trace: Trace, priority: int, window: report.Window) -> float:
         done += story.asked.prompt_tokens * (story.first_s in window)
         took_s = max(story.end_s - story.first_s, 1e-9)
         inside_s = min(story.end_s, window.until_s) - max(story.first_s, window.from_s)
-        done += story.asked.answer_tokens * max(inside_s, 0.0) / took_s
+        done += story.asked.output_tokens * max(inside_s, 0.0) / took_s
     return done
 
 

@@ -10,8 +10,8 @@ import msgspec
 
 from benchmarks.overload_report import GAVE_UP, LOST, Outcome
 from picker.demo.workload import WORDS
+from picker.sim.asked import Asked
 from picker.sim.journal import HEADER
-from picker.sim.overload.traffic import Asked
 
 WHOLE_S = 60.0  # how long an answer may take once it has begun
 MODEL = "sim"
@@ -41,7 +41,7 @@ def body(asked: Asked, run: str) -> bytes:
     lead = f"{run} {asked.index:08d} "
     prompt = (lead + TEXT * (room // len(TEXT) + 1))[:room]
     return msgspec.json.encode(
-        {"model": MODEL, "prompt": prompt, "max_tokens": asked.answer_tokens, "stream": True, "temperature": 0}
+        {"model": MODEL, "prompt": prompt, "max_tokens": asked.output_tokens, "stream": True, "temperature": 0}
     )
 
 
@@ -99,7 +99,7 @@ class _Player:
         if first_s is not None:
             self.played.first_token_s.append(first_s)
         named = (asked.index, asked.priority, asked.tenant, asked.at_s)
-        tokens = (asked.prompt_tokens, asked.answer_tokens)
+        tokens = (asked.prompt_tokens, asked.output_tokens)
         self.played.outcomes.append(Outcome(*named, status, ttft_s, self.elapsed_s, *tokens))
 
     def _lost(self, reason: str) -> int:
@@ -141,6 +141,6 @@ class _Player:
                 patience.reschedule(asyncio.get_running_loop().time() + WHOLE_S)
             is_done = line.startswith(b"data: [DONE]")
             events += not is_done
-        if is_done and events == asked.answer_tokens:
+        if is_done and events == asked.output_tokens:
             return 200
-        return self._lost(f"{events} of {asked.answer_tokens} tokens, {'an' if is_done else 'no'} end")
+        return self._lost(f"{events} of {asked.output_tokens} tokens, {'an' if is_done else 'no'} end")

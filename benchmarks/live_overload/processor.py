@@ -22,10 +22,13 @@ from envoy.service.ext_proc.v3 import external_processor_pb2_grpc as services
 
 from benchmarks.live_overload.scene import PRIORITIES
 from picker.demo.envoy import DESTINATION
-from picker.sim.engine import EngineMetrics
-from picker.sim.overload.traffic import Asked, Scenario
+from picker.sim.asked import Asked
+from picker.sim.engine import EngineConfig, EngineMetrics
+from picker.sim.policies.base import Cluster
+from picker.sim.world import replica
 
 BYTES_PER_TOKEN = 4
+KEY_TOKENS = 16  # of no meaning here: no request has keys
 NO_METRICS_S = 1.0  # how long a scrape may take
 
 
@@ -34,14 +37,15 @@ class _Body(msgspec.Struct):
 
 
 class Processor(services.ExternalProcessorServicer):  # type: ignore[misc]
-    """The world of `gateway`: its sends and refusals become replies."""
+    """The sender of `gateway`: its sends and refusals become replies."""
 
     def __init__(self, gateway: Any, addresses: Sequence[str]) -> None:
         self.gateway = gateway
         self.addresses = addresses
         self._decided: dict[int, asyncio.Future[int | None]] = {}
         self._count = 0
-        gateway.start(self, Scenario("live", replicas=len(addresses)))
+        replicas = tuple(replica(slot, EngineConfig(), "") for slot in range(len(addresses)))
+        gateway.start(self, Cluster(replicas, KEY_TOKENS, 1, ()))
 
     # --- what a gateway can do ---
 
@@ -56,7 +60,7 @@ class Processor(services.ExternalProcessorServicer):  # type: ignore[misc]
         if decision is not None and not decision.done():
             decision.set_result(slot)
         elif slot is not None:  # its client has gone: over as soon as it begins
-            self.gateway.finished(asked, slot, time.monotonic())
+            self.gateway.finished(asked, slot, time.monotonic(), 0)
 
     # --- what it is told ---
 
@@ -75,7 +79,7 @@ class Processor(services.ExternalProcessorServicer):  # type: ignore[misc]
                 if message.WhichOneof("request") == "response_headers":
                     yield ext_proc.ProcessingResponse(response_headers=ext_proc.HeadersResponse())
         finally:
-            self.gateway.finished(asked, slot, time.monotonic())
+            self.gateway.finished(asked, slot, time.monotonic(), 0)
 
     async def _read(self, requests: AsyncIterator[Any]) -> tuple[Asked, bytes]:
         headers: dict[str, str] = {}
@@ -99,10 +103,8 @@ class Processor(services.ExternalProcessorServicer):  # type: ignore[misc]
             band=objective,
             priority=PRIORITIES.get(objective, 0),
             tenant=headers.get("x-gateway-inference-fairness-id", ""),
-            system=0,
-            system_tokens=0,
             prompt_tokens=len(body) // BYTES_PER_TOKEN,
-            answer_tokens=msgspec.json.decode(body, type=_Body).max_tokens,
+            output_tokens=msgspec.json.decode(body, type=_Body).max_tokens,
         )
 
     async def tick(self) -> None:

@@ -12,7 +12,7 @@ from benchmarks.live_overload.client import Played
 from benchmarks.live_overload.machine import Machine, judged
 from benchmarks.live_overload.stage import Policy, Stage, Used
 from benchmarks.overload_report import GAVE_UP, LOST, Outcome, Window, quantile
-from picker.sim.overload.traffic import Asked
+from picker.sim.asked import Asked
 
 PATIENCE_S = 10.0
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from picker.sim.overload.traffic import BANDS, Asked, Band, Lengths, Mix, Phase, Scenario, traffic
+from picker.sim.asked import Asked
+from picker.sim.overload.traffic import BANDS, Band, Lengths, Mix, Phase, Scenario, traffic
 
 MIX = Mix("live", Lengths(600, 0.6, 3_000), Lengths(14, 0.4, 32), system_tokens=32)
 """Short answers: each token is a message through Envoy, and the client, Envoy and the servers share the machine."""

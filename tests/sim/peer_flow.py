@@ -8,9 +8,10 @@ import random
 from collections import deque
 from collections.abc import Mapping
 
+from picker.sim.asked import Asked
 from picker.sim.engine import EngineMetrics
-from picker.sim.overload.traffic import Asked, Scenario
-from picker.sim.overload.world import EXPIRED, REFUSED, World
+from picker.sim.gateway import EXPIRED, REFUSED, Sender
+from picker.sim.policies.base import Cluster
 
 STALE_S = 0.2  # metricsStalenessThreshold
 QUEUE_THRESHOLD, KV_THRESHOLD = 5, 0.8  # utilization-detector
@@ -27,14 +28,15 @@ class _Deaf:
     scrape_s = 1e9
     tick_s = 1.0
 
-    def start(self, world: World, scenario: Scenario) -> None:
-        self.world = world
-        self.pods = list(range(scenario.replicas))
+    def start(self, sender: Sender, cluster: Cluster) -> None:
+        self.sender = sender
+        self.key_tokens = cluster.key_tokens
+        self.pods = [replica.slot for replica in cluster.replicas]
 
     def first_token(self, asked: Asked, slot: int, now_s: float) -> None:
         pass
 
-    def finished(self, asked: Asked, slot: int, now_s: float) -> None:
+    def finished(self, asked: Asked, slot: int, now_s: float, cached_tokens: int) -> None:
         pass
 
     def failed(self, asked: Asked, slot: int, now_s: float) -> None:
@@ -52,6 +54,9 @@ class _Deaf:
     def removed(self, slot: int, now_s: float) -> None:
         self.pods.remove(slot)
 
+    def added(self, slot: int, now_s: float) -> None:
+        self.pods.append(slot)
+
 
 class RoundRobin(_Deaf):
     """Each endpoint in turn, and no queue: what waits, waits in the engines."""
@@ -61,7 +66,7 @@ class RoundRobin(_Deaf):
 
     def arrive(self, asked: Asked, now_s: float) -> None:
         self.next += 1
-        self.world.send(asked, self.pods[self.next % len(self.pods)])
+        self.sender.send(asked, self.pods[self.next % len(self.pods)])
 
 
 class PeerFlow(_Deaf):
@@ -75,7 +80,7 @@ class PeerFlow(_Deaf):
         self.bands: dict[int, deque[tuple[float, Asked]]] = {}
         self.metrics: dict[int, EngineMetrics] = {}
         self.read_s: dict[int, float] = {}
-        self.known: dict[int, set[int]] = {}
+        self.known: dict[int, set[str]] = {}
         self.swept_s = 0.0
         self.count = 0
 
@@ -86,7 +91,7 @@ class PeerFlow(_Deaf):
     def arrive(self, asked: Asked, now_s: float) -> None:
         band = self.bands.setdefault(asked.priority, deque())
         if len(band) >= MOST_IN_BAND:
-            self.world.refuse(asked, REFUSED)
+            self.sender.refuse(asked, REFUSED)
             return
         band.append((now_s, asked))  # global strict fairness, first come first served: one queue for each band
         self.count += 1
@@ -102,7 +107,7 @@ class PeerFlow(_Deaf):
         for band in self.bands.values():
             while band and now_s - band[0][0] >= TTL_S:
                 self.count -= 1
-                self.world.refuse(band.popleft()[1], EXPIRED)
+                self.sender.refuse(band.popleft()[1], EXPIRED)
 
     def cycle(self, now_s: float) -> None:
         """The head of the highest band, if the pool as a whole is not saturated."""
@@ -113,8 +118,8 @@ class PeerFlow(_Deaf):
                 self.count -= 1
                 asked = self.bands[priority].popleft()[1]
                 slot = self.choose(asked)
-                self.known.setdefault(slot, set()).add(asked.system)
-                self.world.send(asked, slot)
+                self.known.setdefault(slot, set()).add(asked.tenant)
+                self.sender.send(asked, slot)
                 return
 
     def saturation(self, now_s: float) -> float:
@@ -136,12 +141,13 @@ class PeerFlow(_Deaf):
     def scores(self, asked: Asked) -> Mapping[int, float]:
         queues = {pod: self.metrics[pod].waiting if pod in self.metrics else 0 for pod in self.pods}
         least, most = min(queues.values()), max(queues.values())
-        shared = asked.system_tokens // PREFIX_BLOCK_TOKENS * PREFIX_BLOCK_TOKENS / asked.prompt_tokens
+        system_tokens = len(asked.keys) * self.key_tokens
+        shared = system_tokens // PREFIX_BLOCK_TOKENS * PREFIX_BLOCK_TOKENS / asked.prompt_tokens
         scores = {}
         for pod in self.pods:
             queue = (most - queues[pod]) / (most - least) if most > least else 1.0
             kv = 1.0 - (self.metrics[pod].kv_usage if pod in self.metrics else 0.0)
-            prefix = shared if asked.system in self.known.get(pod, ()) else 0.0
+            prefix = shared if asked.tenant in self.known.get(pod, ()) else 0.0
             scores[pod] = WEIGHTS[0] * queue + WEIGHTS[1] * kv + WEIGHTS[2] * prefix
         return scores
 

@@ -6,10 +6,12 @@ from functools import cache
 
 import pytest
 
-from benchmarks.overload_gateway import CoreGateway
 from benchmarks.overload_runs import GATEWAYS, Result, capacity, experiment, mean_tokens, run
-from picker.sim.overload.traffic import A100, BANDS, CHAT, SHORT, Fault, Lengths, Mix, Phase, Scenario, traffic
-from picker.sim.overload.world import FAILED, SERVED, Trace
+from picker.sim.core import CoreGateway
+from picker.sim.gateway import FAILED, SERVED
+from picker.sim.overload.traffic import A100, BANDS, CHAT, SHORT, Lengths, Mix, Phase, Scenario, traffic
+from picker.sim.overload.world import Trace
+from picker.sim.world import Fault
 from tests.sim.peer_flow import PeerFlow, RoundRobin
 
 PHASES = (Phase(5.0, 0.7), Phase(12.0, 2.0), Phase(5.0, 0.7))
