@@ -13,6 +13,7 @@ Bounded by `EngineConfig`. Not thread-safe.
 from collections import Counter, OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from picker.sim.blocks import BlockPool
 from picker.sim.timing import TimingModel
@@ -70,8 +71,7 @@ class Progress:
     finished: bool
 
 
-@dataclass(frozen=True)
-class EngineMetrics:
+class EngineMetrics(NamedTuple):
     """State at one moment, and counters since the start (tokens unless named otherwise)."""
 
     running: int
@@ -235,10 +235,12 @@ class Engine:
 
     def metrics(self) -> EngineMetrics:
         """State as of the last call of `step`."""
-        waiting_loras = {s.request.lora for s in self._waiting.values() if s.request.lora is not None}
+        waiting_loras: set[str] = set()
+        if self.config.max_lora:
+            waiting_loras = {s.request.lora for s in self._waiting.values() if s.request.lora is not None}
         return EngineMetrics(
-            running=len(self._prefilling) + len(self._decoding),
-            waiting=len(self._waiting),
+            running=self.running,
+            waiting=self.waiting,
             kv_usage=self.blocks.used / self.blocks.capacity,
             running_loras=tuple(sorted(self._loras)),
             waiting_loras=tuple(sorted(waiting_loras)),
