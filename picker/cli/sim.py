@@ -2,90 +2,190 @@
 
 `picker sim --trace FILE --policy picker,round-robin` prints a table: hit rate, balance, rejects and latency of each
 policy, on the same requests and the same replicas. Latency is that of modelled engines: compare policies with it, not
-hardware. Nothing but wall time differs from run to run of a seed.
+hardware. But for wall time, runs of one seed do not differ.
 """
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
 
 from picker.cli.core import require_core
 from picker.cli.flags import FlagParser, count, names
+from picker.config.suggest import one_of, quoted
 from picker.errors import UsageError
+from picker.sim.failures import failure
+
+if TYPE_CHECKING:
+    from picker.sim.asked import Load
+    from picker.sim.figures import Figures
+    from picker.sim.lab import Lab
+    from picker.sim.plot import Drawn
 
 __all__ = ["configure", "run"]
+
+WIDTH = 178
 
 
 def configure(parser: FlagParser) -> None:
     """The flags of `picker sim`."""
     parser.flag("trace", help="the file with the requests")
-    parser.flag(
-        "format", default="mooncake", help="of the trace: mooncake, azure, shared-prefix, ... (--list-policies)"
+    parser.flag("format", default="mooncake", help="of the trace; --list-policies says which there are")
+    about = (
+        "picker (its defaults), a policy of --list-policies, or FILE.yaml, an EndpointPickerConfig; picker,round-robin"
     )
-    parser.several(
-        "policy", kind=names, help="picker, a policy of --list-policies, or FILE.yaml with an EndpointPickerConfig; "
-        "several with commas (default picker,round-robin)", metavar="NAMES",
-    )  # fmt: skip
+    parser.several("policy", kind=names, help=about, metavar="NAME|FILE")
     parser.flag("replicas", kind=count, default=8, help="model servers")
     parser.flag(
         "blocks", kind=count, default=65_536, help="KV-cache blocks of each; 0: what fits into the GPU's memory"
     )
     parser.flag("block-size", kind=count, default=64, help="tokens per block")
     parser.several(
-        "gpu", kind=names, help="of the replicas, in turn: a100, h100, h200, a100-40gb, mixed", metavar="NAMES"
+        "gpu", kind=names, help="of the replicas, in turn: a100, h100 (default), h200, mixed", metavar="NAME"
     )
+    parser.flag("speedup", kind=number, default=1.0, help="divides all times of the replicas")
+    parser.flag("max-lora", kind=count, default=0, help="LoRA adapters that run at the same time on a replica")
     parser.flag("speed", kind=number, default=1.0, help="arrivals this many times as fast")
+    parser.flag("load", kind=number, help="arrivals as fast as this share of what the replicas can do, measured first")
     parser.flag("closed", kind=count, default=0, help="clients of a closed loop; 0: requests come at their times")
     parser.flag("part", kind=part, default=(0.0, 1.0), help="of the trace, from share to share of its time: 0.5:1")
     parser.flag("limit", kind=count, default=0, help="requests at most; 0: all")
-    parser.flag("max-lora", kind=count, default=0, help="LoRA adapters that run at the same time on a replica")
+    parser.several("failures", kind=failures, help="such as dead@600+60:0,slow@900+60x3:1/2", metavar="KIND@SECOND")
     parser.flag("seed", kind=count, default=1, help="of generated loads and of the policies' dice")
     parser.switch("tells-cached", help="model servers tell cached tokens in their usage")
-    parser.switch("json", help="one JSON object per policy, one a line")
+    parser.switch("json", help="print one JSON object per policy, one a line, instead of the table")
+    parser.flag("csv", help="write the figures to this file")
+    parser.flag("plot", help="write pictures into this folder: latency.png, load.png, hits.png")
     parser.switch("list-policies", help="say which policies and formats there are")
 
 
 def number(given: str) -> float:
+    """Above 0."""
     try:
         value = float(given)
     except ValueError:
         value = 0.0
     if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"{given!r} is not a number above 0")
+        raise argparse.ArgumentTypeError(f"{quoted(given)} is not a number above 0")
     return value
 
 
 def part(given: str) -> tuple[float, float]:
+    """Two shares, the first the smaller one."""
     first, colon, last = given.partition(":")
     try:
         begin, end = float(first or 0), float(last or 1)
     except ValueError:
         begin, end = 1.0, 0.0
     if not colon or not 0 <= begin < end <= 1:
-        raise argparse.ArgumentTypeError(f"{given!r} is not two shares of a whole, such as 0.5:1")
+        raise argparse.ArgumentTypeError(f"{quoted(given)} is not two shares of a whole, such as 0.5:1")
     return begin, end
+
+
+def failures(given: str) -> tuple[Any, ...]:
+    """With commas between."""
+    try:
+        return tuple(map(failure, given.split(",")))
+    except ValueError as problem:
+        raise argparse.ArgumentTypeError(str(problem)) from None
 
 
 def run(args: argparse.Namespace) -> int:
     """0 when all policies have run. Raises UsageError, and ConfigError for a file that is no configuration."""
     require_core()
-    from picker.sim import lab
-    from picker.sim.asked import Load
+    if args.list_policies:
+        print(listed())
+        return 0
+    made = _lab(args)
+    policies = args.policy or ("picker", "round-robin")
+    _require_policies(policies)
+    found: list[Figures] = []
+    drawn: list[Drawn] = []
+    for policy in policies:
+        figures = _played(made, policy, drawn if args.plot else None)
+        found.append(figures)
+        if args.json:
+            print(json.dumps(figures.told()), flush=True)
+    _leave(args, _title(made, args), found, drawn)
+    return 0
+
+
+def listed() -> str:
+    """Names, with the first line of what each says of itself."""
+    from picker.sim.policies import POLICIES
+    from picker.sim.traces import FORMATS
+
+    about = {"picker": "the production core with its defaults"}
+    about |= {name: (policy.__doc__ or "").strip().partition("\n")[0] for name, policy in POLICIES.items()}
+    formats = {name: (read.__doc__ or "").strip().partition("\n")[0] for name, read in FORMATS.items()}
+    width = max(map(len, (*about, *formats)))
+    lines = [f"  {name:<{width}}  {text}" for name, text in about.items()]
+    more = [f"  {name:<{width}}  {text}" for name, text in formats.items()]
+    return "\n".join(["policies:", *lines, "", "formats:", *more])
+
+
+def _load(args: argparse.Namespace) -> "Load":
     from picker.sim.traces import FORMATS
 
     if args.format not in FORMATS:
-        raise UsageError(f"there is no format {args.format!r}: use one of {', '.join(FORMATS)}")
-    load: Load = FORMATS[args.format](Path(args.trace) if args.trace else None, args.seed)
-    if args.limit:
-        load = Load(load.name, load.asked[: args.limit], load.key_tokens)
-    load = load.part(*args.part).scaled(args.speed)
+        raise UsageError(f"there is no format {quoted(args.format)}: {one_of(args.format, FORMATS)}")
+    load = FORMATS[args.format](Path(args.trace) if args.trace else None, args.seed)
+    return (load.first(args.limit) if args.limit else load).part(*args.part).scaled(args.speed)
+
+
+def _lab(args: argparse.Namespace) -> "Lab":
+    from picker.sim.lab import Pool, lab
+
+    if not args.block_size:
+        raise UsageError("blocks hold tokens: give --block-size 1 or more")
     cache_tokens = args.blocks * args.block_size
-    setting = lab.engines(args.gpu or ("h100",), args.replicas, cache_tokens, load.key_tokens, args.max_lora)
-    made = lab.lab(load, setting, seed=args.seed, clients=args.closed)
-    policies = args.policy or ("picker", "round-robin")
+    pool = Pool(args.replicas, args.gpu or ("h100",), cache_tokens, args.max_lora, args.speedup)
+    given = {"seed": args.seed, "clients": args.closed, "faults": args.failures, "tells_cached": args.tells_cached}
+    made = lab(_load(args), pool, **given)
+    if args.load and args.closed:
+        raise UsageError("--load is of an open loop and --closed of a closed one: give one of them")
+    return made.at_load(args.load) if args.load else made
+
+
+def _require_policies(policies: Sequence[str]) -> None:
+    """Before any has run."""
+    from picker.sim.lab import gateway_of
+
     for policy in policies:
-        lab.gateway_of(policy, args.seed)
-    for policy in policies:
-        figures, _ = made.run(policy)
-        print(json.dumps(figures.told()), flush=True)
-    return 0
+        gateway_of(policy, 1)
+
+
+def _played(made: "Lab", policy: str, drawn: "list[Drawn] | None") -> "Figures":
+    from picker.sim.plot import Drawn
+
+    figures, outcome = made.run(policy)
+    if drawn is not None:
+        drawn.append(Drawn.of(figures, outcome))
+    return figures
+
+
+def _title(made: "Lab", args: argparse.Namespace) -> str:
+    load, last_s = made.load, made.load.asked[-1].at_s
+    pace = f"{args.closed} clients" if args.closed else f"{len(load.asked) / max(last_s, 1e-9):.2f}/s"
+    kinds = ", ".join(dict.fromkeys(made.setting.gpus))
+    ceiling = f"hit ceiling {made.ceiling:.3f}"
+    return f"{load.name}: {len(load.asked)} requests, {pace}, {len(made.setting.engines)} replicas ({kinds}), {ceiling}"
+
+
+def _leave(args: argparse.Namespace, title: str, found: "Sequence[Figures]", drawn: "Sequence[Drawn]") -> None:
+    from picker.sim import plot, show
+
+    if not args.json:
+        Console(width=WIDTH).print(show.table(found, title))
+    try:
+        if args.csv:
+            show.write_csv(Path(args.csv), found)
+        if args.plot:
+            plot.draw(drawn, title, Path(args.plot))
+    except OSError as error:
+        raise UsageError(f"{error.filename}: {error.strerror}") from error
+    except ImportError:
+        raise UsageError("pictures need matplotlib: pip install 'picker[demo]'") from None

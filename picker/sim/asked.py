@@ -53,6 +53,10 @@ class Load:
         """Arrivals `speed` times as fast; times to think stay what they are."""
         return replace(self, asked=tuple(replace(one, at_s=one.at_s / speed) for one in self.asked))
 
+    def first(self, most: int) -> "Load":
+        """At most so many of them."""
+        return replace(self, asked=self.asked[:most])
+
     def part(self, begin: float, end: float) -> "Load":
         """The requests between two shares (0 to 1) of its length in time, from second 0 on.
 

@@ -1,8 +1,9 @@
 """Runs policies on a load: the lab behind `picker sim`."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from picker.config.document import read_text
@@ -14,36 +15,139 @@ from picker.sim import figures as found
 from picker.sim.asked import Load
 from picker.sim.core import CoreGateway
 from picker.sim.engine import EngineConfig
-from picker.sim.gateway import Gateway, PolicyGateway
+from picker.sim.gateway import SERVED, Gateway, PolicyGateway
 from picker.sim.gpus import FLEETS, GPUS, fleet
 from picker.sim.policies import POLICIES
 from picker.sim.world import Fault, Outcome, Setting, World
 
 PICKER = "picker"
+REFERENCE = "oracle"
+"""The policy whose throughput is what a cluster can do."""
+FULL_CLIENTS = 48  # for each replica: so many keep it full
 MAX_WAITING = 1_000_000
-SAMPLES = 400  # of a run, for the plot of load over time
+SAMPLES = 400  # of a run, for the picture of load over time
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Replicas: how many, of which GPUs in turn, and what each of them is given.
+
+    `cache_tokens`: 0 for what fits into the GPU's memory. `speedup` divides the times of all.
+    """
+
+    replicas: int = 8
+    gpus: tuple[str, ...] = ("h100",)
+    cache_tokens: int = 65_536 * 64
+    max_lora: int = 0
+    speedup: float = 1.0
+
+    def kinds(self) -> tuple[str, ...]:
+        """The GPU of each. Raises UsageError for one that is unknown, and for no replica at all."""
+        if not self.replicas:
+            raise UsageError("a cluster without replicas serves nobody: give --replicas 1 or more")
+        try:
+            return fleet(self.gpus, self.replicas)
+        except KeyError as error:
+            name = str(error.args[0])
+            raise UsageError(f"there is no GPU {quoted(name)}: {one_of(name, [*GPUS, *FLEETS])}") from None
+
+    def engine(self, kind: str, key_tokens: int) -> EngineConfig:
+        """A block of an engine is what a key of the load names, whatever size blocks have in production: what is
+        shared can be found in no smaller pieces, and a cache has room for as many tokens."""
+        given = GPUS[kind]
+        tokens = self.cache_tokens or given.num_blocks * given.block_size
+        return replace(
+            given,
+            num_blocks=max(tokens // key_tokens, 1),
+            block_size=key_tokens,
+            max_waiting=MAX_WAITING,
+            max_lora=self.max_lora,
+            timing=replace(given.timing, speedup=given.timing.speedup * self.speedup),
+        )
 
 
 @dataclass(frozen=True)
 class Lab:
-    """What all policies are run on."""
+    """What all policies are run on; `lab` makes it. `tells_cached`: model servers tell cached tokens in their usage."""
 
     load: Load
     setting: Setting
-    seed: int
     tells_cached: bool = False
+
+    @cached_property
+    def ceiling(self) -> float:
+        return found.ceiling(self.load)
 
     def run(self, policy: str) -> tuple[found.Figures, Outcome]:
         """Raises UsageError for a policy there is not, ConfigError for a file that holds none."""
-        gateway = gateway_of(policy, self.seed, self.tells_cached)()
+        gateway = gateway_of(policy, self.setting.seed, self.tells_cached)()
         started_s = time.perf_counter()
         outcome = World(self.setting, self.load, gateway).run()
-        wall_s = time.perf_counter() - started_s
-        return found.figures(policy, outcome, found.ceiling(self.load), wall_s), outcome
+        return found.figures(policy, outcome, self.ceiling, time.perf_counter() - started_s), outcome
+
+    def at_load(self, share: float) -> "Lab":
+        """The same with arrivals so fast that they ask for this share of what the cluster can do."""
+        last_s = self.load.asked[-1].at_s
+        if last_s <= 0:
+            raise UsageError(f"all requests of {self.load.name} come at once: there is no rate to change")
+        offered = len(self.load.asked) / last_s
+        return replace(self, load=self.load.scaled(share * self.capacity() / offered))
+
+    def capacity(self) -> float:
+        """Requests per second when every replica is always full, under the oracle.
+
+        The rate from the first tenth of the answers to the last, for replicas are not full before and after.
+        """
+        full = replace(self.setting, clients=FULL_CLIENTS * len(self.setting.engines), faults=(), looks=False)
+        _, outcome = replace(self, setting=full).run(REFERENCE)
+        ends_s = sorted(story.end_s for story in outcome.stories if story.outcome == SERVED)
+        first, last = len(ends_s) // 10, len(ends_s) * 9 // 10
+        if last <= first or ends_s[last] <= ends_s[first]:
+            raise UsageError(f"{self.load.name} is too short to measure what the cluster can do")
+        return (last - first) / (ends_s[last] - ends_s[first])
+
+
+def lab(
+    load: Load, pool: Pool, *, seed: int = 1, clients: int = 0, faults: Sequence[Fault] = (), tells_cached: bool = False
+) -> Lab:
+    """Raises UsageError for a load that these replicas cannot serve."""
+    kinds = pool.kinds()
+    engines = tuple(pool.engine(kind, load.key_tokens) for kind in kinds)
+    _require_possible(load, pool, min(config.num_blocks * config.block_size for config in engines))
+    if any(slot >= len(kinds) for fault in faults for slot in fault.slots):
+        raise UsageError(f"a failure strikes a replica that is not there: they are numbered 0 to {len(kinds) - 1}")
+    bands = {one.band: one.priority for one in load.asked if one.band}
+    setting = Setting(
+        engines,
+        kinds,
+        tuple(faults),
+        clients,
+        tuple(bands.items()),
+        seed,
+        sample_s=max(load.asked[-1].at_s / SAMPLES, 0.5),
+        looks=True,
+    )
+    return Lab(load, setting, tells_cached)
+
+
+def _require_possible(load: Load, pool: Pool, room: int) -> None:
+    if not load.asked:
+        raise UsageError(f"{load.name} holds no request")
+    longest = max(load.asked, key=lambda one: one.tokens)
+    if longest.tokens > room:
+        raise UsageError(
+            f"request {longest.index} of {load.name} has {longest.tokens} tokens, a replica caches {room}: "
+            "give more --blocks"
+        )
+    if not pool.max_lora and any(one.lora for one in load.asked):
+        raise UsageError(f"{load.name} asks for LoRA adapters: give --max-lora")
 
 
 def gateway_of(policy: str, seed: int, tells_cached: bool = False) -> Callable[[], Gateway]:
-    """Makes the gateway of a name, or of a file that is an EndpointPickerConfig, anew for each run."""
+    """Makes the gateway of a name, or of a file that is an EndpointPickerConfig, anew for each run.
+
+    Raises UsageError for a policy there is not, ConfigError for a file that holds none.
+    """
     if policy == PICKER:
         return lambda: CoreGateway(DEFAULT_CONFIG, seed=seed, tells_cached=tells_cached)
     if policy in POLICIES:
@@ -53,53 +157,3 @@ def gateway_of(policy: str, seed: int, tells_cached: bool = False) -> Callable[[
         return lambda: CoreGateway(config, seed=seed, tells_cached=tells_cached)
     hint = one_of(policy, [PICKER, *POLICIES])
     raise UsageError(f"there is no policy {quoted(policy)}: {hint}; a configuration file ends with .yaml")
-
-
-def engines(gpus: tuple[str, ...], replicas: int, cache_tokens: int, key_tokens: int, max_lora: int) -> Setting:
-    """Replicas on these GPUs; `cache_tokens` of each, 0 for what fits into its memory.
-
-    A block of an engine is what a key of the load names, whatever size blocks have in production: what is shared can be
-    found in no smaller pieces, and a cache has room for as many tokens.
-    """
-    try:
-        kinds = fleet(gpus, replicas)
-    except KeyError as error:
-        name = str(error.args[0])
-        raise UsageError(f"there is no GPU {quoted(name)}: {one_of(name, [*GPUS, *FLEETS])}") from None
-
-    def engine(kind: str) -> EngineConfig:
-        given = GPUS[kind]
-        tokens = cache_tokens or given.num_blocks * given.block_size
-        blocks = max(tokens // key_tokens, 1)
-        return replace(given, num_blocks=blocks, block_size=key_tokens, max_waiting=MAX_WAITING, max_lora=max_lora)
-
-    return Setting(tuple(engine(kind) for kind in kinds), kinds, looks=True)
-
-
-def lab(load: Load, setting: Setting, *, seed: int, clients: int = 0, faults: Iterable[Fault] = ()) -> Lab:
-    """Raises UsageError for a load that these replicas cannot serve."""
-    if not load.asked:
-        raise UsageError(f"{load.name} has no request")
-    room = min(config.num_blocks * config.block_size for config in setting.engines)
-    longest = max(load.asked, key=lambda one: one.tokens)
-    if longest.tokens > room:
-        raise UsageError(
-            f"request {longest.index} of {load.name} has {longest.tokens} tokens, a replica caches {room}: "
-            "give --blocks more, or 0 for what fits into the GPU's memory"
-        )
-    if not all(config.max_lora for config in setting.engines) and any(one.lora for one in load.asked):
-        raise UsageError(f"{load.name} asks for LoRA adapters: give --max-lora")
-    bands = {one.band: one.priority for one in load.asked if one.band}
-    sample_s = max(load.asked[-1].at_s / SAMPLES, 0.5)
-    return Lab(
-        load,
-        replace(
-            setting,
-            clients=clients,
-            faults=tuple(faults),
-            priorities=tuple(bands.items()),
-            seed=seed,
-            sample_s=sample_s,
-        ),
-        seed,
-    )

@@ -119,7 +119,9 @@ def _hits(runs: Sequence[Drawn], title: str, folder: Path) -> Path:
     )
     for place, (label, colour, shares) in enumerate(kinds):
         axes.bar([at + 0.2 * place for at in range(len(runs))], shares, 0.19, color=colour, label=label)
-    axes.set_xticks([at + 0.3 for at in range(len(runs))], [run.figures.policy for run in runs], rotation=20, ha="right")
+    axes.set_xticks(
+        [at + 0.3 for at in range(len(runs))], [run.figures.policy for run in runs], rotation=20, ha="right"
+    )
     axes.set_title("share of prompt tokens", loc="left", fontsize=10)
     _plain(axes)
     axes.legend(frameon=False, fontsize=8.5, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.12))
