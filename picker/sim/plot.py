@@ -14,7 +14,7 @@ COLOURS = (
     "#f08c00", "#099268",
 )  # fmt: skip
 INK, FAINT = "#212529", "#dee2e6"
-TICKS_MS = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 60_000, 120_000)
+TICKS_MS = (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000)
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,13 @@ def _load(runs: Sequence[Drawn], title: str, folder: Path) -> Path:
         columns = [_held(sample) for sample in run.samples]
         end_s = run.samples[-1].at_s if run.samples else 1.0
         grid = list(zip(*columns, strict=True))
-        extent = (0, max(end_s, 1e-9) / 60, len(grid) + 0.5, 0.5)
+        extent = (0, max(end_s, 1e-9) / 60, len(grid) - 0.5, -0.5)
         shown = axes.imshow(grid, aspect="auto", cmap="magma_r", vmin=0, vmax=max(most, 1), extent=extent)
         axes.set_ylabel(run.figures.policy, rotation=0, ha="right", va="center", fontsize=9, color=INK)
         axes.tick_params(colors=INK, labelsize=8, length=0)
         figure.colorbar(shown, ax=axes, pad=0.01)
     axes.set_xlabel("minutes", fontsize=9)
-    return _saved(figure, f"{title}: requests in each replica, running and waiting", folder / "load.png")
+    return _saved(figure, f"{title}\nrequests in each replica, running and waiting", folder / "load.png")
 
 
 def _held(sample: Sample) -> list[int]:
@@ -122,9 +122,9 @@ def _hits(runs: Sequence[Drawn], title: str, folder: Path) -> Path:
     axes.set_xticks(
         [at + 0.3 for at in range(len(runs))], [run.figures.policy for run in runs], rotation=20, ha="right"
     )
-    axes.set_title("share of prompt tokens", loc="left", fontsize=10)
+    axes.set_ylabel("share of prompt tokens", fontsize=9, color=INK)
     _plain(axes)
-    axes.legend(frameon=False, fontsize=8.5, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.12))
+    axes.legend(frameon=False, fontsize=8.5, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))
     return _saved(figure, title, folder / "hits.png")
 
 
