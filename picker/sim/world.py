@@ -272,8 +272,10 @@ class World:
         self.at(self.now_s + self.gateway.scrape_s, lambda: self.scrape(slot))
 
     def sample(self) -> None:
-        running = tuple(engine.running for engine in self.engines)
-        self.outcome.samples.append(Sample(self.now_s, running, tuple(engine.waiting for engine in self.engines)))
+        live = [(engine, slot not in self.dead) for slot, engine in enumerate(self.engines)]
+        running = tuple(engine.running if lives else 0 for engine, lives in live)
+        waiting = tuple(engine.waiting if lives else 0 for engine, lives in live)
+        self.outcome.samples.append(Sample(self.now_s, running, waiting))
         self.at(self.now_s + self.setting.sample_s, self.sample)
 
     # --- faults ---
