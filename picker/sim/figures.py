@@ -123,8 +123,8 @@ def ceiling(load: Load) -> float:
     hits = prompts = 0
     for one in load.asked:
         names = one.cacheable(load.key_tokens)
-        most = (one.prompt_tokens - 1) // load.key_tokens
-        hits += next((depth for depth, name in enumerate(names[:most]) if name not in seen), most) * load.key_tokens
+        prompt = names[: (one.prompt_tokens - 1) // load.key_tokens]
+        hits += next((depth for depth, name in enumerate(prompt) if name not in seen), len(prompt)) * load.key_tokens
         prompts += one.prompt_tokens
         seen.update(names)
     return hits / max(prompts, 1)
