@@ -233,6 +233,16 @@ class Engine:
         """Requests that have not."""
         return len(self._waiting)
 
+    @property
+    def decoding(self) -> tuple[int, int]:
+        """Requests being answered, and the tokens that they had in the cache when this run of steps began."""
+        return (self._run.sequences, self._run.kv_tokens) if self._run is not None else (0, 0)
+
+    @property
+    def prefilled_tokens(self) -> int:
+        """What has been computed of the prompts that are being computed."""
+        return sum(sequence.computed - sequence.hit_tokens for sequence in self._prefilling.values())
+
     def metrics(self) -> EngineMetrics:
         """State as of the last call of `step`."""
         waiting_loras: set[str] = set()

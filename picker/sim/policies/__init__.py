@@ -6,6 +6,7 @@ from picker.sim.policies import dynamo
 from picker.sim.policies.base import Policy
 from picker.sim.policies.llmd import LlmDBlend, LlmDSticky
 from picker.sim.policies.longest_prefix import LongestPrefix
+from picker.sim.policies.oracle import Oracle
 from picker.sim.policies.round_robin import RoundRobin
 from picker.sim.policies.sglang import SglangCacheAware
 from picker.sim.policies.simple import LeastRequest, PowerOfTwo, Random
@@ -21,4 +22,5 @@ POLICIES: dict[str, Callable[[int], Policy]] = {
     "llm-d-sticky": LlmDSticky,
     "dynamo": dynamo.Dynamo,
     "dynamo-tuned": dynamo.tuned,
+    "oracle": Oracle,
 }
