@@ -87,19 +87,20 @@ class Lab:
 
     def at_load(self, share: float) -> "Lab":
         """The same with arrivals so fast that they ask for this share of what the cluster can do."""
-        last_s = self.load.asked[-1].at_s
+        last_s = max(one.at_s for one in self.load.asked if one.after < 0)
         if last_s <= 0:
             raise UsageError(f"all requests of {self.load.name} come at once: there is no rate to change")
         offered = len(self.load.asked) / last_s
         return replace(self, load=self.load.scaled(share * self.capacity() / offered))
 
     def capacity(self) -> float:
-        """Requests per second when every replica is always full, under the oracle.
+        """Requests per second when every replica is always full and nobody thinks, under the oracle.
 
         The rate from the first tenth of the answers to the last, for replicas are not full before and after.
         """
         full = replace(self.setting, clients=FULL_CLIENTS * len(self.setting.engines), faults=(), looks=False)
-        _, outcome = replace(self, setting=full).run(REFERENCE)
+        hasty = replace(self.load, asked=tuple(replace(one, think_s=0.0) for one in self.load.asked))
+        _, outcome = replace(self, setting=full, load=hasty).run(REFERENCE)
         ends_s = sorted(story.end_s for story in outcome.stories if story.outcome == SERVED)
         first, last = len(ends_s) // 10, len(ends_s) * 9 // 10
         if last <= first or ends_s[last] <= ends_s[first]:

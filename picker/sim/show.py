@@ -51,8 +51,10 @@ def _times(spread: Spread) -> list[str]:
 
 
 def milliseconds(value: float) -> str:
-    """`-` for NaN."""
-    return "-" if math.isnan(value) else f"{value:,.0f} ms"
+    """`-` for NaN; seconds from ten of them on."""
+    if math.isnan(value):
+        return "-"
+    return f"{value:,.0f} ms" if abs(value) < 9_999.5 else f"{value / 1e3:,.1f} s"
 
 
 def write_csv(path: Path, found: Sequence[Figures]) -> None:
