@@ -10,7 +10,7 @@ HELM := v3.18.4
 SHELL  := /bin/bash
 export PATH := $(abspath $(BIN)):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help dev build check test test-deploy helm redis test-protocol test-matrix fuzz-framing fuzz-watch test-debug test-asan test-wheel fuzz bench bench-load load-tools load-floor live-overload overload replay demo wheel docs cov clean
+.PHONY: help dev build check test test-deploy helm redis test-protocol test-matrix fuzz-framing fuzz-watch test-debug test-asan test-wheel fuzz bench bench-load load-tools load-floor live-overload overload sim demo wheel docs cov clean
 
 CORE := $(wildcard _core/*.pyx _core/*.pxd)
 TEST := $(BIN)/python -m pytest
@@ -153,8 +153,8 @@ live-overload: $(VENV)/dev.stamp  ## Twice what the model servers can do, throug
 overload: $(VENV)/dev.stamp  ## Twice what simulated replicas can do, in virtual time, under each policy; writes docs/overload.md (5 minutes; ARGS="--seeds 1")
 	$(BIN)/python -m benchmarks.overload --docs $(ARGS)
 
-replay: $(VENV)/dev.stamp  ## The Mooncake trace in virtual time: hit rate, balance, TTFT by policy
-	$(BIN)/python -m benchmarks.replay $(ARGS)
+sim: $(VENV)/dev.stamp  ## Routing policies on four loads, in virtual time; writes docs/routing-quality.md (15 minutes; ARGS="--only agentic")
+	$(BIN)/python -m benchmarks.sim --docs $(ARGS)
 
 wheel: $(VENV)/dev.stamp  ## Source distribution and wheel in dist/; the wheel bundles libnghttp2
 	$(LIBRARIES)

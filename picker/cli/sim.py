@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["configure", "run"]
 
-WIDTH = 178
+WIDTH = 190
 
 
 def configure(parser: FlagParser) -> None:

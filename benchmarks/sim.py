@@ -1,0 +1,241 @@
+"""Routing quality in virtual time: `make sim`, or `python -m benchmarks.sim [--only NAME] [--policies NAMES] [--docs]`.
+
+The policies of the lab (`picker sim --list-policies`) on a public trace and three generated loads, each at several
+loads, and on larger and mixed fleets. Prints a table for each, writes JSON and CSV, and with `--docs` the tables and
+pictures of docs/routing-quality.md and benchmarks/results/sim.json. Deterministic but for wall time.
+"""
+
+import argparse
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks import results
+from benchmarks.overload_report import placed
+from picker.sim import plot, show
+from picker.sim.asked import Load
+from picker.sim.figures import Figures
+from picker.sim.lab import PICKER, Lab, Pool, lab
+from picker.sim.policies import POLICIES
+from picker.sim.traces import agentic, mooncake, shared_prefix, zero_reuse
+from picker.sim.traces.dice import Stage
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = Path(os.environ.get("PICKER_SHARED", ROOT.parent / "shared"))
+TRACE = SHARED / "traces" / "mooncake_conversation.jsonl"
+DOCS = ROOT / "docs" / "routing-quality.md"
+COMMAND = "make sim"
+SEED = 11  # of generated loads; the policy was chosen on others
+SECONDS = 300.0  # of generated loads before they are brought to the rate that is asked for
+
+
+EIGHT = Pool()
+MIXED = Pool(9, ("mixed",))
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`share`: of what the replicas can do; 0 for the load's own times."""
+
+    name: str
+    load: Callable[[], Load]
+    pool: Pool = EIGHT
+    share: float = 0.0
+    speed: float = 1.0
+    clients: int = 0
+    part: tuple[float, float] = (0.0, 1.0)
+
+    def lab(self) -> Lab:
+        load = self.load().part(*self.part).scaled(self.speed)
+        made = lab(load, self.pool, clients=self.clients)
+        return made.at_load(self.share) if self.share else made
+
+
+def conversation() -> Load:
+    return mooncake.read(TRACE, SEED)
+
+
+def prefixes(replicas: int = 8) -> Load:
+    """As many requests as such a fleet needs for the same time."""
+    shape = replace(shared_prefix.SHARED_PREFIX, stages=(Stage(1.2 * replicas, SECONDS),))
+    return shared_prefix.generate(shape, SEED)
+
+
+def agents() -> Load:
+    return agentic.generate(agentic.AGENTIC, SEED)
+
+
+def strangers() -> Load:
+    return zero_reuse.generate(replace(zero_reuse.ZERO_REUSE, stages=(Stage(20.0, SECONDS),)), SEED)
+
+
+SHARES = (0.5, 0.8, 0.95)
+SCENARIOS = [
+    Scenario("conversation, 1x", conversation),
+    Scenario("conversation, 4x", conversation, speed=4.0),
+    Scenario("conversation, closed loop of 128", conversation, clients=128),
+    Scenario("conversation, second half, 1x", conversation, part=(0.5, 1.0)),
+    Scenario("conversation, second half, 4x", conversation, part=(0.5, 1.0), speed=4.0),
+    Scenario("conversation, second half, closed loop of 128", conversation, part=(0.5, 1.0), clients=128),
+    *(Scenario(f"shared-prefix, load {share}", prefixes, share=share) for share in SHARES),
+    *(Scenario(f"agentic, load {share}", agents, share=share) for share in SHARES),
+    *(Scenario(f"zero-reuse, load {share}", strangers, share=share) for share in SHARES),
+    Scenario("shared-prefix, 32 replicas, load 0.8", lambda: prefixes(32), Pool(32), share=0.8),
+    Scenario("shared-prefix, 128 replicas, load 0.8", lambda: prefixes(128), Pool(128), share=0.8),
+    Scenario("conversation, 9 mixed GPUs, load 0.8", conversation, MIXED, share=0.8),
+    Scenario("shared-prefix, 9 mixed GPUs, load 0.8", prefixes, MIXED, share=0.8),
+    Scenario("zero-reuse, 9 mixed GPUs, load 0.8", strangers, MIXED, share=0.8),
+]
+BASELINES = [name for name in POLICIES if name != show.ORACLE]
+PICTURED = "conversation, 1x"
+
+
+@lru_cache(1)
+def made(place: int) -> Lab:
+    return SCENARIOS[place].lab()
+
+
+def play(task: tuple[int, str]) -> tuple[Figures, plot.Drawn | None]:
+    """One policy in one scenario, in a process of its own."""
+    place, policy = task
+    figures, outcome = made(place).run(policy)
+    return figures, plot.Drawn.of(figures, outcome) if SCENARIOS[place].name == PICTURED else None
+
+
+def title(place: int, figures: Figures) -> str:
+    return f"{SCENARIOS[place].name} ({figures.requests} requests, hit ceiling {figures.hit_ceiling:.3f})"
+
+
+# --- what came of it ---
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A figure that picker is held to, and whether more of it is better."""
+
+    name: str
+    unit: str
+    of: Callable[[Figures], float]
+    more: bool = False
+    most: float = math.inf  # as good as any, up to this
+
+    def best(self, found: Sequence[Figures]) -> Figures:
+        return (max if self.more else min)(found, key=self.of)
+
+    def is_met(self, mine: Figures, other: Figures) -> bool:
+        """As good as the other, to the digits that are shown."""
+        ahead = self.of(mine) - self.of(other)
+        if self.of(mine) <= self.most < math.inf:
+            return True
+        return ahead >= -0.0005 if self.more else ahead <= 0.005 * abs(self.of(other))
+
+
+MEASURES = (
+    Measure("hit rate", "", lambda one: one.hit_rate, more=True),
+    Measure("TTFT mean", "ms", lambda one: one.ttft_ms.mean),
+    Measure("TTFT p90", "ms", lambda one: one.ttft_ms.p90),
+    Measure("TTFT p99", "ms", lambda one: one.ttft_ms.p99),
+    Measure("balance", "", lambda one: one.balance, most=1.15),
+)
+
+
+def value(measure: Measure, figures: Figures) -> str:
+    return show.milliseconds(measure.of(figures)) if measure.unit else f"{measure.of(figures):.3f}"
+
+
+def verdicts(groups: Sequence[tuple[str, Sequence[Figures]]]) -> str:
+    """Of each scenario: picker, and the best of the baselines in each measure."""
+    lines = ["| load | " + " | ".join(one.name for one in MEASURES) + " |", "| --- |" + " --- |" * len(MEASURES)]
+    for name, found in groups:
+        mine = next(one for one in found if one.policy == PICKER)
+        others = [one for one in found if one.policy in BASELINES]
+        cells = [_verdict(measure, mine, measure.best(others)) for measure in MEASURES]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _verdict(measure: Measure, mine: Figures, best: Figures) -> str:
+    own = value(measure, mine)
+    text = f"**{own}**" if measure.is_met(mine, best) else own
+    return f"{text} ({value(measure, best)}, {best.policy})"
+
+
+def markdown(name: str, found: Sequence[Figures]) -> str:
+    heads = show.HEADS[:-1]  # without wall time, so that the page is the same every time
+    lines = [f"### {name}", "", "| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)]
+    lines += ["| " + " | ".join(cells[:-1]) + " |" for cells in show.rows(found)]
+    return "\n".join(lines)
+
+
+def result_rows(groups: Sequence[tuple[str, Sequence[Figures]]]) -> Iterator[results.Row]:
+    """What is published, with the issue's targets: for picker, no worse than the best baseline."""
+    for name, found in groups:
+        others = [one for one in found if one.policy in BASELINES]
+        for figures in found:
+            for measure in MEASURES:
+                target = _target(name, measure, others) if figures.policy == PICKER else ""
+                shown = round(measure.of(figures), 4)
+                yield results.Row(name, measure.name, figures.policy, shown, measure.unit, COMMAND, target=target)
+            yield results.Row(name, "rejected", figures.policy, figures.rejected, "requests", COMMAND)
+
+
+def _target(name: str, measure: Measure, others: Sequence[Figures]) -> str:
+    if measure.name == "hit rate":
+        return ">= 0.35" if name.startswith("conversation, 1x") else ""
+    if measure.name == "balance":
+        return "<= 1.15"
+    return f"<= {measure.of(measure.best(others)):.4f}" if others else ""
+
+
+def write(groups: Sequence[tuple[str, Sequence[Figures]]], out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    told = [{"load": name, **one.told()} for name, found in groups for one in found]
+    (out / "sim.json").write_text(json.dumps(told, indent=1))
+
+
+def write_docs(groups: Sequence[tuple[str, Sequence[Figures]]]) -> None:
+    page = placed(DOCS.read_text(), "verdict", verdicts(groups))
+    DOCS.write_text(placed(page, "tables", "\n\n".join(markdown(name, found) for name, found in groups)))
+    results.write("sim", result_rows(groups))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", help="loads whose name holds this")
+    parser.add_argument("--policies", type=lambda words: words.split(","), default=[PICKER, *POLICIES])
+    parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 4))
+    parser.add_argument("--out", type=Path, default=Path("build/sim"))
+    parser.add_argument("--docs", action="store_true", help="write docs/routing-quality.md and what the README shows")
+    args = parser.parse_args()
+    places = [place for place, one in enumerate(SCENARIOS) if not args.only or args.only in one.name]
+    tasks = [(place, policy) for place in places for policy in args.policies]
+    groups: list[tuple[str, list[Figures]]] = []
+    pictured: list[plot.Drawn] = []
+    with ProcessPoolExecutor(args.jobs, mp_context=get_context("fork")) as pool:
+        for (place, policy), (figures, drawn) in zip(tasks, pool.map(play, tasks), strict=True):
+            if policy == args.policies[0]:
+                groups.append((title(place, figures), []))
+            groups[-1][1].append(figures)
+            pictured += [drawn] if drawn else []
+            if policy == args.policies[-1]:
+                Console(width=190).print(show.table(groups[-1][1], groups[-1][0]))
+    write(groups, args.out)
+    if pictured:
+        folder = DOCS.parent / "routing-quality" if args.docs else args.out
+        plot.draw(pictured, f"{PICTURED}: 8 replicas", folder)
+    if PICKER in args.policies and set(args.policies) & set(BASELINES):
+        print(verdicts(groups))
+    if args.docs:
+        write_docs(groups)
+
+
+if __name__ == "__main__":
+    main()
