@@ -63,9 +63,8 @@ def conversation() -> Load:
     return mooncake.read(TRACE, SEED)
 
 
-def prefixes(replicas: int = 8) -> Load:
-    """As many requests as such a fleet needs for the same time."""
-    shape = replace(shared_prefix.SHARED_PREFIX, stages=(Stage(1.2 * replicas, SECONDS),))
+def prefixes() -> Load:
+    shape = replace(shared_prefix.SHARED_PREFIX, stages=(Stage(10.0, SECONDS),))
     return shared_prefix.generate(shape, SEED)
 
 
@@ -88,14 +87,23 @@ SCENARIOS = [
     *(Scenario(f"shared-prefix, load {share}", prefixes, share=share) for share in SHARES),
     *(Scenario(f"agentic, load {share}", agents, share=share) for share in SHARES),
     *(Scenario(f"zero-reuse, load {share}", strangers, share=share) for share in SHARES),
-    Scenario("shared-prefix, 32 replicas, load 0.8", lambda: prefixes(32), Pool(32), share=0.8),
-    Scenario("shared-prefix, 128 replicas, load 0.8", lambda: prefixes(128), Pool(128), share=0.8),
+    Scenario("conversation, 32 replicas, load 0.8", conversation, Pool(32), share=0.8),
+    Scenario("conversation, 128 replicas, load 0.8", conversation, Pool(128), share=0.8),
     Scenario("conversation, 9 mixed GPUs, load 0.8", conversation, MIXED, share=0.8),
     Scenario("shared-prefix, 9 mixed GPUs, load 0.8", prefixes, MIXED, share=0.8),
     Scenario("zero-reuse, 9 mixed GPUs, load 0.8", strangers, MIXED, share=0.8),
 ]
 BASELINES = [name for name in POLICIES if name != show.ORACLE]
 PICTURED = "conversation, 1x"
+PICTURED_POLICIES = (
+    PICKER,
+    "round-robin",
+    "least-request",
+    "sglang-cache-aware",
+    "llm-d-sticky",
+    "dynamo-tuned",
+    "oracle",
+)
 
 
 @lru_cache(1)
@@ -107,7 +115,8 @@ def play(task: tuple[int, str]) -> tuple[Figures, plot.Drawn | None]:
     """One policy in one scenario, in a process of its own."""
     place, policy = task
     figures, outcome = made(place).run(policy)
-    return figures, plot.Drawn.of(figures, outcome) if SCENARIOS[place].name == PICTURED else None
+    is_pictured = SCENARIOS[place].name == PICTURED and policy in PICTURED_POLICIES
+    return figures, plot.Drawn.of(figures, outcome) if is_pictured else None
 
 
 def title(place: int, figures: Figures) -> str:

@@ -99,6 +99,18 @@ def test_a_faster_pool_answers_sooner() -> None:
     assert fast.ttft_ms.mean < 0.7 * slow.ttft_ms.mean
 
 
+def test_load_is_a_share_of_what_the_replicas_can_do() -> None:
+    """By hand: replicas that have room for one request, which takes a prefill step and nine decode steps."""
+    asked = tuple(Asked(place, 0.5 * place, 640, 10) for place in range(200))
+    made = lab(Load("even", asked, 64), Pool(2, cache_tokens=64 * 11))
+    timing = made.setting.engines[0].timing
+    steps_s = timing.step_s(640, 0, 0) + timing.decode_steps_s(9, 1, 641)
+    assert made.capacity() == pytest.approx(2 / steps_s, rel=0.02)
+    half = made.at_load(0.5)
+    assert len(asked) / half.load.asked[-1].at_s == pytest.approx(0.5 * made.capacity(), rel=0.01)
+    assert half.run("round-robin")[0].ttft_ms.mean < 3 * made.run("round-robin")[0].ttft_ms.mean
+
+
 @pytest.mark.parametrize(
     ("load", "pool", "message"),
     [
