@@ -240,8 +240,10 @@ class Engine:
 
     @property
     def prefilled_tokens(self) -> int:
-        """What has been computed of the prompts that are being computed."""
-        return sum(sequence.computed - sequence.hit_tokens for sequence in self._prefilling.values())
+        """What has been computed of the prompts that are being computed, with what the step in progress computes."""
+        chunks = self._run.chunks if self._run is not None else ()
+        done = sum(sequence.computed - sequence.hit_tokens for sequence in self._prefilling.values())
+        return done + sum(tokens for _, tokens in chunks)
 
     def metrics(self) -> EngineMetrics:
         """State as of the last call of `step`."""

@@ -1,6 +1,7 @@
 """The policies of other routers, against examples worked by hand, and Dynamo's against what Dynamo itself logs."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from picker.sim.policies.base import Cluster, Policy, Replica
 from picker.sim.policies.dynamo import Dynamo, tuned
 from picker.sim.policies.llmd import LlmDBlend, LlmDSticky
 from picker.sim.policies.longest_prefix import LongestPrefix
+from picker.sim.policies.oracle import Oracle
 from picker.sim.policies.sglang import SglangCacheAware, TextTree
 from picker.sim.policies.simple import LeastRequest, PowerOfTwo
 from picker.sim.world import Fault, Setting, World
@@ -287,3 +289,53 @@ def test_an_adapter_has_a_cache_of_its_own() -> None:
         first = policy.choose(ask(0, 1_024, (1, 2), lora="a"), 0.0)
         assert policy.choose(ask(1, 1_024, (1, 2), lora="b"), 0.0) != first
         assert policy.choose(ask(2, 1_024, (1, 2), lora="a"), 0.0) == first
+
+
+# --- the oracle ---
+
+
+def test_the_oracle_knows_what_is_cached_and_what_will_be() -> None:
+    there = cluster(3)
+    policy = Oracle(1)
+    policy.start(there)
+    cache(there, 2, (1, 2, 3))
+    first = ask(0, 3_072, (1, 2, 3, 4, 5, 6))
+    assert policy.choose(first, 0.0) == 2
+    assert policy.prefill_tokens[2] == 3_072 - 3 * 512
+    second = ask(1, 3_072, (1, 2, 3, 4, 5, 7))
+    assert policy.found_tokens(2, second, second.keys) == 5 * 512  # two blocks of the first one's will be there by then
+    policy.finished(first, 2, 1.0, 0)
+    assert policy.found_tokens(2, second, second.keys) == 3 * 512
+
+
+def test_the_oracle_counts_the_step_in_progress_and_the_prompts_before() -> None:
+    """With 2,048 tokens a step: what is left of 1,000 tokens' step, then 3,000 tokens in two steps."""
+    there = cluster(1)
+    policy = Oracle(1)
+    policy.start(there)
+    engine = there.engines[0]
+    running, queued, asked = ask(0, 1_000), ask(1, 2_000), ask(2, 1_000)
+    for one in (running, queued):
+        policy.choose(one, 0.0)
+        engine.submit(Request(one.index, one.prompt_tokens, one.output_tokens), 0.0)
+    ends_s = engine.next_step_at()
+    assert ends_s is not None and engine.prefilled_tokens == 1_000
+    timing = engine.timing
+    expected_s = ends_s - 0.01 + timing.step_s(1_500, 0, 0) + timing.step_s(1_500, 0, 0)
+    replica = replace(there.replicas[0], max_batched_tokens=2_048)
+    policy.cluster = replace(there, replicas=(replica,))
+    assert policy.ttft_s(0, asked, 1_000, 0.01) == pytest.approx(expected_s)
+
+
+def test_the_oracle_avoids_a_replica_without_room() -> None:
+    there = cluster(2, cache_blocks=8)
+    policy = Oracle(1)
+    policy.start(there)
+    cache(there, 0, (1, 2))
+    full = ask(0, 4_000)
+    policy.slots = [0]
+    policy.choose(full, 0.0)
+    policy.first_token(full, 0, 0.1)
+    policy.slots = [0, 1]
+    assert policy.room_s(0, ask(1, 1_024, (1, 2))) > 0.0
+    assert policy.choose(ask(1, 1_025, (1, 2)), 0.2) == 1

@@ -1,8 +1,9 @@
 """An oracle: it knows caches and queues exactly, and how long every answer will be. No gateway can know that.
 
-It sends each request to where it expects its first token soonest, and adds to that what the request costs those behind
-it: the time its prompt takes to compute, `burden` times. So it is greedy, in order of arrival; it knows nothing of what
-comes next. What others lose against it is what they lose by not knowing; it is not a bound.
+It sends each request to where it expects its first token soonest, and adds to that what it costs others: the time that
+its prompt takes to compute, once for each request there whose answer has not begun and that shares steps with it, and
+`burden` times for those still to come. So it is greedy, in order of arrival: it knows nothing of what comes next. What
+others lose against it they lose by not knowing; it is not a bound.
 """
 
 import random
@@ -24,6 +25,7 @@ class Oracle(Booked):
         super().start(cluster)
         self.held_tokens = [0] * len(cluster.replicas)
         self.held_answers = [0] * len(cluster.replicas)
+        self.unanswered = [0] * len(cluster.replicas)
         self._coming: list[dict[Hashable, int]] = [{} for _ in cluster.replicas]  # blocks that will have been computed
         self._awaited: dict[int, Sequence[Hashable]] = {}
 
@@ -34,6 +36,7 @@ class Oracle(Booked):
         uncached = {slot: asked.prompt_tokens - self.found_tokens(slot, asked, names) for slot in self.slots}
         slot = least(self.slots, lambda slot: self.cost_s(slot, asked, uncached[slot], now_s), self.dice)
         self._awaited[asked.index] = names
+        self.unanswered[slot] += 1
         for name in names:
             self._coming[slot][name] = self._coming[slot].get(name, 0) + 1
         self.held_tokens[slot] += asked.tokens
@@ -51,7 +54,7 @@ class Oracle(Booked):
     def cost_s(self, slot: int, asked: Asked, uncached: int, now_s: float) -> float:
         timing = self.cluster.engines[slot].timing
         own_s = timing.prefill_s_per_token * uncached / timing.speedup
-        return self.ttft_s(slot, asked, uncached, now_s) + self.burden * own_s
+        return self.ttft_s(slot, asked, uncached, now_s) + (self.burden + self.unanswered[slot]) * own_s
 
     def ttft_s(self, slot: int, asked: Asked, uncached: int, now_s: float) -> float:
         """The step in progress, then as many steps as the prompts before it and its own need, beside the answers."""
@@ -81,7 +84,9 @@ class Oracle(Booked):
 
     def computed(self, asked: Asked, slot: int) -> None:
         coming = self._coming[slot]
-        for name in self._awaited.pop(asked.index, ()):
+        names = self._awaited.pop(asked.index, None)
+        self.unanswered[slot] -= names is not None
+        for name in names or ():
             coming[name] -= 1
             if not coming[name]:
                 del coming[name]
