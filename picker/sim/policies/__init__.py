@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from picker.sim.policies import dynamo
+from picker.sim.policies.aibrix import AibrixPrefixCache
 from picker.sim.policies.base import Policy
 from picker.sim.policies.llmd import LlmDBlend, LlmDSticky
 from picker.sim.policies.longest_prefix import LongestPrefix
@@ -22,5 +23,6 @@ POLICIES: dict[str, Callable[[int], Policy]] = {
     "llm-d-sticky": LlmDSticky,
     "dynamo": dynamo.Dynamo,
     "dynamo-tuned": dynamo.tuned,
+    "aibrix-prefix-cache": AibrixPrefixCache,
     "oracle": Oracle,
 }
