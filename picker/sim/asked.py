@@ -43,11 +43,16 @@ class Asked:
 
 @dataclass(frozen=True)
 class Load:
-    """Requests in order of `at_s`, each at its `index`; keys name blocks of `key_tokens` tokens."""
+    """Requests in order of `at_s`, each at its `index`; keys name blocks of `key_tokens` tokens, a multiple of 4."""
 
     name: str
     asked: tuple[Asked, ...]
     key_tokens: int
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for blocks that no text can be made of."""
+        if self.key_tokens < 4 or self.key_tokens % 4:
+            raise ValueError(f"keys name blocks of a multiple of 4 tokens, not {self.key_tokens}")
 
     def scaled(self, speed: float) -> "Load":
         """Arrivals `speed` times as fast; times to think stay what they are."""
