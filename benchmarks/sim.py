@@ -119,8 +119,8 @@ def play(task: tuple[int, str]) -> tuple[Figures, plot.Drawn | None]:
     return figures, plot.Drawn.of(figures, outcome) if is_pictured else None
 
 
-def title(place: int, figures: Figures) -> str:
-    return f"{SCENARIOS[place].name} ({figures.requests} requests, hit ceiling {figures.hit_ceiling:.3f})"
+def title(name: str, found: Sequence[Figures]) -> str:
+    return f"{name}: {found[0].requests} requests, hit ceiling {found[0].hit_ceiling:.3f}"
 
 
 # --- what came of it ---
@@ -179,7 +179,7 @@ def _verdict(measure: Measure, mine: Figures, best: Figures) -> str:
 
 def markdown(name: str, found: Sequence[Figures]) -> str:
     heads = show.HEADS[:-1]  # without wall time, so that the page is the same every time
-    lines = [f"### {name}", "", "| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)]
+    lines = [f"### {title(name, found)}", "", "| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)]
     lines += ["| " + " | ".join(cells[:-1]) + " |" for cells in show.rows(found)]
     return "\n".join(lines)
 
@@ -194,6 +194,7 @@ def result_rows(groups: Sequence[tuple[str, Sequence[Figures]]]) -> Iterator[res
                 shown = round(measure.of(figures), 4)
                 yield results.Row(name, measure.name, figures.policy, shown, measure.unit, COMMAND, target=target)
             yield results.Row(name, "rejected", figures.policy, figures.rejected, "requests", COMMAND)
+        yield results.Row(name, "hit ceiling", "", round(found[0].hit_ceiling, 4), "", COMMAND)
 
 
 def _target(name: str, measure: Measure, others: Sequence[Figures]) -> str:
@@ -231,11 +232,11 @@ def main() -> None:
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("fork")) as pool:
         for (place, policy), (figures, drawn) in zip(tasks, pool.map(play, tasks), strict=True):
             if policy == args.policies[0]:
-                groups.append((title(place, figures), []))
+                groups.append((SCENARIOS[place].name, []))
             groups[-1][1].append(figures)
             pictured += [drawn] if drawn else []
             if policy == args.policies[-1]:
-                Console(width=190).print(show.table(groups[-1][1], groups[-1][0]))
+                Console(width=190).print(show.table(groups[-1][1], title(*groups[-1])))
     write(groups, args.out)
     if pictured:
         folder = DOCS.parent / "routing-quality" if args.docs else args.out
