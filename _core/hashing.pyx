@@ -6,6 +6,7 @@ Memory: `chain_t` borrows its output array.   Threads: any; one chain belongs to
 Source: the xxHash fast digest algorithm specification, XXH64 section.
 """
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -128,10 +129,32 @@ cdef void chain_feed(chain_t* chain, const uint8_t* data, size_t size) noexcept 
 
 # --- Python face ---
 
-def xxh64(const unsigned char[::1] data not None, uint64_t seed=0) -> int:
+cdef inline int _span(object data, Py_buffer* view, const uint8_t** start, size_t* size) except -1:
+    """Where the bytes of `data` lie; true if `view` is to be released.
+
+    Not a typed memoryview, which costs more than hashing 256 bytes does. Refuses what is not contiguous like one.
+    """
+    if PyBytes_CheckExact(data):
+        start[0] = <const uint8_t*>PyBytes_AS_STRING(data)
+        size[0] = PyBytes_GET_SIZE(data)
+        return 0
+    PyObject_GetBuffer(data, view, PyBUF_SIMPLE)
+    start[0] = <const uint8_t*>view.buf
+    size[0] = view.len
+    return 1
+
+
+def xxh64(data not None, uint64_t seed=0) -> int:
     """XXH64 of `data` as an unsigned 64-bit integer."""
-    cdef const uint8_t* start = <const uint8_t*>b"" if data.shape[0] == 0 else &data[0]
-    return hash_xxh64(start, data.shape[0], seed)
+    cdef Py_buffer view
+    cdef const uint8_t* start
+    cdef size_t size
+    cdef uint64_t digest
+    cdef bint lent = _span(data, &view, &start, &size)
+    digest = hash_xxh64(start, size, seed)
+    if lent:
+        PyBuffer_Release(&view)
+    return digest
 
 
 def block_hashes(list spans not None, uint64_t root, uint32_t limit=1 << 20) -> list:
@@ -141,11 +164,15 @@ def block_hashes(list spans not None, uint64_t root, uint32_t limit=1 << 20) -> 
     """
     cdef chain_t chain
     cdef Py_buffer view
-    cdef size_t total = 0
+    cdef const uint8_t* start
+    cdef size_t size, total = 0
     cdef uint64_t* out
     cdef uint32_t i, room
+    cdef bint lent
     for span in spans:
-        total += memoryview(span).nbytes
+        if _span(span, &view, &start, &size):
+            PyBuffer_Release(&view)
+        total += size
     total = total // PK_BLOCK_BYTES
     room = limit if limit < total else <uint32_t>total
     out = <uint64_t*>pk_resize(NULL, room, sizeof(uint64_t))
@@ -154,9 +181,10 @@ def block_hashes(list spans not None, uint64_t root, uint32_t limit=1 << 20) -> 
     try:
         chain_start(&chain, root, out, room)
         for span in spans:
-            PyObject_GetBuffer(span, &view, PyBUF_SIMPLE)
-            chain_feed(&chain, <const uint8_t*>view.buf, view.len)
-            PyBuffer_Release(&view)
+            lent = _span(span, &view, &start, &size)
+            chain_feed(&chain, start, size)
+            if lent:
+                PyBuffer_Release(&view)
         return [out[i] for i in range(chain.count)]
     finally:
         pk_free(out)

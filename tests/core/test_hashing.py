@@ -1,3 +1,7 @@
+from array import array
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import xxhash
 from hypothesis import given
@@ -54,3 +58,12 @@ def test_leaks_nothing() -> None:
 @debug_build_only
 def test_survives_failing_allocations() -> None:
     assert failing_allocations(lambda: hashing.block_hashes([b"x" * 600], 0)) == 1
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, lambda data: array("B", data)])
+def test_takes_any_bytes_and_gives_them_back(kind: Callable[[bytes], Any]) -> None:
+    data = kind(bytes(range(256)) * 2)
+    assert hashing.xxh64(data, 3) == xxhash.xxh64_intdigest(bytes(data), seed=3)
+    assert hashing.block_hashes([data], 3) == model.block_hashes([bytes(data)], 3)
+    if isinstance(data, bytearray):
+        data.append(0)  # BufferError if anybody still had it
