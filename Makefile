@@ -12,6 +12,9 @@ export PATH := $(abspath $(BIN)):$(PATH)
 .DEFAULT_GOAL := help
 .PHONY: help dev build check test test-deploy helm redis test-protocol test-matrix fuzz-framing fuzz-watch test-debug test-asan test-wheel fuzz bench bench-load load-tools load-floor live-overload overload sim demo wheel docs cov clean
 
+
+.PHONY: help dev build check test test-deploy helm redis test-protocol test-matrix fuzz-framing fuzz-watch test-debug test-asan test-wheel fuzz bench bench-load load-tools load-floor live-overload overload replay bench-peers demo wheel docs cov clean
+
 CORE := $(wildcard _core/*.pyx _core/*.pxd)
 TEST := $(BIN)/python -m pytest
 # The ones without gateways: what the debug and sanitizer builds run.
@@ -155,6 +158,9 @@ overload: $(VENV)/dev.stamp  ## Twice what simulated replicas can do, in virtual
 
 sim: $(VENV)/dev.stamp  ## Routing policies on four loads, in virtual time; writes docs/routing-quality.md (15 minutes; ARGS="--only agentic")
 	$(BIN)/python -m benchmarks.sim --docs $(ARGS)
+
+bench-peers: $(VENV)/dev.stamp load-tools  ## picker beside xxhash, Dynamo, sglang-router and vllm-router; writes docs/peers.md (4 minutes; ARGS=pick)
+	$(BIN)/python -m benchmarks.peers $(ARGS)
 
 wheel: $(VENV)/dev.stamp  ## Source distribution and wheel in dist/; the wheel bundles libnghttp2
 	$(LIBRARIES)

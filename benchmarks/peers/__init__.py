@@ -1,0 +1,1 @@
+"""picker beside its peers: the same work in the same run, taken in turns."""

@@ -1,0 +1,40 @@
+"""What Envoy sends for the prompts of `pick`, encoded here: xds-protos belongs to the tests' environment."""
+
+import base64
+import json
+import random
+from pathlib import Path
+
+from picker.demo.workload import WORDS
+from tests.support import messages
+
+BLOCK, BLOCKS, PROMPTS = 16, (32, 512), 256
+BYTES_PER_TOKEN = 4
+
+
+def write(path: Path) -> None:
+    """All exchanges as JSON: name to headers, body (base64) and bytes of the body."""
+    told = {}
+    for blocks in BLOCKS:
+        for number, tokens in enumerate(token_prompts(blocks)):
+            told[f"{blocks} ids {number}" if number else f"{blocks} ids"] = _exchange(tokens)
+        told[f"{blocks} text"] = _exchange(_text(blocks * BLOCK * BYTES_PER_TOKEN))
+    path.write_text(json.dumps(told))
+
+
+def token_prompts(blocks: int) -> list[list[int]]:
+    """The same as `pick.prompts`."""
+    dice = random.Random(blocks)
+    return [[dice.randrange(128_000) for _ in range(BLOCK * blocks)] for _ in range(PROMPTS)]
+
+
+def _text(size: int) -> str:
+    dice = random.Random(1)
+    return " ".join(dice.choice(WORDS) for _ in range(size // 5))[:size]
+
+
+def _exchange(prompt: str | list[int]) -> tuple[str, str, int]:
+    body = json.dumps({"model": "m", "prompt": prompt, "max_tokens": 16}).encode()
+    headers = messages.request_headers(headers={":path": "/v1/completions", "content-length": str(len(body))})
+    encoded = (base64.b64encode(part).decode() for part in (headers, messages.request_body(body)))
+    return (*encoded, len(body))
