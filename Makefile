@@ -159,7 +159,7 @@ overload: $(VENV)/dev.stamp  ## Twice what simulated replicas can do, in virtual
 sim: $(VENV)/dev.stamp  ## Routing policies on four loads, in virtual time; writes docs/routing-quality.md (15 minutes; ARGS="--only agentic")
 	$(BIN)/python -m benchmarks.sim --docs $(ARGS)
 
-bench-peers: $(VENV)/dev.stamp load-tools  ## picker beside xxhash, Dynamo, sglang-router and vllm-router; writes docs/peers.md (4 minutes; ARGS=pick)
+bench-peers: $(VENV)/dev.stamp load-tools  ## picker beside xxhash, Dynamo, sglang-router and vllm-router; writes docs/peers.md (6 minutes; ARGS=pick)
 	$(BIN)/python -m benchmarks.peers $(ARGS)
 
 wheel: $(VENV)/dev.stamp  ## Source distribution and wheel in dist/; the wheel bundles libnghttp2
