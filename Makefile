@@ -15,6 +15,9 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 .PHONY: help dev build check test test-deploy helm redis test-protocol test-matrix fuzz-framing fuzz-watch test-debug test-asan test-wheel fuzz bench bench-load load-tools load-floor live-overload overload replay bench-peers demo wheel docs cov clean
 
+
+.PHONY: help dev build check test test-deploy helm redis test-protocol test-matrix fuzz-framing fuzz-watch test-debug test-asan test-wheel fuzz bench bench-load load-tools load-floor live-overload overload replay bench-peers fidelity demo wheel docs cov clean
+
 CORE := $(wildcard _core/*.pyx _core/*.pxd)
 TEST := $(BIN)/python -m pytest
 # The ones without gateways: what the debug and sanitizer builds run.
@@ -161,6 +164,9 @@ sim: $(VENV)/dev.stamp  ## Routing policies on four loads, in virtual time; writ
 
 bench-peers: $(VENV)/dev.stamp load-tools  ## picker beside xxhash, Dynamo, sglang-router and vllm-router; writes docs/peers.md (6 minutes; ARGS=pick)
 	$(BIN)/python -m benchmarks.peers $(ARGS)
+
+fidelity: $(VENV)/dev.stamp  ## The same traffic live, through a real Envoy and six model servers, and in the lab: do they agree? Writes docs/fidelity.md (11 minutes; ARGS=--quick)
+	$(BIN)/python -m benchmarks.fidelity $(ARGS)
 
 wheel: $(VENV)/dev.stamp  ## Source distribution and wheel in dist/; the wheel bundles libnghttp2
 	$(LIBRARIES)

@@ -24,7 +24,7 @@ from benchmarks.live_overload.scene import PRIORITIES
 from picker.demo.envoy import DESTINATION
 from picker.sim.asked import Asked
 from picker.sim.engine import EngineConfig, EngineMetrics
-from picker.sim.policies.base import Cluster
+from picker.sim.policies.base import NEVER_S, Cluster
 from picker.sim.world import replica
 
 BYTES_PER_TOKEN = 4
@@ -39,13 +39,14 @@ class _Body(msgspec.Struct):
 class Processor(services.ExternalProcessorServicer):  # type: ignore[misc]
     """The sender of `gateway`: its sends and refusals become replies."""
 
-    def __init__(self, gateway: Any, addresses: Sequence[str]) -> None:
+    def __init__(self, gateway: Any, addresses: Sequence[str], cluster: Cluster | None = None) -> None:
+        """`cluster`: what the gateway is told of the model servers."""
         self.gateway = gateway
         self.addresses = addresses
         self._decided: dict[int, asyncio.Future[int | None]] = {}
         self._count = 0
         replicas = tuple(replica(slot, EngineConfig(), "") for slot in range(len(addresses)))
-        gateway.start(self, Cluster(replicas, KEY_TOKENS, 1, ()))
+        gateway.start(self, cluster or Cluster(replicas, KEY_TOKENS, 1, ()))
 
     # --- what a gateway can do ---
 
@@ -76,10 +77,16 @@ class Processor(services.ExternalProcessorServicer):  # type: ignore[misc]
             for reply in _forward(self.addresses[slot], body):
                 yield reply
             async for message in requests:
-                if message.WhichOneof("request") == "response_headers":
-                    yield ext_proc.ProcessingResponse(response_headers=ext_proc.HeadersResponse())
+                if (reply := self._answered(message, asked, slot)) is not None:
+                    yield reply
         finally:
             self.gateway.finished(asked, slot, time.monotonic(), 0)
+
+    def _answered(self, message: Any, asked: Asked, slot: int) -> Any:
+        """The reply to what comes of the response, None for none."""
+        if message.HasField("response_headers"):
+            return ext_proc.ProcessingResponse(response_headers=ext_proc.HeadersResponse())
+        return None
 
     async def _read(self, requests: AsyncIterator[Any]) -> tuple[Asked, bytes]:
         headers: dict[str, str] = {}
@@ -156,16 +163,16 @@ def _forward(address: str, body: bytes) -> list[Any]:
     return [first, second]
 
 
-async def serve(gateway: Any, addresses: Sequence[str]) -> None:
+async def serve(processor: Processor) -> None:
     """Until it is cancelled; says where it listens."""
     server = grpc.aio.server()
-    processor = Processor(gateway, addresses)
     services.add_ExternalProcessorServicer_to_server(processor, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(f"listening on 127.0.0.1:{port}", flush=True)
+    slots = range(len(processor.addresses) if processor.gateway.scrape_s < NEVER_S else 0)
     async with aiohttp.ClientSession() as session:
-        await asyncio.gather(processor.tick(), *(processor.scrape(slot, session) for slot in range(len(addresses))))
+        await asyncio.gather(processor.tick(), *(processor.scrape(slot, session) for slot in slots))
 
 
 def main(words: Sequence[str]) -> None:
@@ -174,7 +181,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("servers", nargs="+", metavar="IP:PORT")
     args = parser.parse_args(words)
     module, _, name = args.gateway.partition(":")
-    uvloop.run(serve(getattr(importlib.import_module(module), name)(), args.servers))
+    uvloop.run(serve(Processor(getattr(importlib.import_module(module), name)(), args.servers)))
 
 
 if __name__ == "__main__":
