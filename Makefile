@@ -18,6 +18,9 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 .PHONY: help dev build check test test-deploy helm redis test-protocol test-matrix fuzz-framing fuzz-watch test-debug test-asan test-wheel fuzz bench bench-load load-tools load-floor live-overload overload replay bench-peers fidelity demo wheel docs cov clean
 
+
+.PHONY: help dev build check test test-deploy helm redis test-protocol test-matrix fuzz-framing fuzz-watch test-debug test-asan test-wheel fuzz bench bench-gate bench-gate-proof bench-pair bench-report bench-load load-tools load-floor live-overload overload replay demo wheel docs cov clean
+
 CORE := $(wildcard _core/*.pyx _core/*.pxd)
 TEST := $(BIN)/python -m pytest
 # The ones without gateways: what the debug and sanitizer builds run.
@@ -128,8 +131,25 @@ test-asan: $(VENV)/dev.stamp  ## The same under address and undefined-behaviour 
 fuzz: $(VENV)/dev.stamp  ## A million cases for each parser (FUZZ_CASES=n for another number)
 	PICKER_FUZZ_CASES=$(FUZZ_CASES) $(TEST) -q tests/fuzz $(ARGS)
 
+# What is measured is kept, by commit, for bench-report.
 bench: $(VENV)/dev.stamp  ## Every target beside what was measured
-	$(TEST) benchmarks --benchmark-disable-gc --benchmark-columns=min,median,rounds --benchmark-sort=name $(ARGS)
+	@mkdir -p build/bench
+	$(TEST) benchmarks --benchmark-disable-gc --benchmark-columns=min,median,rounds --benchmark-sort=name \
+	  --benchmark-json=build/bench/$$(git describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/null || echo unknown).json $(ARGS)
+
+bench-gate: build  ## Instructions of the core against those of BASE=<rev>: red above +2 % (docs/benchmarks.md; ARGS=--all)
+	@sh tools/valgrind.sh --install
+	$(BIN)/python -m benchmarks.ir $(if $(BASE),--base $(BASE)) $(ARGS)
+
+bench-gate-proof: build  ## The same with a kernel made 5 % slower in a copy: it must be red, and without that green
+	@sh tools/valgrind.sh --install
+	$(BIN)/python -m benchmarks.proof
+
+bench-pair: build  ## Time against that of BASE=<rev>, in turns, beside the same against itself (CASES='radix*' for some)
+	$(BIN)/python -m benchmarks.pair $(if $(BASE),--base $(BASE)) $(if $(CASES),'$(CASES)') $(ARGS)
+
+bench-report: $(VENV)/dev.stamp  ## What make bench and make bench-gate have kept: build/bench/report.md, with its history drawn
+	$(BIN)/python -m benchmarks.report $(ARGS)
 
 # The load tools: native, so that what is measured is picker. Part of no package.
 LOAD_CC := gcc -std=gnu11 -O2 -g1 -Wall -Wextra -Werror

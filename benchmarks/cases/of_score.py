@@ -1,8 +1,7 @@
 import random
 from typing import Any
 
-import pytest
-
+from benchmarks.cases.case import Action, Case, Growth
 from picker._core.score import Pipeline
 
 SECOND = 1_000_000_000
@@ -28,13 +27,22 @@ def endpoint(draw: random.Random) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("endpoints", [256, 1024])
-@pytest.mark.parametrize(
-    ("name", "steps"), [("queue + kv + prefix + lora", PEERS), ("default, time to first token", DEFAULT)]
-)
-def test_score(name: str, steps: Any, endpoints: int, seconds, target) -> None:
+def scoring(steps: Any, endpoints: int) -> Action:
     draw = random.Random(endpoints)
     pipeline = Pipeline(steps, [endpoint(draw) for _ in range(endpoints)], seed=1)
     match = [draw.randrange(100) for _ in range(endpoints)]
-    assert pipeline.run(match, prompt_tokens=8192, model="a", now_ns=101 * SECOND)
-    target(f"score: {name}, {endpoints:,} endpoints", seconds(pipeline.rerun) * 1e6, 5 * endpoints // 256, "us")
+    if not pipeline.run(match, prompt_tokens=8192, model="a", now_ns=101 * SECOND):
+        raise AssertionError("nobody was chosen")
+    return pipeline.rerun
+
+
+NAMED = [("queue + kv + prefix + lora", PEERS), ("default, time to first token", DEFAULT)]
+LIMITS = {8: None, 256: 5.0, 1024: 20.0, 4096: None}
+CASES = [
+    Case(f"score: {name}, {endpoints:,} endpoints", lambda steps=steps, n=endpoints: scoring(steps, n), limit=limit)
+    for name, steps in NAMED
+    for endpoints, limit in LIMITS.items()
+]
+GROWTHS = [
+    Growth(f"score: {name}, n endpoints", lambda n, steps=steps: scoring(steps, n), 128, "n") for name, steps in NAMED
+]

@@ -1,5 +1,6 @@
 """What asking for credit costs a pick, and what keeping it costs a request."""
 
+from benchmarks.cases.case import Action, Case, Growth
 from picker._core.credits import Credits
 
 SECOND = 1_000_000_000
@@ -17,34 +18,42 @@ def busy(count: int) -> Credits:
     return credits
 
 
-def test_credit_of_an_endpoint(seconds, target) -> None:
-    credits = busy(8)
-    ask = credits.allow
-
-    def all_eight() -> None:
-        for slot in range(8):
-            ask(slot, 500, 800, share=0.95, now_ns=7 * SECOND)
-
-    target("credits: ask one of 8 endpoints", seconds(all_eight) * 1e9 / 8, 300, "ns")
-
-
-def test_credit_grows_with_the_pool(seconds, target) -> None:
+def asking(count: int) -> Action:
     """The room of all is looked at once for each moment, and not for each endpoint."""
-    credits = busy(256)
+    credits = busy(count)
 
-    def all_of_them() -> None:
-        for slot in range(256):
+    def ask_all() -> None:
+        for slot in range(count):
             credits.allow(slot, 500, 800, share=0.95, now_ns=7 * SECOND)
 
-    target("credits: ask one of 256 endpoints", seconds(all_of_them) * 1e9 / 256, 300, "ns")
+    return ask_all
 
 
-def test_life_of_a_request(seconds, target) -> None:
+def life() -> Action:
     credits = busy(1)
 
-    def life() -> None:
+    def live() -> None:
         booking = credits.book(0, 500, 800, 8 * SECOND)
         credits.first_byte(booking, learn=True, now_ns=8 * SECOND + 50_000_000)
         credits.release(booking, 9 * SECOND)
 
-    target("credits: book, first token, release, with the table's own", seconds(life) * 1e6, 1.0, "us")
+    return live
+
+
+def saturation(count: int) -> Action:
+    credits, moment = busy(count), [7 * SECOND]
+
+    def look() -> None:
+        moment[0] += 1
+        credits.saturation(moment[0])
+
+    return look
+
+
+CASES = [
+    Case("credits: ask one of 8 endpoints", lambda: asking(8), "ns", 300, per=8),
+    Case("credits: ask one of 256 endpoints", lambda: asking(256), "ns", 300, per=256),
+    Case("credits: book, first token, release, with the table's own", life, limit=1.0),
+    Case("credits: how full a pool of 256 is", lambda: saturation(256)),
+]
+GROWTHS = [Growth("credits: ask each of n endpoints", asking, 32, "n")]
