@@ -10,16 +10,8 @@ HELM := v3.18.4
 SHELL  := /bin/bash
 export PATH := $(abspath $(BIN)):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help dev build check test test-deploy helm redis test-protocol test-matrix fuzz-framing fuzz-watch test-debug test-asan test-wheel fuzz bench bench-load load-tools load-floor live-overload overload sim demo wheel docs cov clean
 
-
-.PHONY: help dev build check test test-deploy helm redis test-protocol test-matrix fuzz-framing fuzz-watch test-debug test-asan test-wheel fuzz bench bench-load load-tools load-floor live-overload overload replay bench-peers demo wheel docs cov clean
-
-
-.PHONY: help dev build check test test-deploy helm redis test-protocol test-matrix fuzz-framing fuzz-watch test-debug test-asan test-wheel fuzz bench bench-load load-tools load-floor live-overload overload replay bench-peers fidelity demo wheel docs cov clean
-
-
-.PHONY: help dev build check test test-deploy helm redis test-protocol test-matrix fuzz-framing fuzz-watch test-debug test-asan test-wheel fuzz bench bench-gate bench-gate-proof bench-pair bench-report bench-load load-tools load-floor live-overload overload replay demo wheel docs cov clean
+.PHONY: help dev build demo test test-protocol test-matrix fuzz-framing fuzz-watch helm redis test-deploy check test-debug test-asan fuzz bench bench-gate bench-gate-proof bench-pair bench-report load-tools load-floor bench-load live-overload overload sim bench-peers fidelity wheel test-wheel docs cov clean
 
 CORE := $(wildcard _core/*.pyx _core/*.pxd)
 TEST := $(BIN)/python -m pytest
