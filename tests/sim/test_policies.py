@@ -12,7 +12,7 @@ from picker.sim.policies import POLICIES
 from picker.sim.policies.aibrix import AibrixPrefixCache, PrefixTable
 from picker.sim.policies.base import Cluster, Policy, Replica
 from picker.sim.policies.dynamo import Dynamo, tuned
-from picker.sim.policies.llmd import LlmDBlend, LlmDSticky
+from picker.sim.policies.llmd import LlmDBlend, LlmDSticky, LlmDStickyRequests
 from picker.sim.policies.longest_prefix import LongestPrefix
 from picker.sim.policies.oracle import Oracle
 from picker.sim.policies.sglang import SglangCacheAware, TextTree
@@ -248,6 +248,18 @@ def test_llmd_does_not_stick_to_less() -> None:
     assert policy.choose(ask(1, 5_120, (*range(7), 20, 21, 22)), 1.0) == first
     policy.prefill_tokens[first] = 6_000
     assert policy.choose(ask(2, 5_120, (*range(7), 30, 31, 32)), 1.0) == 1 - first
+
+
+def test_llmd_counts_requests_among_the_sticky_where_answers_are_the_load() -> None:
+    policy = LlmDStickyRequests(1)
+    policy.start(cluster(3))
+    for slot in (0, 1):
+        policy.slots = [slot]
+        policy.choose(ask(slot, 5_120, tuple(range(10))), 0.0)
+    policy.slots = [0, 1, 2]
+    policy.requests = [5, 3, 0]
+    assert policy.choose(ask(2, 5_120, tuple(range(10))), 0.0) == 1
+    assert policy.choose(ask(3, 5_120, tuple(range(50, 60))), 0.0) == 2
 
 
 def test_llmd_forgets_what_no_cache_could_hold() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from picker.sim.policies import dynamo
 from picker.sim.policies.aibrix import AibrixPrefixCache
 from picker.sim.policies.base import Policy
-from picker.sim.policies.llmd import LlmDBlend, LlmDSticky
+from picker.sim.policies.llmd import LlmDBlend, LlmDSticky, LlmDStickyRequests
 from picker.sim.policies.longest_prefix import LongestPrefix
 from picker.sim.policies.oracle import Oracle
 from picker.sim.policies.round_robin import RoundRobin
@@ -21,6 +21,7 @@ POLICIES: dict[str, Callable[[int], Policy]] = {
     "sglang-cache-aware": SglangCacheAware,
     "llm-d-blend": LlmDBlend,
     "llm-d-sticky": LlmDSticky,
+    "llm-d-sticky-requests": LlmDStickyRequests,
     "dynamo": dynamo.Dynamo,
     "dynamo-tuned": dynamo.tuned,
     "aibrix-prefix-cache": AibrixPrefixCache,

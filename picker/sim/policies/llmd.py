@@ -1,9 +1,9 @@
-"""The two policies of the llm-d router: the weighted blend its binary starts with, and the sticky rule its guides use.
+"""Policies of the llm-d router: the weighted blend its binary starts with, and the sticky rule its guides use.
 
 Source: llm-d/llm-d-router 0.10, `pkg/epp/framework/plugins/`: `scheduling/filter/prefixcacheaffinity`,
-`scheduling/scorer/{tokenload,prefix,queuedepth,kvcacheutilization}`, `requestcontrol/dataproducer/{approximateprefix,
-inflightload}`. Both look prompts up in the approximate index of that router: for each endpoint an LRU of what it was
-sent, of as many blocks of 64 tokens as its cache holds, prompts up to 131,072 tokens. Best score wins,
+`scheduling/scorer/{tokenload,activerequest,prefix,queuedepth,kvcacheutilization}`, `requestcontrol/dataproducer/
+{approximateprefix,inflightload}`. All look prompts up in the approximate index of that router: for each endpoint an LRU
+of what it was sent, of as many blocks of 64 tokens as its cache holds, prompts up to 131,072 tokens. Best score wins,
 of several a random one.
 """
 
@@ -181,3 +181,11 @@ class LlmDSticky(_LlmD):
             return self.slots
         penalty = min(self.prefill_tokens[slot] for slot in sticky) - min(self.prefill_tokens[slot] for slot in rest)
         return self.slots if penalty > self.max_penalty_s * self.rate else sticky
+
+
+class LlmDStickyRequests(LlmDSticky):
+    """The same filter with `active-request-scorer`, which llm-d advises where answers are the load: the candidate with
+    the fewest requests in flight."""
+
+    def load(self, slot: int, uncached_tokens: float) -> float:
+        return self.requests[slot]
