@@ -288,7 +288,7 @@ def gate(asked: argparse.Namespace, console: Console) -> int:
     started = time.monotonic()
     base, tree = _base(asked, console)
     built_s = time.monotonic() - started
-    head, before = measure(tree, asked.head_tree, asked.patterns, is_thorough=asked.caches)
+    head, before = measure(tree, asked.head_tree.resolve(), asked.patterns, is_thorough=asked.caches)
     if head.failed:
         raise CountingFailed("; ".join(f"{name}: {why}" for name, why in head.failed.items()))
     if not head.cases:
@@ -312,7 +312,7 @@ def gate(asked: argparse.Namespace, console: Console) -> int:
 def _base(asked: argparse.Namespace, console: Console) -> tuple[str, Path | None]:
     """The commit to compare with ("" if there is none, or it is not known) and its core."""
     if asked.base_tree:
-        return "", asked.base_tree
+        return "", asked.base_tree.resolve()
     base = bases.choose(asked.base)
     if base is None:
         console.print("[yellow]there is no earlier commit here[/] (a shallow clone?): only growth is judged")
