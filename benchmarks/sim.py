@@ -1,4 +1,4 @@
-"""Routing quality in virtual time: `make sim`, or `python -m benchmarks.sim [--only NAME] [--policies NAMES] [--docs]`.
+"""Routing quality in virtual time: `make sim`, or `python -m benchmarks.sim [--only NAME] [--docs] ...`.
 
 The policies of the lab (`picker sim --list-policies`) on a public trace and three generated loads, each at several
 loads, and on larger and mixed fleets. Prints a table for each, writes JSON and CSV, and with `--docs` the tables and
@@ -9,7 +9,7 @@ import argparse
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("PICKER_SHARED", ROOT.parent / "shared"))
 TRACE = SHARED / "traces" / "mooncake_conversation.jsonl"
 DOCS = ROOT / "docs" / "routing-quality.md"
+PICTURES = ROOT / "docs" / "routing-quality"
 COMMAND = "make sim"
 SEED = 11  # of generated loads; the policy was chosen on others
 SECONDS = 300.0  # of generated loads before they are brought to the rate that is asked for
@@ -115,8 +116,11 @@ def play(task: tuple[int, str]) -> tuple[Figures, plot.Drawn | None]:
     """One policy in one scenario, in a process of its own."""
     place, policy = task
     figures, outcome = made(place).run(policy)
-    is_pictured = SCENARIOS[place].name == PICTURED and policy in PICTURED_POLICIES
-    return figures, plot.Drawn.of(figures, outcome) if is_pictured else None
+    return figures, plot.Drawn.of(figures, outcome) if is_pictured(place, policy) else None
+
+
+def is_pictured(place: int, policy: str) -> bool:
+    return SCENARIOS[place].name == PICTURED and policy in PICTURED_POLICIES
 
 
 def title(name: str, found: Sequence[Figures]) -> str:
@@ -217,30 +221,56 @@ def write_docs(groups: Sequence[tuple[str, Sequence[Figures]]]) -> None:
     results.write("sim", result_rows(groups))
 
 
-def main() -> None:
+def kept(path: Path) -> dict[tuple[str, str], Figures]:
+    """What an earlier `write` left, by load and policy."""
+    rows = json.loads(path.read_text())
+    return {(row["load"], row["policy"]): Figures.of_told(row) for row in rows}
+
+
+def played(
+    places: Sequence[int], policies: Sequence[str], known: Mapping[tuple[str, str], Figures], jobs: int
+) -> Iterator[tuple[str, list[Figures], list[plot.Drawn]]]:
+    """A load after the other, as they are done. What is known is not run again, unless a picture wants it."""
+    with ProcessPoolExecutor(jobs, mp_context=get_context("fork")) as pool:
+        tasks = {
+            (place, policy): pool.submit(play, (place, policy))
+            for place in places
+            for policy in policies
+            if (SCENARIOS[place].name, policy) not in known or is_pictured(place, policy)
+        }
+        for place in places:
+            name = SCENARIOS[place].name
+            runs = [tasks[place, policy].result() for policy in policies if (place, policy) in tasks]
+            fresh = {figures.policy: figures for figures, _ in runs}
+            found = [fresh.get(policy) or known[name, policy] for policy in policies]
+            yield name, found, [drawn for _, drawn in runs if drawn is not None]
+
+
+def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", help="loads whose name holds this")
+    parser.add_argument("--only", default="", help="loads whose name holds this")
     parser.add_argument("--policies", type=lambda words: words.split(","), default=[PICKER, *POLICIES])
+    parser.add_argument("--kept", type=Path, help="sim.json of an earlier run: of its policies only --fresh runs again")
+    parser.add_argument("--fresh", type=lambda words: words.split(","), default=[PICKER])
     parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 4))
     parser.add_argument("--out", type=Path, default=Path("build/sim"))
     parser.add_argument("--docs", action="store_true", help="write docs/routing-quality.md and what the README shows")
-    args = parser.parse_args()
-    places = [place for place, one in enumerate(SCENARIOS) if not args.only or args.only in one.name]
-    tasks = [(place, policy) for place in places for policy in args.policies]
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = options()
+    places = [place for place, one in enumerate(SCENARIOS) if args.only in one.name]
+    known = {key: one for key, one in kept(args.kept).items() if key[1] not in args.fresh} if args.kept else {}
     groups: list[tuple[str, list[Figures]]] = []
     pictured: list[plot.Drawn] = []
-    with ProcessPoolExecutor(args.jobs, mp_context=get_context("fork")) as pool:
-        for (place, policy), (figures, drawn) in zip(tasks, pool.map(play, tasks), strict=True):
-            if policy == args.policies[0]:
-                groups.append((SCENARIOS[place].name, []))
-            groups[-1][1].append(figures)
-            pictured += [drawn] if drawn else []
-            if policy == args.policies[-1]:
-                Console(width=190).print(show.table(groups[-1][1], title(*groups[-1])))
+    for name, found, drawn in played(places, args.policies, known, args.jobs):
+        groups.append((name, found))
+        pictured += drawn
+        Console(width=190).print(show.table(found, title(name, found)))
     write(groups, args.out)
     if pictured:
-        folder = DOCS.parent / "routing-quality" if args.docs else args.out
-        plot.draw(pictured, f"{PICTURED}: 8 replicas", folder)
+        plot.draw(pictured, f"{PICTURED}: 8 replicas", PICTURES if args.docs else args.out)
     if PICKER in args.policies and set(args.policies) & set(BASELINES):
         print(verdicts(groups))
     if args.docs:

@@ -1,7 +1,7 @@
 """What a run of the lab comes to: the figures of its contract, and more that help to read them."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,10 @@ class Spread:
     def told(self) -> dict[str, float | None]:
         given = {"mean": self.mean, "p50": self.p50, "p90": self.p90, "p99": self.p99}
         return {name: None if math.isnan(value) else round(value, 3) for name, value in given.items()}
+
+    @classmethod
+    def of_told(cls, told: Mapping[str, float | None]) -> "Spread":
+        return cls(**{name: math.nan if value is None else value for name, value in told.items()})
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,13 @@ class Figures:
             "hit_captured": round(self.hit_captured, 4),
             "stall_s": round(self.stall_s, 3),
         }
+
+    @classmethod
+    def of_told(cls, told: Mapping[str, Any]) -> "Figures":
+        """The other way round; what it has besides is left out. KeyError for what is not there."""
+        given = {name: told[name] for name in cls.__dataclass_fields__}
+        spreads = {name: Spread.of_told(told[name]) for name in ("ttft_ms", "e2e_ms")}
+        return cls(**{**given, **spreads})
 
 
 def figures(policy: str, outcome: Outcome, ceiling: float, wall_s: float) -> Figures:

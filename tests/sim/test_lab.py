@@ -1,5 +1,6 @@
 """The lab: what a run comes to, by hand; replicas and failures as they are asked for."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import pytest
 from picker.errors import UsageError
 from picker.sim.asked import Asked, Load
 from picker.sim.failures import failure
-from picker.sim.figures import Spread, balance, ceiling, figures
+from picker.sim.figures import Figures, Spread, balance, ceiling, figures
 from picker.sim.gateway import PolicyGateway
 from picker.sim.gpus import GPUS, fleet
 from picker.sim.lab import Lab, Pool, gateway_of, lab
@@ -60,6 +61,12 @@ def test_figures_of_a_run() -> None:
         "policy", "requests", "rejected", "hit_rate", "hit_ceiling", "ttft_ms", "e2e_ms", "output_tokens_per_s",
         "balance", "wall_s",
     ]  # fmt: skip
+
+
+def test_what_is_told_can_be_read_again() -> None:
+    found = small().run("round-robin")[0]
+    again = Figures.of_told(json.loads(json.dumps({"load": "small", **found.told()})))
+    assert again.told() == found.told()
 
 
 def test_regret_is_against_the_oracle() -> None:
