@@ -204,10 +204,11 @@ class World:
         self.at(self.now_s + self.setting.network_s, lambda: self.receive(story))
 
     def look(self, story: Story) -> None:
-        live = (slot for slot in range(len(self.engines)) if slot not in self.dead)
-        held = {slot: self.cluster.cached_tokens(slot, story.asked) for slot in live}
-        story.there_tokens = max(held.values(), default=0)
-        story.held_tokens = held.get(story.slot, 0)
+        names, dead = self.cluster.names(story.asked), self.dead
+        most = len(names)
+        held = [0 if slot in dead else engine.blocks.match(names, most) for slot, engine in enumerate(self.engines)]
+        story.there_tokens = max(held) * self.key_tokens
+        story.held_tokens = held[story.slot] * self.key_tokens
 
     def refuse(self, asked: Asked, outcome: str) -> None:
         self.end(self.stories[asked.index], outcome)

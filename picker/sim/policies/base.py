@@ -1,7 +1,7 @@
 """What a routing policy of the lab is: it sees what a gateway could see, and chooses a replica for each request."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from picker.sim.asked import Asked
@@ -37,14 +37,24 @@ class Cluster:
     seed: int
     engines: Sequence[Engine]  # for an oracle alone
     priorities: tuple[tuple[str, int], ...] = ()  # of the load's bands
+    _names: dict[int, Sequence[Hashable]] = field(default_factory=dict, compare=False, repr=False)
 
     def cached_tokens(self, slot: int, asked: Asked) -> int:
         """Of its prompt, what the replica has in its cache at this moment.
 
         For an oracle, and as the exact index of a policy that is fed with the engines' cache events.
         """
-        most = (asked.prompt_tokens - 1) // self.key_tokens  # one token at least is always computed
-        return self.engines[slot].blocks.match(asked.cacheable(self.key_tokens), most) * self.key_tokens
+        names = self.names(asked)
+        return self.engines[slot].blocks.match(names, len(names)) * self.key_tokens
+
+    def names(self, asked: Asked) -> Sequence[Hashable]:
+        """The engines' names for the blocks of its prompt that can be found: one token at least is always computed."""
+        names = self._names.get(asked.index)
+        if names is None:
+            self._names.clear()  # one request after the other is asked about, for each of many replicas
+            names = asked.cacheable(self.key_tokens)[: (asked.prompt_tokens - 1) // self.key_tokens]
+            self._names[asked.index] = names
+        return names
 
 
 class Policy(Protocol):
