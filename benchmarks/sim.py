@@ -189,16 +189,19 @@ def markdown(name: str, found: Sequence[Figures]) -> str:
 
 
 def result_rows(groups: Sequence[tuple[str, Sequence[Figures]]]) -> Iterator[results.Row]:
-    """What is published, with the issue's targets: for picker, no worse than the best baseline."""
+    """What is published: picker with the targets, and who is beside it: round robin, the oracle, the best of each."""
     for name, found in groups:
         others = [one for one in found if one.policy in BASELINES]
-        for figures in found:
-            for measure in MEASURES:
-                target = _target(name, measure, others) if figures.policy == PICKER else ""
-                shown = round(measure.of(figures), 4)
-                yield results.Row(name, measure.name, figures.policy, shown, measure.unit, COMMAND, target=target)
-            yield results.Row(name, "rejected", figures.policy, figures.rejected, "requests", COMMAND)
-        yield results.Row(name, "hit ceiling", "", round(found[0].hit_ceiling, 4), "", COMMAND)
+        for measure in MEASURES:
+            best = measure.best(others).policy if others else ""
+            for figures in found:
+                if figures.policy in (PICKER, "round-robin", show.ORACLE, best):
+                    target = _target(name, measure, others) if figures.policy == PICKER else ""
+                    shown = round(measure.of(figures), 4)
+                    yield results.Row(name, measure.name, figures.policy, shown, measure.unit, COMMAND, target=target)
+        mine = next(one for one in found if one.policy == PICKER)
+        yield results.Row(name, "rejected", PICKER, mine.rejected, "requests", COMMAND)
+        yield results.Row(name, "hit ceiling", "", round(mine.hit_ceiling, 4), "", COMMAND)
 
 
 def _target(name: str, measure: Measure, others: Sequence[Figures]) -> str:

@@ -60,6 +60,24 @@ def test_a_seed_repeats(trace: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert runs[0] == runs[1]
 
 
+def test_fleets_loads_and_adapters(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [
+        "--gpu",
+        "h200,mixed",
+        "--max-lora",
+        "2",
+        "--load",
+        "0.5",
+        "--tells-cached",
+        "--part",
+        "0.1:",
+        "--limit",
+        "50",
+    ]
+    found = told(capsys, "--trace", trace, "--policy", "picker,oracle", *flags)
+    assert [(one["requests"], one["rejected"], one["failed"]) for one in found] == [(45, 0, 0)] * 2
+
+
 def test_any_configuration_may_run(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(
@@ -97,6 +115,7 @@ def test_mistakes_are_explained(trace: Path, capsys: pytest.CaptureFixture[str])
     assert "two shares of a whole" in refused(capsys, "--trace", trace, "--part", "0.7:0.2")
     assert "not a number above 0" in refused(capsys, "--trace", trace, "--speed", "0")
     assert "is no failure" in refused(capsys, "--trace", trace, "--failures", "flood@7")
+    assert "give one of them" in refused(capsys, "--trace", trace, "--load", "0.5", "--closed", "3")
     assert "--block-size 1 or more" in refused(capsys, "--trace", trace, "--block-size", "0")
     trace.write_text(trace.read_text() + "\n{}\n")
     assert "line 61" in refused(capsys, "--trace", trace)
