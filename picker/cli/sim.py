@@ -7,7 +7,9 @@ hardware. But for wall time, runs of one seed do not differ.
 
 import argparse
 import json
-from collections.abc import Sequence
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,17 +116,38 @@ def run(args: argparse.Namespace) -> int:
 
 
 def listed() -> str:
-    """Names, with the first line of what each says of itself."""
+    """Names, with the first sentence of what each says of itself."""
     from picker.sim.policies import POLICIES
     from picker.sim.traces import FORMATS
 
-    about = {"picker": "the production core with its defaults"}
-    about |= {name: (policy.__doc__ or "").strip().partition("\n")[0] for name, policy in POLICIES.items()}
-    formats = {name: (read.__doc__ or "").strip().partition("\n")[0] for name, read in FORMATS.items()}
-    width = max(map(len, (*about, *formats)))
-    lines = [f"  {name:<{width}}  {text}" for name, text in about.items()]
-    more = [f"  {name:<{width}}  {text}" for name, text in formats.items()]
-    return "\n".join(["policies:", *lines, "", "formats:", *more])
+    policies = {"picker": "The production core with its defaults"} | {
+        name: _said(one) for name, one in POLICIES.items()
+    }
+    formats = {name: _first(sys.modules[read.__module__].__doc__) for name, read in FORMATS.items()}
+    width = max(map(len, (*policies, *formats)))
+    return "\n".join(
+        [
+            "policies:",
+            *_columns(policies, width),
+            "",
+            "formats of --trace, or made without one:",
+            *_columns(formats, width),
+        ]
+    )
+
+
+def _said(policy: object) -> str:
+    doc = policy.__doc__ or ""
+    return _first(sys.modules[policy.__module__].__doc__ if "See the module" in doc else doc)
+
+
+def _first(doc: str | None) -> str:
+    return " ".join((doc or "").split()).partition(". ")[0].removesuffix(".")
+
+
+def _columns(about: Mapping[str, str], width: int) -> list[str]:
+    indent = " " * (width + 4)
+    return [textwrap.fill(f"  {name:<{width}}  {text}", 120, subsequent_indent=indent) for name, text in about.items()]
 
 
 def _load(args: argparse.Namespace) -> "Load":
