@@ -147,7 +147,10 @@ def _first(doc: str | None) -> str:
 
 def _columns(about: Mapping[str, str], width: int) -> list[str]:
     indent = " " * (width + 4)
-    return [textwrap.fill(f"  {name:<{width}}  {text}", 120, subsequent_indent=indent) for name, text in about.items()]
+    return [
+        textwrap.fill(f"  {name:<{width}}  {text}", 120, subsequent_indent=indent, break_on_hyphens=False)
+        for name, text in about.items()
+    ]
 
 
 def _load(args: argparse.Namespace) -> "Load":
