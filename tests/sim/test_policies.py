@@ -17,6 +17,7 @@ from picker.sim.policies.longest_prefix import LongestPrefix
 from picker.sim.policies.oracle import Oracle
 from picker.sim.policies.sglang import SglangCacheAware, TextTree
 from picker.sim.policies.simple import LeastRequest, PowerOfTwo
+from picker.sim.timing import TimingModel
 from picker.sim.world import Fault, Setting, World
 
 KEY_TOKENS = 512
@@ -389,3 +390,18 @@ def test_the_oracle_avoids_a_replica_without_room() -> None:
     policy.slots = [0, 1]
     assert policy.room_s(0, ask(1, 1_024, (1, 2))) > 0.0
     assert policy.choose(ask(1, 1_025, (1, 2)), 0.2) == 1
+
+
+def test_the_oracle_knows_what_an_answer_costs_those_who_come_meanwhile() -> None:
+    """Steps of 1 s, and 0.5 s more for each answer. With two answers of 100 tokens they take 2 s, so that 0.01 requests
+    a second come; 10 tokens more cost them 0.01 * 10 * 0.5 s * 2 * 2 / 1."""
+    there = cluster(2)
+    policy = Oracle(1)
+    policy.start(there)
+    timing = TimingModel(decode_base_s=1.0, decode_s_per_kv_token=0.0, decode_s_per_sequence=0.5)
+    there.engines[0].retime(timing, 0.0)
+    policy.slots = [0]
+    for index in range(2):
+        policy.choose(ask(index, 500), 0.0)
+    assert policy.crowd_s(0, replace(ask(2, 500), output_tokens=10)) == pytest.approx(0.2)
+    assert policy.crowd_s(1, ask(2, 500)) == 0.0

@@ -2,8 +2,9 @@
 
 It sends each request to where it expects its first token soonest, and adds to that what it costs others: the time that
 its prompt takes to compute, once for each request there whose answer has not begun and that shares steps with it, and
-`burden` times for those still to come. So it is greedy, in order of arrival: it knows nothing of what comes next. What
-others lose against it they lose by not knowing; it is not a bound.
+`burden` times for those still to come; and the longer steps that its answer makes for all who come while it is under
+way. So it is greedy, in order of arrival: it knows nothing of what comes next. What others lose against it they lose by
+not knowing; it is not a bound.
 """
 
 import random
@@ -54,7 +55,25 @@ class Oracle(Booked):
     def cost_s(self, slot: int, asked: Asked, uncached: int, now_s: float) -> float:
         timing = self.cluster.engines[slot].timing
         own_s = timing.prefill_s_per_token * uncached / timing.speedup
-        return self.ttft_s(slot, asked, uncached, now_s) + (self.burden + self.unanswered[slot]) * own_s
+        delays_s = (self.burden + self.unanswered[slot]) * own_s + self.crowd_s(slot, asked)
+        return self.ttft_s(slot, asked, uncached, now_s) + delays_s
+
+    def crowd_s(self, slot: int, asked: Asked) -> float:
+        """What its answer costs those who come while it is under way, each a longer step.
+
+        Steps of `s` seconds with so many answers that they would take `base` alone: s = base / (1 - load), where the
+        load is the time that each answer adds to a step, times its tokens, times arrivals per second. So an answer adds
+        s * s / base times what it adds to the load to the step of each; arrivals are those in flight over their time.
+        """
+        requests, answers = self.requests[slot], self.held_answers[slot]
+        if not requests:
+            return 0.0
+        timing = self.cluster.engines[slot].timing
+        tokens = asked.prompt_tokens + asked.output_tokens / 2
+        adds_s = (timing.decode_s_per_sequence + timing.decode_s_per_kv_token * tokens) / timing.speedup
+        step_s = timing.step_s(0, requests, self.held_tokens[slot])
+        arrivals = requests / (answers / requests * step_s)
+        return arrivals * asked.output_tokens * adds_s * step_s * step_s / timing.step_s(0, 0, 0)
 
     def ttft_s(self, slot: int, asked: Asked, uncached: int, now_s: float) -> float:
         """The step in progress, then as many steps as the prompts before it and its own need, beside the answers."""
