@@ -33,7 +33,7 @@ def conversation() -> Load:
 
 
 @needs_shared
-@pytest.mark.parametrize(("name", "hit_rate"), [("round-robin", 0.127), ("dynamo", 0.245), ("dynamo-tuned", 0.324)])
+@pytest.mark.parametrize(("name", "hit_rate"), [("dynamo", 0.245), ("dynamo-tuned", 0.324)])
 def test_hit_rates_are_those_of_the_original(name: str, hit_rate: float) -> None:
     outcome = World(Setting((WORKER,) * 8), conversation(), PolicyGateway(POLICIES[name](1))).run()
     assert figures(name, outcome, 0.0, 0.0).hit_rate == pytest.approx(hit_rate, abs=0.01)
