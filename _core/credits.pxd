@@ -84,6 +84,7 @@ cdef void credits_start(credits_t* credits, const endpoints_t* endpoints, uint32
 cdef void credits_cache(
     credits_t* credits, const endpoints_t* endpoints, uint32_t slot, int64_t tokens
 ) noexcept nogil
+cdef void credits_ask(credits_t* credits, int64_t resident, double share, int64_t now_ns) noexcept nogil
 cdef bint credits_allow(
     credits_t* credits, const endpoints_t* endpoints, uint32_t slot,
     int64_t prefill, int64_t cached, int64_t resident, double share, int64_t now_ns

@@ -376,12 +376,14 @@ cdef bint _has_memory(
         return not (_is_fresh(endpoint, now_ns) and endpoint.load.kv_usage > share)
     if left < 0.0 and share < 1.0:
         return False
+    if share >= 1.0 and left >= 0.0 and left >= MARGIN * <double>resident:
+        return True
     _survey(credits, endpoints, now_ns)
     if left < 0.0:
         # Too large for any: where most room is, more is gathered soonest, and nobody else waits for it meanwhile.
         return credits.roomiest == slot and room > 0.0 and _is_large(endpoint, resident)
     if share >= 1.0:
-        return credits.roomiest == slot or left >= MARGIN * <double>resident
+        return credits.roomiest == slot
     if credits.roomiest == slot and left < _wanted(credits, now_ns):
         return False
     return left >= (1.0 - share) * _cache(credit)
@@ -400,12 +402,15 @@ cdef bint _is_stuck(
 
 
 cdef bint _comes_first(
-    const credits_t* credits, const credit_t* credit, double ahead_s, double saved_s, double work_s, int64_t now_ns
+    credits_t* credits, const credit_t* credit, const endpoints_t* endpoints, double ahead_s, double saved_s,
+    double work_s, int64_t now_ns
 ) noexcept nogil:
     """May a request that no band is above go behind so much work? Where bands below send work too, only where it is
     begun soonest, or about."""
-    if _has_below(credits, now_ns) and ahead_s > credits.soonest_s + fmax(credit.overhead, saved_s):
-        return False
+    if _has_below(credits, now_ns):
+        _survey(credits, endpoints, now_ns)
+        if ahead_s > credits.soonest_s + fmax(credit.overhead, saved_s):
+            return False
     return ahead_s <= fmax(URGENT * credit.overhead, saved_s) or work_s <= URGENT * credit.overhead
 
 
@@ -420,21 +425,26 @@ cdef bint _comes_later(
 
 
 cdef bint _wants_work(
-    const credits_t* credits, const credit_t* credit, const endpoint_t* endpoint, int64_t prefill, int64_t cached,
-    double rate, double share, int64_t now_ns
+    credits_t* credits, const credit_t* credit, const endpoints_t* endpoints, uint32_t slot, int64_t prefill,
+    int64_t cached, double share, int64_t now_ns
 ) noexcept nogil:
     """Is what was sent there about to be done? Waiting there for as long as the cache saves is no worse than to compute
     it anew elsewhere."""
+    cdef const endpoint_t* endpoint = &endpoints.slots[slot]
     cdef bint fresh = _is_fresh(endpoint, now_ns)
     cdef double ahead_s = _ahead_s(credit, now_ns)
-    cdef double saved_s = <double>cached / rate, own_s = <double>prefill / rate
-    cdef double work_s = <double>endpoint.prefill_tokens / rate + own_s
+    cdef double rate, saved_s, own_s, work_s
     if credit.told > 0.5 and endpoint.unanswered == 0:
         return not (fresh and share < 1.0 and _queue(endpoint, credit) > 0.0)
     if _is_stuck(credit, endpoint, fresh, ahead_s, now_ns):
         return False
+    if share >= 1.0 and ahead_s <= 0.0 and not _has_below(credits, now_ns):
+        return True   # as `_comes_first` says, without asking how long anything takes
+    rate = _rate(endpoints, slot, credit, now_ns)
+    saved_s, own_s = <double>cached / rate, <double>prefill / rate
+    work_s = <double>endpoint.prefill_tokens / rate + own_s
     if share >= 1.0:
-        return _comes_first(credits, credit, ahead_s, saved_s, work_s, now_ns)
+        return _comes_first(credits, credit, endpoints, ahead_s, saved_s, work_s, now_ns)
     return _comes_later(credit, ahead_s, saved_s, own_s, work_s, now_ns)
 
 
@@ -443,21 +453,13 @@ cdef bint _allow_adaptive(
     int64_t prefill, int64_t cached, int64_t resident, double share, int64_t now_ns
 ) noexcept nogil:
     cdef const endpoint_t* endpoint = &endpoints.slots[slot]
-    cdef bint fresh = _is_fresh(endpoint, now_ns)
-    cdef double in_flight = _in_flight(endpoint, credit, fresh)
-    if share < 1.0:
-        credits.below_ns = now_ns
-    else:
-        _want(credits, resident, now_ns)
-        _survey(credits, endpoints, now_ns)
+    cdef double in_flight = _in_flight(endpoint, credit, _is_fresh(endpoint, now_ns))
     if in_flight <= 0.0 or (endpoint.requests == 0 and now_ns - credit.sent_ns > PATIENCE_NS):
         return True
     return (
         _has_place(credit, in_flight, share)
         and _has_memory(credits, credit, endpoints, slot, resident, share, now_ns)
-        and _wants_work(
-            credits, credit, endpoint, prefill, cached, _rate(endpoints, slot, credit, now_ns), share, now_ns
-        )
+        and _wants_work(credits, credit, endpoints, slot, prefill, cached, share, now_ns)
     )
 
 
@@ -510,6 +512,17 @@ cdef double credits_fullness(
     return _fullness_as_seen(credit, endpoints, slot, now_ns)
 
 
+cdef void credits_ask(credits_t* credits, int64_t resident, double share, int64_t now_ns) noexcept nogil:
+    """A request of a band with this share, that holds `resident` tokens at last, is about to ask endpoint by endpoint.
+    """
+    if credits.rules.mode != PK_CREDIT_ADAPTIVE:
+        return
+    if share < 1.0:
+        credits.below_ns = now_ns
+    else:
+        _want(credits, resident, now_ns)
+
+
 cdef bint credits_allow(
     credits_t* credits, const endpoints_t* endpoints, uint32_t slot,
     int64_t prefill, int64_t cached, int64_t resident, double share, int64_t now_ns
@@ -518,6 +531,7 @@ cdef bint credits_allow(
     `cached` ones, and holds `resident` ones at last?
 
     `share`: of the endpoint's room that its band may fill; below 1 also means that it leaves room for a higher band.
+    `credits_ask` comes before, once for all endpoints.
     """
     cdef const credit_t* credit = _credit(credits, endpoints, slot, endpoints.slots[slot].generation)
     if credit == NULL or credits.rules.mode == PK_CREDIT_OFF:
@@ -690,6 +704,7 @@ cdef class Credits:
               int64_t now_ns) -> bool:
         """May such a request go there now? `cached`: tokens of its prompt that need not be computed there."""
         self._require(slot)
+        credits_ask(&self._credits, resident, share, now_ns)
         return bool(credits_allow(&self._credits, &self._table, slot, prefill, cached, resident, share, now_ns))
 
     def fullness(self, uint32_t slot, int64_t now_ns) -> float:

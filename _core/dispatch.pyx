@@ -43,6 +43,7 @@ from picker._core.endpoints cimport (
 )
 from picker._core.credits cimport (
     credits_allow,
+    credits_ask,
     credits_booked,
     credits_first_byte,
     credits_released,
@@ -280,6 +281,7 @@ cdef uint32_t _with_credit(engine_t* engine, const request_t* request, double sh
     cdef int64_t resident = request.prompt_tokens + _expected(engine, request)
     cdef int64_t cached
     cdef uint32_t i, kept = 0
+    credits_ask(&engine.flow.credits, resident, share, request.now_ns)
     for i in range(frame.count):
         cached = _cached(engine, request, frame.slots[i])
         if credits_allow(
