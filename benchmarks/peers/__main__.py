@@ -49,9 +49,15 @@ def main() -> int:
 def in_peers(group: str) -> list[results.Row]:
     """A group that runs in the peers' environment. RuntimeError with what it said if it fails."""
     exchanges, out = environment.PLACE / "exchanges.json", environment.PLACE / f"{group}.json"
+    policy = environment.PLACE / "policy.txt"
     messages.write(exchanges)
+    messages.write_policy(policy)
     command = [str(environment.PYTHON), "-m", "benchmarks.peers.core", group, str(out)]
-    variables = {**environment.variables(), "PICKER_PEERS_EXCHANGES": str(exchanges)}
+    variables = {
+        **environment.variables(),
+        "PICKER_PEERS_EXCHANGES": str(exchanges),
+        "PICKER_PEERS_POLICY": str(policy),
+    }
     ended = subprocess.run(
         command, cwd=environment.ROOT, env=variables, capture_output=True, text=True, timeout=CORE_LIMIT_S, check=False
     )

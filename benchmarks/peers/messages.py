@@ -1,15 +1,26 @@
-"""What Envoy sends for the prompts of `pick`, encoded here: xds-protos belongs to the tests' environment."""
+"""What `pick` needs of this environment: what Envoy sends for its prompts, and picker's default policy, compiled.
+
+The peers' environment has neither xds-protos nor what reads configuration.
+"""
 
 import base64
 import json
 import random
 from pathlib import Path
 
+from picker.config.model import DEFAULT_CONFIG
 from picker.demo.workload import WORDS
+from picker.policy.compile import compile_policy
 from tests.support import messages
 
 BLOCK, BLOCKS, PROMPTS = 16, (32, 512), 256
 BYTES_PER_TOKEN = 4
+
+
+def write_policy(path: Path) -> None:
+    """What `picker serve` sets its engine to by default, as a Python literal."""
+    policy = compile_policy(DEFAULT_CONFIG)
+    path.write_text(repr({"prior_rate": policy.prior_rate, "steps": policy.steps, "flow": policy.flow}))
 
 
 def write(path: Path) -> None:

@@ -12,12 +12,14 @@ on uvloop, one call at a time, and 16 at a time. With block hashes made beforeha
 Not the same: Dynamo's call changes threads, since its core is asynchronous; picker's is a plain call.
 """
 
+import ast
 import asyncio
 import base64
 import json
 import os
 import random
 import time
+from array import array
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,12 +35,13 @@ from benchmarks.peers.pairs import Slice, calls, take
 from benchmarks.peers.told import Case, rows
 from benchmarks.results import Row
 from picker._core.engine import Engine
+from picker._core.radix import Radix
+from picker._core.score import Pipeline
 from picker._core.session import Session
 
 GROUP = "whole pick"
 BLOCK, MODEL = 16, "m"
 BLOCKS, ENDPOINTS = (32, 512), (8, 256)
-TTFT, MAX = (19, 1.0, (0.05, 1000.0), 0), (30, 1.0, (), 0)
 DEADLINE_S = 20.0
 AT_ONCE = 16
 
@@ -60,6 +63,11 @@ def exchanges() -> dict[str, Exchange]:
     return {name: Exchange(*map(base64.b64decode, pair[:2]), pair[2]) for name, pair in told.items()}
 
 
+def default_policy() -> dict[str, Any]:
+    """picker's, as the parent compiled it."""
+    return dict(ast.literal_eval(Path(os.environ["PICKER_PEERS_POLICY"]).read_text()))
+
+
 def prompts(blocks: int) -> list[list[int]]:
     """One for each endpoint; the first is asked for."""
     dice = random.Random(blocks)
@@ -67,14 +75,16 @@ def prompts(blocks: int) -> list[list[int]]:
 
 
 class Ours:
-    """An engine under the default policy, warm."""
+    """An engine as `picker serve` sets it up, warm; `has_flow`: with flow control, as is its default."""
 
-    def __init__(self, endpoints: int, warm: list[Exchange], asked: Exchange) -> None:
-        self._engine = Engine(hash_seed=1)
-        self._engine.set_policy([TTFT, MAX])
+    def __init__(self, endpoints: int, warm: list[Exchange], asked: Exchange, *, has_flow: bool) -> None:
+        policy = default_policy()
+        self._engine = Engine(hash_seed=1, prior_rate=policy["prior_rate"])
+        self._engine.set_policy(policy["steps"])
+        self._engine.set_flow(policy["flow"] if has_flow else None)
         for number in range(endpoints):
             slot = self._engine.add_endpoint(f"10.0.{number // 250}.{number % 250}:8000", f"10.0.0.{number % 250}")
-            self._engine.observe(*slot, now_ns=1, waiting=number % 3, running=number % 7, kv_usage=0.5)
+            self._engine.observe(*slot, now_ns=1, waiting=0, running=number % 7, kv_usage=0.5)
         for exchange in warm:
             self._life(exchange)
         self._asked = asked
@@ -93,6 +103,29 @@ class Ours:
         if not session.feed(exchange.body, 2):
             raise RuntimeError("picker has not answered")
         session.close(3)
+
+
+class Decision:
+    """What is left when the hashes are there: match, score all endpoints, choose. The core, as `Engine` runs it."""
+
+    def __init__(self, endpoints: int, blocks: int) -> None:
+        dice = random.Random(1)
+        self._hashes = array("Q", [dice.getrandbits(64) for _ in range(blocks)])
+        self._held = array("I", [0] * endpoints)
+        self._tree = Radix(endpoints, capacity=1 << 20, max_blocks=1 << 30)
+        for slot in range(endpoints):
+            other = array("Q", [dice.getrandbits(64) for _ in range(blocks)])
+            self._tree.insert(other if slot else self._hashes, slot)
+        loads = ({"waiting": 0, "running": slot % 7, "kv_usage": 0.5, "scraped_ns": 1} for slot in range(endpoints))
+        self._pipeline = Pipeline(default_policy()["steps"], loads)
+        self._tree.match_into(self._hashes, self._held)
+        chosen = self._pipeline.run(self._held.tolist(), prompt_tokens=blocks * BLOCK, block_tokens=BLOCK, now_ns=2)
+        if chosen != [0]:
+            raise RuntimeError(f"picker chose {chosen}, not the endpoint that holds the prompt")
+
+    def __call__(self) -> None:
+        self._tree.match_into(self._hashes, self._held)
+        self._pipeline.rerun()
 
 
 class Theirs:
@@ -189,8 +222,10 @@ def _case(known: dict[str, Exchange], blocks: int, endpoints: int) -> list[Row]:
     try:
         taken = take(
             {
-                "picker": calls(Ours(endpoints, warm, text)),
-                "picker, ids as JSON": calls(Ours(endpoints, warm, ids)),
+                "picker": calls(Ours(endpoints, warm, text, has_flow=False)),
+                "picker, flow control": calls(Ours(endpoints, warm, text, has_flow=True)),
+                "picker, ids as JSON": calls(Ours(endpoints, warm, ids, has_flow=False)),
+                "picker, hashes made": calls(Decision(endpoints, blocks)),
                 "Dynamo, 16 at once": theirs.slices(theirs.select(asked), AT_ONCE),
                 "Dynamo, booked": theirs.slices(theirs.reserve(asked)),
                 "Dynamo, hashes made": theirs.slices(theirs.select(hashed)),
@@ -201,15 +236,18 @@ def _case(known: dict[str, Exchange], blocks: int, endpoints: int) -> list[Row]:
         theirs.close()
     notes = {
         "picker": f"session: {text.body_bytes:,} bytes of JSON with text, booked, released",
+        "picker, flow control": "the same, and asked first which endpoints can take it: as picker serves by default",
         "picker, ids as JSON": f"session: {ids.body_bytes:,} bytes of JSON with token ids, booked, released",
+        "picker, hashes made": "Radix.match_into and the pipeline of scores: nothing read, hashed or booked",
         "Dynamo, booked": "select_and_reserve, then free_reservation",
         "Dynamo, hashes made": "select of block hashes: nothing hashed, nothing booked",
         "Dynamo, 16 at once": "the same, for each of 16 in flight",
         "Dynamo": "select of token ids made beforehand, nothing booked",
     }
     ratios = [("Dynamo", "picker", ">= 10"), ("Dynamo, booked", "picker", "")]
+    ratios += [("Dynamo", "picker, flow control", ""), ("Dynamo, booked", "picker, flow control", "")]
     ratios += [("Dynamo", "picker, ids as JSON", ""), ("Dynamo, booked", "picker, ids as JSON", "")]
-    ratios += [("Dynamo, hashes made", "picker", "")]
+    ratios += [("Dynamo, hashes made", "picker", ""), ("Dynamo, hashes made", "picker, hashes made", "")]
     case = Case(GROUP, f"{blocks} blocks of {BLOCK} tokens, {endpoints} endpoints")
     return rows(case, taken, notes, ratios)
 
