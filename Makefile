@@ -129,15 +129,15 @@ bench: $(VENV)/dev.stamp  ## Every target beside what was measured
 	$(TEST) benchmarks --benchmark-disable-gc --benchmark-columns=min,median,rounds --benchmark-sort=name \
 	  --benchmark-json=build/bench/$$(git describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/null || echo unknown).json $(ARGS)
 
-bench-gate: build  ## Instructions of the core against those of BASE=<rev>: red above +2 % (docs/benchmarks.md; ARGS=--all)
+bench-gate: $(VENV)/dev.stamp  ## Instructions of the core against those of BASE=<rev>: red above +2 % (docs/benchmarks.md; ARGS=--all)
 	@sh tools/valgrind.sh --install
 	$(BIN)/python -m benchmarks.ir $(if $(BASE),--base $(BASE)) $(ARGS)
 
-bench-gate-proof: build  ## The same with a kernel made 5 % slower in a copy: it must be red, and without that green
+bench-gate-proof: $(VENV)/dev.stamp  ## The same with a kernel made 5 % slower in a copy: it must be red, and without that green
 	@sh tools/valgrind.sh --install
 	$(BIN)/python -m benchmarks.proof
 
-bench-pair: build  ## Time against that of BASE=<rev>, in turns, beside the same against itself (CASES='radix*' for some)
+bench-pair: $(VENV)/dev.stamp  ## Time against that of BASE=<rev>, in turns, beside the same against itself (CASES='radix*' for some)
 	$(BIN)/python -m benchmarks.pair $(if $(BASE),--base $(BASE)) $(if $(CASES),'$(CASES)') $(ARGS)
 
 bench-report: $(VENV)/dev.stamp  ## What make bench and make bench-gate have kept: build/bench/report.md, with its history drawn

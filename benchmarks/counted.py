@@ -15,12 +15,15 @@ from pathlib import Path
 import picker
 from benchmarks.cases import read
 from benchmarks.cases.case import Case
+from picker._core import alloc
 
 
 def main(tree: str, library: str, done: str, *patterns: str) -> None:
     found = Path(picker.__file__).resolve().parents[1]
     if found != Path(tree).resolve():
         raise SystemExit(f"picker comes from {found}, not from {tree}")
+    if alloc.is_debug_build():
+        raise SystemExit(f"the core in {tree} is a debug build: `make build`")
     marks = ctypes.PyDLL(library)
     marks.end.argtypes = [ctypes.c_char_p]
     if not marks.is_counted():

@@ -62,7 +62,7 @@ class Verdict:
 
     @property
     def is_slower(self) -> bool:
-        return self.change is not None and self.change > self.allowed
+        return self.base is not None and self.head.ir > self.base.ir * (1 + self.allowed)
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ def show_growth(console: Console, found: Sequence[Grown], *, shows_all: bool) ->
 NEXT = """\
 What to do: look at the functions above. If it is worth what it costs, say so in a commit of this change:
     Perf-Ir: <case or pattern> +N %% because <why>
-`make bench-pair BASE=%s CASES='<pattern>'` says what it is in time; docs/benchmarks.md, what these figures can tell."""
+`make bench-pair %sCASES='<pattern>'` says what it is in time; docs/benchmarks.md, what these figures can tell."""
 
 
 def report(
@@ -251,7 +251,7 @@ def report(
     for module in missing:
         console.print(f"[bold red]no case runs {module}[/]: add one to benchmarks/cases")
     if slower:
-        console.print(NEXT % base[:12], highlight=False)
+        console.print(NEXT % (f"BASE={base[:12]} " if base else ""), highlight=False)
     return 1 if slower or missing or any(one.is_worse for one in growths) else 0
 
 
@@ -286,6 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def gate(asked: argparse.Namespace, console: Console) -> int:
     """Measures, shows, judges; the exit status. CountingFailed."""
     started = time.monotonic()
+    require_current(asked.head_tree)
     base, tree = _base(asked, console)
     built_s = time.monotonic() - started
     head, before = measure(tree, asked.head_tree.resolve(), asked.patterns, is_thorough=asked.caches)
@@ -307,6 +308,14 @@ def gate(asked: argparse.Namespace, console: Console) -> int:
     console.print(f"{len(verdicts)} cases; {whole_s:.0f} s, of them {built_s:.0f} s to build the base")
     console.print("[bold red]FAILED[/]" if status else "[green]passed[/]")
     return status
+
+
+def require_current(tree: Path) -> None:
+    """CountingFailed if a source of the core is newer than what was compiled of it."""
+    for source in sorted((tree / "_core").glob("*.pyx")):
+        made = next((tree / "_core").glob(f"{source.stem}.*.so"), None)
+        if made is None or made.stat().st_mtime < source.stat().st_mtime:
+            raise CountingFailed(f"{source.name} is newer than what was compiled of it: `make build`")
 
 
 def _base(asked: argparse.Namespace, console: Console) -> tuple[str, Path | None]:

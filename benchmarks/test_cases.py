@@ -22,6 +22,4 @@ def test_case(case: Case, benchmark: Any, target: Target) -> None:
     action = case.make()
     benchmark(action)
     figure = case.figure(float(benchmark.stats.stats.min))
-    benchmark.extra_info.update(case=case.name, figure=figure, unit=case.unit, limit=case.limit)
-    if case.limit is not None:
-        target(case.name, figure, case.limit, case.unit, higher_is_better=case.higher_is_better)
+    target(case.name, figure, case.limit, case.unit, higher_is_better=case.higher_is_better)

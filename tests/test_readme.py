@@ -7,20 +7,21 @@ from picker.cli.main import main
 from picker.config.load import load_config
 from picker.config.parameters import TtftScorer
 from picker.discovery.file import read_endpoints
-from tests.support.readme import CONFIGURATION, README, TABLES, blocks, regenerated
+from tests.support.readme import CONFIGURATION, PAGES, README, TABLES, blocks, regenerated
 from tests.support.shared import ROOT
 
 TEXT = README.read_text()
 
 
 def test_generated_parts_are_current() -> None:
-    for text in (TEXT, CONFIGURATION.read_text()):
-        assert regenerated(text) == text, "run `make docs`"
+    for page in PAGES:
+        text = page.read_text()
+        assert regenerated(text) == text, f"{page.name} is not current: run `make docs`"
 
 
 def test_each_generated_part_stands_somewhere() -> None:
-    both = TEXT + CONFIGURATION.read_text()
-    assert [name for name in TABLES if both.count(f"<!-- {name}: begin (make docs writes this) -->") != 1] == []
+    together = "".join(page.read_text() for page in PAGES)
+    assert [name for name in TABLES if together.count(f"<!-- {name}: begin (make docs writes this) -->") != 1] == []
 
 
 def test_the_configuration_page_works_as_it_stands(tmp_path: Path) -> None:
@@ -59,6 +60,6 @@ def test_the_weight_in_the_formula_is_the_default() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in (README, CONFIGURATION):
+    for page in PAGES:
         for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             assert (page.parent / link).exists(), link

@@ -3,7 +3,6 @@
 import argparse
 import sys
 import time
-from pathlib import Path
 
 from benchmarks.load import bench, registry, table, tools
 from benchmarks.load.options import BUILD, Options, available
@@ -20,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--shell", action="append", choices=available(), help="only these (repeat; default: all)")
     made.add_argument("--tls", choices=TLS, default="both", help="plain connections to picker, TLS, or both")
     made.add_argument("--rounds", type=int, default=3, help="how often each figure is taken")
-    made.add_argument("--write", type=Path, metavar="FILE", help="put the table where FILE marks a place for it")
+    made.add_argument("--publish", action="store_true", help="keep the figures as those that the docs show (make docs)")
     made.add_argument("--quick", action="store_true", help="one short round: shows that it works, measures nothing")
     return made
 
@@ -64,8 +63,8 @@ def main() -> int:
     rows, failures = measure(names, options, around["others"])
     table.show(rows, around, failures)
     told = table.save(BUILD / "results.json", rows, around, failures)
-    if args.write:
-        args.write.write_text(table.document(args.write.read_text(), told, around))
+    if args.publish:
+        table.publish(told, "load")
     return 1 if failures else 0
 
 

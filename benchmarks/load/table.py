@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from benchmarks import results
+from benchmarks.load import registry
 from benchmarks.load.options import ROOT
 from benchmarks.load.row import Row, shown
 
@@ -99,30 +101,24 @@ def _earlier(path: Path, commit: str) -> list[dict[str, Any]]:
     return list(content["rows"]) if content["circumstances"]["commit"] == commit else []
 
 
-BEGIN, END = "<!-- load: begin -->\n", "<!-- load: end -->"
+def publish(told: Sequence[Mapping[str, Any]], name: str, folder: Path = results.FOLDER) -> None:
+    """These rows among the published results `name`; groups that were not measured stay as they are."""
+    measured = {row["group"] for row in told}
+    kept = [row for row in results.rows(name, folder) if row.group not in measured]
+    results.write(name, [*kept, *map(_published, told)], folder)
 
 
-def document(page: str, rows: Sequence[Mapping[str, Any]], around: Mapping[str, Any]) -> str:
-    """The page with a table of these rows where it is marked. ValueError if it has no such place."""
-    head, found, rest = page.partition(BEGIN)
-    _, ended, tail = rest.partition(END)
-    if not (found and ended):
-        raise ValueError(f"the page lacks {BEGIN.strip()} or {END}")
-    lines = ["| figure | picker | median | min - max | target |", "| --- | --- | --- | --- | --- |"]
-    lines += ["| " + " | ".join(_markdown(row)) + " |" for row in rows]
-    where = f"{around['cpus']} CPUs, Linux {around['kernel']}, Python {around['python']}, commit {around['commit']}."
-    return f"{head}{BEGIN}{where}\n\n" + "\n".join(lines) + f"\n{END}{tail}"
-
-
-def _markdown(row: Mapping[str, Any]) -> tuple[str, ...]:
-    sign = "≥" if row["at_least"] else "≤"
-    verdict = "" if row["limit"] is None else f"{sign} {shown(row['limit'])}: {'met' if row['met'] else '**missed**'}"
-    spread = f"{shown(row['min'])} - {shown(row['max'])}" if len(row["samples"]) > 1 else ""
-    note = f" ({row['note']})" if row["note"] else ""
-    return (
-        f"{row['group']}: {row['what']}{note}",
+def _published(row: Mapping[str, Any]) -> results.Row:
+    sign = ">=" if row["at_least"] else "<="
+    is_spread = len(row["samples"]) > 1
+    return results.Row(
+        row["group"],
+        row["what"] + (f" ({row['note']})" if row["note"] else ""),
         row["variant"],
-        f"{shown(row['median'])} {row['unit']}",
-        spread,
-        verdict,
+        row["median"],
+        row["unit"],
+        "make bench-load" + (f" ARGS={row['group']}" if row["group"] in registry.ON_REQUEST else ""),
+        row["min"] if is_spread else None,
+        row["max"] if is_spread else None,
+        "" if row["limit"] is None else f"{sign} {row['limit']:g}",
     )

@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-import pytest
-
+from benchmarks import results
 from benchmarks.load import table
 from benchmarks.load.row import Row
 
 AROUND = {"commit": "abc", "cpus": 2, "kernel": "6.1", "python": "3.11"}
-PAGE = f"before\n{table.BEGIN}old\n{table.END}\nafter\n"
 
 
 def test_groups_of_the_same_commit_are_kept(tmp_path: Path) -> None:
@@ -20,18 +18,19 @@ def test_groups_of_the_same_commit_are_kept(tmp_path: Path) -> None:
     assert [(row["group"], row["median"]) for row in told] == [("b", 4.0)]
 
 
-def test_the_page_tells_figures_targets_and_misses() -> None:
+def test_what_is_published_tells_figures_and_targets(tmp_path: Path) -> None:
     rows = [
         Row("direct", "CPU", "µs", (1.0, 3.0, 2.0), 2.5, note="16 streams", variant="wire"),
         Row("bodies", "rate", "req/s", (1500.0,), 2000.0, at_least=True),
     ]
-    page = table.document(PAGE, [row.as_json() for row in rows], AROUND)
-    assert page.startswith("before\n") and page.endswith(f"{table.END}\nafter\n") and "old" not in page
-    assert "| direct: CPU (16 streams) | wire | 2 µs | 1 - 3 | ≤ 2.50: met |" in page.replace("2.5:", "2.50:")
-    assert "| bodies: rate |  | 1,500 req/s |  | ≥ 2,000: **missed** |" in page
-    assert table.document(page, [row.as_json() for row in rows], AROUND) == page
+    table.publish([row.as_json() for row in rows], "load", tmp_path)
+    direct, bodies = results.rows("load", tmp_path)
+    assert (direct.what, direct.who, results.figure(direct)) == ("CPU (16 streams)", "wire", "2 µs (1-3)")
+    assert (results.goal(direct), results.goal(bodies)) == ("≤ 2.5: met", "≥ 2,000: **missed**")
+    assert bodies.low is None
 
 
-def test_a_page_without_a_place_is_an_error() -> None:
-    with pytest.raises(ValueError, match="lacks"):
-        table.document("no place", [], AROUND)
+def test_groups_that_were_not_measured_stay_published(tmp_path: Path) -> None:
+    table.publish([Row("a", "x", "µs", (1.0,)).as_json(), Row("b", "y", "µs", (2.0,)).as_json()], "load", tmp_path)
+    table.publish([Row("b", "y", "µs", (3.0,)).as_json()], "load", tmp_path)
+    assert [(row.group, row.value) for row in results.rows("load", tmp_path)] == [("a", 1.0), ("b", 3.0)]

@@ -3,12 +3,21 @@
 import re
 import sys
 
+from benchmarks.tables import core_table, load_table, performance_table
 from picker.config.reference import plugins_table, settings_table
 from tests.support.shared import ROOT
 
 README = ROOT / "README.md"
 CONFIGURATION = ROOT / "docs" / "configuration.md"
-TABLES = {"settings": settings_table, "plugins": plugins_table}
+PERFORMANCE = ROOT / "docs" / "performance.md"
+PAGES = (README, CONFIGURATION, PERFORMANCE)
+TABLES = {
+    "settings": settings_table,
+    "plugins": plugins_table,
+    "performance": performance_table,
+    "load": load_table,
+    "core": core_table,
+}
 _PART = re.compile(r"(<!-- (\w+): begin \(make docs writes this\) -->\n).*?(<!-- \2: end -->)", re.S)
 
 
@@ -23,7 +32,7 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    for file in (README, CONFIGURATION):
+    for file in PAGES:
         fresh = regenerated(file.read_text())
         if "--write" in sys.argv:
             file.write_text(fresh)
