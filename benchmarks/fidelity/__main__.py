@@ -38,7 +38,7 @@ def main() -> int:
     ways = [way for way in WAYS if not args.policy or way.name in args.policy]
     with tempfile.TemporaryDirectory(prefix="picker-fidelity-") as directory:
         pairs, curves = asyncio.run(compare(ways, range(1, seeds + 1), seconds, Path(directory)))
-    console.print("\n".join(verdict.table(pairs)))
+    console.print("\n".join(verdict.table(verdict.rows(pairs))))
     objections = [f"{pair.name}: TTFT p50 is {pair.ratio:.2f} times as long live" for pair in pairs if not pair.agrees]
     objections += [*verdict.disorder(pairs), *verdict.disorder(pairs, "mean")]
     console.print("\n".join(objections) or "both worlds agree")
@@ -114,7 +114,7 @@ def write(pairs: Sequence[verdict.Pair], objections: Sequence[str]) -> None:
     busy = [share for pair in pairs for share in pair.machine]
     said = f"{results.machine()}, commit {results.commit()}; the machine was {min(busy):.0%} to {max(busy):.0%} busy."
     agreed = "; ".join(objections) or "Both worlds agree."
-    lines = [f"Measured on {said} {agreed}", "", *verdict.table(pairs)]
+    lines = [f"Measured on {said} {agreed}", "", *verdict.table(verdict.rows(pairs))]
     PAGE.write_text(f"{before}{begin}\n" + "\n".join(lines) + f"\n\n{end}{after}")
 
 

@@ -14,6 +14,7 @@ APART = 0.10
 """Policies whose TTFT differs by less than this in the lab have no order that a live run could confirm."""
 COMMAND = "make fidelity"
 LIVE, LAB = "live", "virtual time"
+RATIO = "TTFT p50, live / virtual time"
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def rows(pairs: Sequence[Pair]) -> list[Row]:
             for world, figures in ((LIVE, pair.live), (LAB, pair.lab)):
                 values = [value(one, what) for one in figures]
                 made.append(_row(pair.name, f"{said}, {world}", values, unit))
-        made.append(_row(pair.name, "TTFT p50, live / virtual time", pair.ratios("p50"), "×"))
+        made.append(_row(pair.name, RATIO, pair.ratios("p50"), "×"))
     return made
 
 
@@ -79,18 +80,20 @@ def _row(who: str, what: str, values: Sequence[float], unit: str) -> Row:
     return Row("fidelity", what, who, middle, unit, COMMAND, min(values), max(values))
 
 
-def table(pairs: Sequence[Pair]) -> list[str]:
-    """In Markdown."""
+def table(rows: Sequence[Row]) -> list[str]:
+    """The results in Markdown."""
     lines = [
         "| policy | TTFT p50: live | virtual time | live / virtual | TTFT mean | p90 | hit rate | balance |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for pair in pairs:
-        told = [f"{pair.mean(world, 'p50'):,.0f} ms" for world in (LIVE, LAB)]
-        ratios = pair.ratios("p50")
-        verdict = "" if pair.agrees else " **apart**"
-        told.append(f"{pair.ratio:.2f} ({min(ratios):.2f}-{max(ratios):.2f}){verdict}")
-        told += [f"{pair.mean(LIVE, what):,.0f} / {pair.mean(LAB, what):,.0f} ms" for what in ("mean", "p90")]
-        told += [f"{pair.mean(LIVE, what):.2f} / {pair.mean(LAB, what):.2f}" for what in ("hit", "balance")]
-        lines.append(f"| {pair.name} | " + " | ".join(told) + " |")
+    for who in dict.fromkeys(row.who for row in rows):
+        found = {row.what: row for row in rows if row.who == who}
+        ratio = found[RATIO]
+        verdict = "" if abs(ratio.value - 1) <= WITHIN else " **apart**"
+        told = [f"{found[f'TTFT p50, {world}'].value:,.0f} ms" for world in (LIVE, LAB)]
+        told.append(f"{ratio.value:.2f} ({ratio.low:.2f}-{ratio.high:.2f}){verdict}")
+        for what, form in (("TTFT mean", ",.0f"), ("TTFT p90", ",.0f"), ("hit rate", ".2f"), ("balance", ".2f")):
+            both = " / ".join(format(found[f"{what}, {world}"].value, form) for world in (LIVE, LAB))
+            told.append(f"{both} {found[f'{what}, {LIVE}'].unit}".strip())
+        lines.append(f"| {who} | " + " | ".join(told) + " |")
     return lines

@@ -5,8 +5,9 @@ from dataclasses import replace
 import msgspec
 import pytest
 
+from benchmarks import results
 from benchmarks.fidelity import live, processor, scene, verdict
-from benchmarks.fidelity.__main__ import told, virtual
+from benchmarks.fidelity.__main__ import PAGE, told, virtual
 from picker.sim import openai
 from picker.sim.figures import Figures, Spread
 
@@ -67,3 +68,9 @@ def test_only_a_clear_order_can_be_wrong() -> None:
     assert verdict.disorder([pair("b", 1.0, 1.5), pair("a", 2.0, 1.0)]) == [
         "a is before b in virtual time, behind it live (TTFT p50)"
     ]
+
+
+def test_the_page_shows_the_results() -> None:
+    page = PAGE.read_text().splitlines()
+    table = verdict.table(results.rows("fidelity"))
+    assert len(table) > len(scene.WAYS) and set(table) <= set(page)
