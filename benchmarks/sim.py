@@ -188,14 +188,17 @@ def markdown(name: str, found: Sequence[Figures]) -> str:
     return "\n".join(lines)
 
 
+PUBLISHED = (PICKER, "round-robin", "dynamo-tuned", show.ORACLE)
+
+
 def result_rows(groups: Sequence[tuple[str, Sequence[Figures]]]) -> Iterator[results.Row]:
-    """What is published: picker with the targets, and who is beside it: round robin, the oracle, the best of each."""
+    """What is published: picker with the targets, and who stands beside it, the best of each measure too."""
     for name, found in groups:
         others = [one for one in found if one.policy in BASELINES]
         for measure in MEASURES:
             best = measure.best(others).policy if others else ""
             for figures in found:
-                if figures.policy in (PICKER, "round-robin", show.ORACLE, best):
+                if figures.policy in (*PUBLISHED, best):
                     target = _target(name, measure, others) if figures.policy == PICKER else ""
                     shown = round(measure.of(figures), 4)
                     yield results.Row(name, measure.name, figures.policy, shown, measure.unit, COMMAND, target=target)
@@ -271,7 +274,7 @@ def main() -> None:
         groups.append((name, found))
         pictured += drawn
         Console(width=190).print(show.table(found, title(name, found)))
-    write(groups, args.out)
+        write(groups, args.out)  # each time, for it may take long
     if pictured:
         plot.draw(pictured, f"{PICTURED}: 8 replicas", PICTURES if args.docs else args.out)
     if PICKER in args.policies and set(args.policies) & set(BASELINES):
