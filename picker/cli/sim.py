@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
         figures = _played(made, policy, drawn if args.plot else None)
         found.append(figures)
         if args.json:
-            print(json.dumps(figures.told()), flush=True)
+            print(json.dumps(figures.told(), allow_nan=False), flush=True)
     _leave(args, _title(made, args), found, drawn)
     return 0
 

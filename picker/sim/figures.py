@@ -32,11 +32,20 @@ class Spread:
 
     def told(self) -> dict[str, float | None]:
         given = {"mean": self.mean, "p50": self.p50, "p90": self.p90, "p99": self.p99}
-        return {name: None if math.isnan(value) else round(value, 3) for name, value in given.items()}
+        return {name: _told(value, 3) for name, value in given.items()}
 
     @classmethod
     def of_told(cls, told: Mapping[str, float | None]) -> "Spread":
-        return cls(**{name: math.nan if value is None else value for name, value in told.items()})
+        return cls(**{name: _of_told(value) for name, value in told.items()})
+
+
+def _told(value: float, digits: int) -> float | None:
+    """JSON knows no NaN."""
+    return None if math.isnan(value) else round(value, digits)
+
+
+def _of_told(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class Figures:
     `hit_ceiling`: what one cache without end would have had; `hit_available`: what some replica had when the request
     was sent; `hit_captured`: what its replica had; `hit_rate`: what was found there when its turn came.
     `balance`: work of the busiest replica over the mean, in uncached prompt tokens and output tokens, each counted by
-    how fast its replica is; 1.0 is even, the number of replicas is all on one.
+    how fast its replica is; 1.0 is even, the number of replicas is all on one; NaN if nobody was served.
     """
 
     policy: str
@@ -75,7 +84,7 @@ class Figures:
             "ttft_ms": self.ttft_ms.told(),
             "e2e_ms": self.e2e_ms.told(),
             "output_tokens_per_s": round(self.output_tokens_per_s, 1),
-            "balance": round(self.balance, 4),
+            "balance": _told(self.balance, 4),
             "wall_s": round(self.wall_s, 2),
             "failed": self.failed,
             "hit_available": round(self.hit_available, 4),
@@ -88,7 +97,7 @@ class Figures:
         """The other way round; what it has besides is left out. KeyError for what is not there."""
         given = {name: told[name] for name in cls.__dataclass_fields__}
         spreads = {name: Spread.of_told(told[name]) for name in ("ttft_ms", "e2e_ms")}
-        return cls(**{**given, **spreads})
+        return cls(**{**given, **spreads, "balance": _of_told(told["balance"])})
 
 
 def figures(policy: str, outcome: Outcome, ceiling: float, wall_s: float) -> Figures:

@@ -41,7 +41,7 @@ def rows(found: Sequence[Figures]) -> Iterator[list[str]]:
             milliseconds(one.e2e_ms.mean),
             milliseconds(one.e2e_ms.p99),
             f"{one.output_tokens_per_s:,.0f}",
-            f"{one.balance:.2f}",
+            "-" if math.isnan(one.balance) else f"{one.balance:.2f}",
             f"{one.wall_s:.1f} s",
         ]
 

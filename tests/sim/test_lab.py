@@ -69,6 +69,14 @@ def test_what_is_told_can_be_read_again() -> None:
     assert again.told() == found.told()
 
 
+def test_nothing_served_is_json_all_the_same() -> None:
+    outcome = World(setting(1, faults=(Fault("dead", 0.0, 0.0),)), conversation(4, 5.0), PolicyGateway(RoundRobin()))
+    found = figures("round-robin", outcome.run(), 0.5, 1.0)
+    assert (found.rejected + found.failed, found.told()["balance"], found.told()["ttft_ms"]["p50"]) == (4, None, None)
+    assert Figures.of_told(json.loads(json.dumps(found.told(), allow_nan=False))).told() == found.told()
+    assert not any("nan" in cell for cells in rows([found]) for cell in cells)
+
+
 def test_regret_is_against_the_oracle() -> None:
     run = World(setting(1), conversation(4, 5.0), PolicyGateway(RoundRobin())).run()
     mine = figures("mine", run, 0.5, 1.0)
