@@ -117,8 +117,7 @@ def lab(
     kinds = pool.kinds()
     engines = tuple(pool.engine(kind, load.key_tokens) for kind in kinds)
     _require_possible(load, pool, min(config.num_blocks * config.block_size for config in engines))
-    if any(slot >= len(kinds) for fault in faults for slot in fault.slots):
-        raise UsageError(f"a failure strikes a replica that is not there: they are numbered 0 to {len(kinds) - 1}")
+    _require_sound(faults, len(kinds))
     bands = {one.band: one.priority for one in load.asked if one.band}
     setting = Setting(
         engines,
@@ -131,6 +130,21 @@ def lab(
         looks=True,
     )
     return Lab(load, setting, tells_cached)
+
+
+def _require_sound(faults: Sequence[Fault], replicas: int) -> None:
+    """They strike replicas that are there, and nobody who is dead dies."""
+    until_s = [-1.0] * replicas
+    for fault in sorted(faults, key=lambda fault: fault.at_s):
+        slots = fault.slots or range(replicas)
+        if max(slots) >= replicas:
+            raise UsageError(f"a failure strikes a replica that is not there: they are numbered 0 to {replicas - 1}")
+        for slot in slots if fault.kind == "dead" else ():
+            if fault.at_s <= until_s[slot]:
+                raise UsageError(
+                    f"replica {slot} would die at second {fault.at_s:g}, but is dead: make one failure of both"
+                )
+            until_s[slot] = fault.at_s + fault.seconds if fault.seconds else float("inf")
 
 
 def _require_possible(load: Load, pool: Pool, room: int) -> None:

@@ -5,6 +5,7 @@ engines by slot.
 """
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -14,6 +15,7 @@ from picker.sim.asked import Asked, Load
 from picker.sim.engine import Engine, EngineConfig, Progress, Request
 from picker.sim.gateway import FAILED, SERVED, Gateway
 from picker.sim.policies.base import Cluster, Replica
+from picker.sim.timing import TimingModel
 
 GONE_AFTER_S = 5.0  # until discovery knows that a replica is dead
 
@@ -128,7 +130,8 @@ class World:
         self.wakes: list[float | None] = [None] * len(self.engines)
         self.due: list[tuple[float, int]] = []  # of engines; entries that are not in `wakes` any more are void
         self.dead: set[int] = set()
-        self.mute: set[int] = set()
+        self.mute: Counter[int] = Counter()  # failures that keep metrics from being read
+        self.paces = [1.0] * len(self.engines)  # by what slow replicas are slow
         self.events: list[tuple[float, int, Callable[[], None]]] = []
         self.numbers = count()
         self.now_s = 0.0
@@ -267,7 +270,7 @@ class World:
         """What is told does not change while an engine only decodes, so it need not be stopped for it."""
         if slot in self.dead:
             return
-        if slot not in self.mute:
+        if not self.mute[slot]:
             metrics = self.engines[slot].metrics()
             self.at(self.now_s + self.setting.scrape_delay_s, lambda: self.gateway.scraped(slot, metrics, self.now_s))
         self.at(self.now_s + self.gateway.scrape_s, lambda: self.scrape(slot))
@@ -285,7 +288,7 @@ class World:
         slots = fault.slots or tuple(range(len(self.engines)))
         if fault.kind == "metrics":
             self.mute.update(slots)
-            self.at(self.now_s + fault.seconds, lambda: self.mute.difference_update(slots))
+            self.at(self.now_s + fault.seconds, lambda: self.mute.subtract(slots))
         elif fault.kind == "slow":
             self.retime(slots, 1.0 / fault.factor)
             self.at(self.now_s + fault.seconds, lambda: self.retime(slots, fault.factor))
@@ -296,11 +299,17 @@ class World:
             raise ValueError(f"no fault is {fault.kind!r}")
 
     def retime(self, slots: Iterable[int], factor: float) -> None:
+        """A dead replica is as slow when it comes back, if it still is by then."""
         for slot in slots:
-            self.advance(slot)
-            timing = self.engines[slot].timing
-            self.engines[slot].retime(replace(timing, speedup=timing.speedup * factor), self.now_s)
-            self.wake(slot)
+            self.paces[slot] *= factor
+            if slot not in self.dead:
+                self.advance(slot)
+                self.engines[slot].retime(self.paced(slot), self.now_s)
+                self.wake(slot)
+
+    def paced(self, slot: int) -> TimingModel:
+        timing = self.setting.engines[slot].timing
+        return replace(timing, speedup=timing.speedup * self.paces[slot])
 
     def kill(self, slot: int, seconds: float) -> None:
         """Its connections break, new ones are refused; a while later discovery takes it out, if it is not back."""
@@ -317,7 +326,7 @@ class World:
             self.at(self.now_s + seconds, lambda: self.revive(slot, is_seen))
 
     def revive(self, slot: int, is_new: bool) -> None:
-        self.engines[slot] = Engine(self.setting.engines[slot], terse=True)
+        self.engines[slot] = Engine(replace(self.setting.engines[slot], timing=self.paced(slot)), terse=True)
         self.dead.discard(slot)
         if is_new:
             self.gateway.added(slot, self.now_s)

@@ -165,3 +165,10 @@ def test_what_is_no_failure_is_said(text: str) -> None:
 def test_a_failure_of_nobody_is_said() -> None:
     with pytest.raises(UsageError, match="numbered 0 to 2"):
         lab(LOAD, POOL, faults=[failure("dead@1:3")])
+
+
+@pytest.mark.parametrize("texts", [("dead@9+1:2", "dead@1"), ("dead@1+5:2", "dead@6+5"), ("dead@1:1/1",)])
+def test_nobody_dies_twice(texts: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match="but is dead"):
+        lab(LOAD, POOL, faults=[failure(text) for text in texts])
+    lab(LOAD, POOL, faults=[failure(text) for text in ("dead@1+5:2", "dead@6.1+5:2", "dead@3:1", "slow@3+3")])

@@ -169,6 +169,24 @@ def test_discovery_takes_a_while_and_sees_no_short_absence() -> None:
     assert not any(what in ("removed", "added") for _, what, _ in short.log)
 
 
+def test_who_was_slow_when_it_died_is_as_fast_as_ever_when_all_is_over() -> None:
+    faults = (Fault("slow", 0.0, 6.0, (0,), 3.0), Fault("dead", 2.0, 2.0, (0,)))
+    world = World(setting(faults=faults), chats(40, 6), PolicyGateway(RoundRobin()))
+    speeds = {}
+    for at_s in (1.0, 5.0, 7.0):
+        world.at(at_s, lambda at_s=at_s: speeds.update({at_s: world.engines[0].timing.speedup}))  # type: ignore[misc]
+    world.run()
+    assert speeds == {1.0: pytest.approx(1 / 3), 5.0: pytest.approx(1 / 3), 7.0: pytest.approx(1.0)}
+
+
+def test_failures_of_metrics_that_overlap_last_to_the_end_of_the_last() -> None:
+    policy = Recorder()
+    faults = (Fault("metrics", 1.0, 2.0), Fault("metrics", 2.0, 3.0, (0, 1, 2)))
+    World(setting(faults=faults), LOAD, PolicyGateway(policy)).run()
+    scraped = [at_s for at_s, what, _ in policy.log if what == "scraped"]
+    assert max(scraped) > 5.0 > 1.0 > min(scraped) and not any(1.1 < at_s < 5.0 for at_s in scraped)
+
+
 def test_a_slot_that_is_not_there_is_an_error() -> None:
     class Lost(Plain):
         def choose(self, asked: Asked, now_s: float) -> int | None:
