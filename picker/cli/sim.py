@@ -48,13 +48,13 @@ def configure(parser: FlagParser) -> None:
     parser.several(
         "gpu", kind=names, help="of the replicas, in turn: a100, h100 (default), h200, mixed", metavar="NAME"
     )
-    parser.flag("speedup", kind=number, default=1.0, help="divides all times of the replicas")
+    parser.flag("speedup", kind=pace, default=1.0, help="divides all times of the replicas")
     parser.flag("max-lora", kind=count, default=0, help="LoRA adapters that run at the same time on a replica")
     parser.flag("speed", kind=number, default=1.0, help="arrivals this many times as fast")
     parser.flag("load", kind=number, help="arrivals as fast as this share of what the replicas can do, measured first")
     parser.flag("closed", kind=count, default=0, help="clients of a closed loop; 0: requests come at their times")
     parser.flag("part", kind=part, default=(0.0, 1.0), help="of the trace, from share to share of its time: 0.5:1")
-    parser.flag("limit", kind=count, default=0, help="requests at most; 0: all")
+    parser.flag("limit", kind=count, default=0, help="requests of that part at most; 0: all")
     parser.several("failures", kind=failures, help="such as dead@600+60:0,slow@900+60x3:1/2", metavar="KIND@SECOND")
     parser.flag("seed", kind=count, default=1, help="of generated loads and of the policies' dice")
     parser.switch("tells-cached", help="model servers tell cached tokens in their usage")
@@ -72,6 +72,14 @@ def number(given: str) -> float:
         value = 0.0
     if not 0 < value < 1e9:
         raise argparse.ArgumentTypeError(f"{quoted(given)} is not a number above 0")
+    return value
+
+
+def pace(given: str) -> float:
+    """From 0.001 to 1000: with less, a run would not end."""
+    value = number(given)
+    if not 1e-3 <= value <= 1e3:
+        raise argparse.ArgumentTypeError(f"{quoted(given)} is not a number from 0.001 to 1000")
     return value
 
 
@@ -104,6 +112,7 @@ def run(args: argparse.Namespace) -> int:
     made = _lab(args)
     policies = args.policy or ("picker", "round-robin")
     _require_policies(policies)
+    _require_places(args)
     found: list[Figures] = []
     drawn: list[Drawn] = []
     for policy in policies:
@@ -159,7 +168,8 @@ def _load(args: argparse.Namespace) -> "Load":
     if args.format not in FORMATS:
         raise UsageError(f"there is no format {quoted(args.format)}: {one_of(args.format, FORMATS)}")
     load = FORMATS[args.format](Path(args.trace) if args.trace else None, args.seed)
-    return (load.first(args.limit) if args.limit else load).part(*args.part).scaled(args.speed)
+    load = load.part(*args.part)
+    return (load.first(args.limit) if args.limit else load).scaled(args.speed)
 
 
 def _lab(args: argparse.Namespace) -> "Lab":
@@ -184,6 +194,14 @@ def _require_policies(policies: Sequence[str]) -> None:
         gateway_of(policy, 1)
 
 
+def _require_places(args: argparse.Namespace) -> None:
+    """Nobody is to wait for a run whose figures cannot be written."""
+    if args.csv and (Path(args.csv).is_dir() or not Path(args.csv).parent.is_dir()):
+        raise UsageError(f"--csv {args.csv} cannot be written: name a file in a folder that is there")
+    if args.plot and Path(args.plot).exists() and not Path(args.plot).is_dir():
+        raise UsageError(f"--plot {args.plot} is a file: name a folder")
+
+
 def _played(made: "Lab", policy: str, drawn: "list[Drawn] | None") -> "Figures":
     from picker.sim.plot import Drawn
 
@@ -195,10 +213,13 @@ def _played(made: "Lab", policy: str, drawn: "list[Drawn] | None") -> "Figures":
 
 def _title(made: "Lab", args: argparse.Namespace) -> str:
     load, last_s = made.load, made.load.asked[-1].at_s
-    pace = f"{args.closed} clients" if args.closed else f"{len(load.asked) / max(last_s, 1e-9):.2f}/s"
+    rate = f"{len(load.asked) / last_s:.2f}/s" if last_s else "at once"
+    coming = f"{args.closed} clients" if args.closed else rate
     kinds = ", ".join(dict.fromkeys(made.setting.gpus))
     ceiling = f"hit ceiling {made.ceiling:.3f}"
-    return f"{load.name}: {len(load.asked)} requests, {pace}, {len(made.setting.engines)} replicas ({kinds}), {ceiling}"
+    return (
+        f"{load.name}: {len(load.asked)} requests, {coming}, {len(made.setting.engines)} replicas ({kinds}), {ceiling}"
+    )
 
 
 def _leave(args: argparse.Namespace, title: str, found: "Sequence[Figures]", drawn: "Sequence[Drawn]") -> None:

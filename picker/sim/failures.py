@@ -22,7 +22,7 @@ def failure(text: str) -> Fault:
     seconds, factor = float(found["seconds"] or 0), float(found["factor"] or 2)
     if found["kind"] != "dead" and not seconds:
         raise ValueError(f"{text!r} does not say for how long: write {found['kind']}@{found['at']}+60")
-    if not factor:
-        raise ValueError(f"{text!r}: nothing is 0 times as slow")
+    if not 1e-3 <= factor <= 1e3:
+        raise ValueError(f"{text!r}: write a factor from 0.001 to 1000")
     slots = tuple(map(int, found["slots"].split("/"))) if found["slots"] else ()
     return Fault(found["kind"], float(found["at"]), seconds, slots, factor)

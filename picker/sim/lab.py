@@ -18,6 +18,7 @@ from picker.sim.engine import EngineConfig
 from picker.sim.gateway import SERVED, Gateway, PolicyGateway
 from picker.sim.gpus import FLEETS, GPUS, fleet
 from picker.sim.policies import POLICIES
+from picker.sim.traces.rows import MAX_TIME_S
 from picker.sim.world import Fault, Outcome, Setting, World
 
 PICKER = "picker"
@@ -25,6 +26,7 @@ REFERENCES = ("oracle", "dynamo-tuned")
 """What a cluster can do is the most that these come to."""
 FULL_CLIENTS = 48  # for each replica: so many keep it full
 MAX_WAITING = 1_000_000
+MAX_REPLICAS = 4_096  # as an engine of the core
 SAMPLES = 400  # of a run, for the picture of load over time
 
 
@@ -45,6 +47,8 @@ class Pool:
         """The GPU of each. Raises UsageError for one that is unknown, and for no replica at all."""
         if not self.replicas:
             raise UsageError("a cluster without replicas serves nobody: give --replicas 1 or more")
+        if self.replicas > MAX_REPLICAS:
+            raise UsageError(f"picker routes to at most {MAX_REPLICAS} replicas: give fewer --replicas")
         try:
             return fleet(self.gpus, self.replicas)
         except KeyError as error:
@@ -91,7 +95,9 @@ class Lab:
         if last_s <= 0:
             raise UsageError(f"all requests of {self.load.name} come at once: there is no rate to change")
         offered = len(self.load.asked) / last_s
-        return replace(self, load=self.load.scaled(share * self.capacity() / offered))
+        load = self.load.scaled(share * self.capacity() / offered)
+        _require_end(load)
+        return replace(self, load=load)
 
     def capacity(self) -> float:
         """Requests per second when every replica is always full and nobody thinks, under the better of two policies."""
@@ -147,9 +153,15 @@ def _require_sound(faults: Sequence[Fault], replicas: int) -> None:
             until_s[slot] = fault.at_s + fault.seconds if fault.seconds else float("inf")
 
 
+def _require_end(load: Load) -> None:
+    if load.asked[-1].at_s > MAX_TIME_S:
+        raise UsageError(f"the last request of {load.name} would come after more than a year: let them come faster")
+
+
 def _require_possible(load: Load, pool: Pool, room: int) -> None:
     if not load.asked:
-        raise UsageError(f"{load.name} holds no request")
+        raise UsageError(f"{load.name} holds no request: look at the trace, and at --part")
+    _require_end(load)
     longest = max(load.asked, key=lambda one: one.tokens)
     if longest.tokens > room:
         raise UsageError(
@@ -173,4 +185,5 @@ def gateway_of(policy: str, seed: int, tells_cached: bool = False) -> Callable[[
         config = load_config(read_text(Path(policy)), source=policy)
         return lambda: CoreGateway(config, seed=seed, tells_cached=tells_cached)
     hint = one_of(policy, [PICKER, *POLICIES])
-    raise UsageError(f"there is no policy {quoted(policy)}: {hint}; a configuration file ends with .yaml")
+    more = "--list-policies says which there are, a configuration file ends with .yaml"
+    raise UsageError(f"there is no policy {quoted(policy)}: {hint} ({more})")

@@ -131,7 +131,9 @@ def test_load_is_a_share_of_what_the_replicas_can_do() -> None:
     [
         (LOAD, replace(POOL, gpus=("h1000",)), 'no GPU "h1000": did you mean "h100"'),
         (LOAD, replace(POOL, replicas=0), "give --replicas 1 or more"),
+        (LOAD, replace(POOL, replicas=4097), "at most 4096 replicas"),
         (LOAD, replace(POOL, cache_tokens=128), "give more --blocks"),
+        (LOAD.scaled(1e-8), POOL, "after more than a year"),
         (replace(LOAD, asked=()), POOL, "chats holds no request"),
         (Load("l", (Asked(0, 0.0, 9, 9, lora="a"),), 64), POOL, "give --max-lora"),
     ],
@@ -156,9 +158,11 @@ def test_failures_are_read() -> None:
     assert failure("dead@7") == Fault("dead", 7.0, 0.0)
 
 
-@pytest.mark.parametrize("text", ["", "dead", "flood@1+1", "slow@5", "slow@5+1x0", "dead@5:", "dead@-1", "dead@5:0,1"])
+@pytest.mark.parametrize(
+    "text", ["", "dead", "flood@1+1", "slow@5", "slow@5+1x0", "slow@5+1x1001", "dead@5:", "dead@-1", "dead@5:0,1"]
+)
 def test_what_is_no_failure_is_said(text: str) -> None:
-    with pytest.raises(ValueError, match=r"failure|how long|0 times"):
+    with pytest.raises(ValueError, match=r"failure|how long|factor from"):
         failure(text)
 
 

@@ -75,7 +75,7 @@ def test_fleets_loads_and_adapters(trace: Path, capsys: pytest.CaptureFixture[st
         "50",
     ]
     found = told(capsys, "--trace", trace, "--policy", "picker,oracle", *flags)
-    assert [(one["requests"], one["rejected"], one["failed"]) for one in found] == [(45, 0, 0)] * 2
+    assert [(one["requests"], one["rejected"], one["failed"]) for one in found] == [(50, 0, 0)] * 2
 
 
 def test_any_configuration_may_run(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,6 +116,10 @@ def test_mistakes_are_explained(trace: Path, capsys: pytest.CaptureFixture[str])
     assert "not a number above 0" in refused(capsys, "--trace", trace, "--speed", "0")
     assert "is no failure" in refused(capsys, "--trace", trace, "--failures", "flood@7")
     assert "give one of them" in refused(capsys, "--trace", trace, "--load", "0.5", "--closed", "3")
+    assert "from 0.001 to 1000" in refused(capsys, "--trace", trace, "--speedup", "1e-9")
+    assert "--csv" in refused(capsys, "--trace", trace, "--csv", trace.parent / "nowhere" / "figures.csv")
+    assert "name a folder" in refused(capsys, "--trace", trace, "--plot", trace)
+    assert "look at the trace, and at --part" in refused(capsys, "--trace", trace, "--part", "0.001:0.002")
     assert "--block-size 1 or more" in refused(capsys, "--trace", trace, "--block-size", "0")
     trace.write_text(trace.read_text() + "\n{}\n")
     assert "line 61" in refused(capsys, "--trace", trace)
