@@ -4,6 +4,7 @@
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -38,12 +39,17 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `argv` (default: the process's arguments) and returns the exit code."""
     try:
-        return _dispatch(list(sys.argv[1:] if argv is None else argv))
+        code = _dispatch(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return code
     except PickerError as error:
         print(f"picker: error: {error}", file=sys.stderr)
         return error.exit_code
     except SystemExit as stop:  # argparse ends --help so
         return stop.code if isinstance(stop.code, int) else 0
+    except BrokenPipeError:  # whoever read what is printed has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
+        return 1
     except KeyboardInterrupt:
         return 130
 

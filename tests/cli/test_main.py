@@ -1,5 +1,6 @@
 """The picker command: dispatch, exit codes, and what is imported for what."""
 
+import os
 import subprocess
 import sys
 import types
@@ -75,6 +76,16 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, lambda args: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         main(["demo"])
+
+
+@pytest.mark.parametrize("words", [["--help"], ["sim", "--list-policies"]])
+def test_a_reader_that_has_gone_is_no_bug(words: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as gone:
+        command = [sys.executable, "-m", "picker", *words]
+        done = subprocess.run(command, stdout=gone, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def imported_by(words: list[str]) -> set[str]:
