@@ -171,7 +171,7 @@ live-overload: $(VENV)/dev.stamp  ## Twice what the model servers can do, throug
 overload: $(VENV)/dev.stamp  ## Twice what simulated replicas can do, in virtual time, under each policy; writes docs/overload.md (5 minutes; ARGS="--seeds 1")
 	$(BIN)/python -m benchmarks.overload --docs $(ARGS)
 
-sim: $(VENV)/dev.stamp  ## Routing policies on four loads, in virtual time; writes docs/routing-quality.md (15 minutes; ARGS="--only agentic")
+sim: $(VENV)/dev.stamp  ## Routing policies on four loads, in virtual time; writes docs/routing-quality.md (15 minutes; ARGS="--only agentic" for some, and no docs)
 	$(BIN)/python -m benchmarks.sim --docs $(ARGS)
 
 bench-peers: $(VENV)/dev.stamp load-tools  ## picker beside xxhash, Dynamo, sglang-router and vllm-router; writes docs/peers.md (6 minutes; ARGS=pick)
