@@ -98,9 +98,10 @@ def _gateway(servers: Servers, way: Way, seed: int, directory: Path) -> Iterator
     with contextlib.ExitStack() as stack:
         gateways: dict[str, tuple[str, Gateway]] = {}
         if not way.is_envoys:
-            gateways[LISTENER] = _picker(stack, servers, way, directory)
-            if way.lab:
-                gateways[LISTENER] = _policy(stack, servers, way, seed, directory)
+            started = (
+                _policy(stack, servers, way, seed, directory) if way.lab else _picker(stack, servers, way, directory)
+            )
+            gateways[LISTENER] = started
         envoy = EnvoyProcess(gateways_config(servers.addresses, gateways), directory)
         stack.callback(envoy.stop)
         envoy.wait_ready()
