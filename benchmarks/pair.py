@@ -47,8 +47,8 @@ class Ratios:
 
     @property
     def spread(self) -> float:
-        """Of A/A: what the same code differs by."""
-        return max(self.aa) / min(self.aa) - 1
+        """Of A/A: what the same code differs by, from 1 too."""
+        return max(*self.aa, 1.0) / min(*self.aa, 1.0) - 1
 
     @property
     def verdict(self) -> str:
@@ -179,6 +179,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--base-tree", type=Path, metavar="DIR", help="a core that is built already, in its place")
     parser.add_argument("--fresh", type=int, default=FRESH, metavar="N", help="sets of fresh processes (%(default)s)")
     asked = parser.parse_args(arguments)
+    if asked.fresh < 1:
+        parser.error("--fresh is to be 1 or more")
     console = Console(highlight=False) if sys.stdout.isatty() else Console(width=170, highlight=False)
     try:
         known = {case.name: Ratios(case.name) for case in chosen(asked.patterns)}
@@ -189,7 +191,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CountingFailed as error:
         console.print(f"[bold red]not compared:[/] {error}")
         return 2
-    return show(console, known.values(), failed)
+    status = show(console, known.values(), failed)
+    return 2 if len(failed) == len(known) else status
 
 
 def cpu() -> int:

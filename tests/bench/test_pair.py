@@ -17,6 +17,8 @@ from benchmarks.pair import ORDERS, Ratios, chosen, in_turns
         ([1.11, 1.11, 1.11], [1.0, 1.0, 1.049], "slower"),
         ([0.8, 0.81, 0.8], [1.0, 1.01, 1.0], "faster"),
         ([1.0, 1.5, 1.0], [1.0, 1.0, 1.0], "same"),
+        ([1.2, 1.2, 1.2], [1.08, 1.08, 1.08], "no verdict"),
+        ([1.2], [0.98], "slower"),
     ],
 )
 def test_verdicts(ab: list[float], aa: list[float], verdict: str) -> None:
