@@ -76,13 +76,14 @@ LINES = (
     Line("core", "prefix match, 512 blocks over 256 endpoints", "{radix|match of 512 blocks, 256 endpoints|}"),
     Line(
         "peers",
-        "the same by Dynamo's RadixTree, from Python, over picker; the walk alone",
+        "prefix match, 512 blocks over 256 endpoints, by Dynamo's RadixTree over picker: from Python; the walk alone",
         f"{{prefix index|{DYNAMO}|Dynamo / picker}}; {{prefix index|the same, walk alone|Dynamo / picker}}",
     ),
     Line(
         "peers",
-        "a whole pick by Dynamo's SelectionService, over picker: 512 blocks, 256 endpoints",
-        "{whole pick|512 blocks of 16 tokens, 256 endpoints|Dynamo / picker}",
+        "a whole pick by Dynamo's SelectionService over picker with flow control, 256 endpoints: 512 blocks; 32 blocks",
+        "{whole pick|512 blocks of 16 tokens, 256 endpoints|Dynamo / picker, flow control}; "
+        "{whole pick|32 blocks of 16 tokens, 256 endpoints|Dynamo / picker, flow control}",
     ),
     Line(
         "peers",
