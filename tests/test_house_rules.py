@@ -13,7 +13,7 @@ from tests.support.shared import ROOT
 CORE = ROOT / "_core"
 MODULES = sorted(path.stem for path in CORE.glob("*.pyx"))
 
-# --- the core: HOUSE 2.1 ---
+# --- the core ---
 
 BELONGS = {
     "stub": "_core/{}.pyi",

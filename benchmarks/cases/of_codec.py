@@ -1,6 +1,6 @@
 """Codec: whole exchanges, and the two replies that matter.
 
-DESIGN.md states no figure for the codec alone; the limits are its share of the session's 15 µs for a small request.
+No target is stated for the codec alone; the limits are its share of the session's 15 µs for a small request.
 """
 
 from benchmarks.cases.case import Action, Case, Growth

@@ -94,7 +94,7 @@ class PickerConfig:
 
 
 def default_plugins() -> tuple[PluginSpec, ...]:
-    """The default policy: sticky until saturated (DESIGN.md 5)."""
+    """The default policy: the least estimated time to first token."""
     return (
         PluginSpec(type="ttft-scorer", name="ttft-scorer", role=Role.SCORER, parameters=TtftScorer()),
         PluginSpec(type="max-score-picker", name="max-score-picker", role=Role.PICKER, parameters=MaxScorePicker()),

@@ -1,4 +1,4 @@
-"""What picker answers when things fail (DESIGN.md 8), through a real Envoy."""
+"""What picker answers when things fail, through a real Envoy."""
 
 import itertools
 import json

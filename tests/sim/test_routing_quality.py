@@ -28,7 +28,7 @@ def figures(policy: str) -> Figures:
 
 
 def test_round_robin_is_as_published() -> None:
-    """PEERS.md, replay block, "conversation 64k, 1x": hit rate 0.127 under a ceiling of 0.374; balance 1.04."""
+    """Dynamo's own replay of it: hit rate 0.127 (docs/routing-baselines.md), under a ceiling of 0.374; balance 1.04."""
     assert figures("round-robin").hit_rate == pytest.approx(0.127, abs=0.002)
     assert figures("round-robin").hit_ceiling == pytest.approx(0.374, abs=0.001)
     assert figures("round-robin").balance == pytest.approx(1.04, abs=0.02)

@@ -3,7 +3,7 @@
 A session begins with the instructions and tools that all agents of its kind have, and a task. Each turn the model
 answers; the answer and what a tool, or at times a person, says to it make the next prompt, until the session is over or
 its context is full. A turn comes after the answer to the one before it and a time to think. The shape is made up: long
-contexts (to 240,000 tokens), short answers, most of each prompt known, as published agent traces have them (PEERS.md).
+contexts (to 240,000 tokens), short answers, most of each prompt known, as published agent traces have them.
 """
 
 import random
