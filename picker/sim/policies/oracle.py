@@ -33,7 +33,7 @@ class Oracle(Booked):
     def choose(self, asked: Asked, now_s: float) -> int | None:
         if not self.slots:
             return None
-        names = asked.cacheable(self.cluster.key_tokens)[: (asked.prompt_tokens - 1) // self.cluster.key_tokens]
+        names = self.cluster.names(asked)
         uncached = {slot: asked.prompt_tokens - self.found_tokens(slot, asked, names) for slot in self.slots}
         slot = least(self.slots, lambda slot: self.cost_s(slot, asked, uncached[slot], now_s), self.dice)
         self._awaited[asked.index] = names
