@@ -20,7 +20,7 @@ from picker.demo.processes import Child, machine_busy, picker_command, stop_all
 from picker.sim import journal
 
 ROUND_ROBIN = "round robin"
-BLOCKS = 2810  # of 16 tokens: one A100-40GB (PROTOCOL.md 9.1)
+BLOCKS = 2810  # of 16 tokens: one A100-40GB
 GATEWAY = Gateway(steering="metadata", retries=1)  # a request whose server is gone goes to the next one picker lists
 
 UNREAD = replace(GATEWAY, response_body="NONE")

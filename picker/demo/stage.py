@@ -15,7 +15,7 @@ from picker.demo.processes import Child, free_port, picker_command, split_addres
 MODEL = "sim"
 READY_S = 30.0
 IDLE_S = 30.0
-CACHE_BLOCKS = 2810  # of 16 tokens: one A100-40GB (PROTOCOL.md 9.1)
+CACHE_BLOCKS = 2810  # of 16 tokens: one A100-40GB
 LISTENING = "listening on "
 
 

@@ -1,4 +1,4 @@
-"""The simulated server's `/metrics` page, in the names of the engine it plays (PROTOCOL.md 1.7)."""
+"""The simulated server's `/metrics` page, in the names of the engine it plays."""
 
 import bisect
 import time

@@ -1,6 +1,6 @@
 """How long the steps of a simulated engine take.
 
-The constants are those of the Gateway API Inference Extension's simulator, fitted to one A100-40GB (PROTOCOL.md 9.1):
+The constants are those of the Gateway API Inference Extension's simulator, fitted to one A100-40GB:
 prefill 0.01969 s + 6.769e-5 s a token; decode 0.014 s + 5.35e-7 s a cached token + 1.0265e-4 s a sequence. Its floor of
 0.04 s under a prefill is left out: it is for whole prompts, and steps here are chunks.
 """

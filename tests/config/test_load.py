@@ -248,7 +248,7 @@ def test_the_tables_agree() -> None:
 
 
 def test_the_peers_defaults() -> None:
-    """PEER-llm-d-router.md 5, where a wrong default would route differently without anyone noticing."""
+    """Those of llm-d-router 0.10, where a wrong default would route differently without anyone noticing."""
     assert p.PrefixCacheAffinityFilter() == p.PrefixCacheAffinityFilter(
         affinityThreshold=0.80,
         explorationProbability=0.0,

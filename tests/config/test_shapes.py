@@ -1,4 +1,4 @@
-"""Every shape an EndpointPickerConfig of the reference picker may take (PEER-llm-d-router.md 3, 4 and 5), one by one.
+"""Every shape an EndpointPickerConfig of the reference picker may take, one by one.
 
 Each runs and says nothing, or is taken with a warning that names what has no effect, or is refused with a message
 that names it and says what to use instead. Nothing is ignored in silence, and the table has no holes: it names every
@@ -22,7 +22,7 @@ from picker.errors import ConfigError
 from picker.policy.compile import compile_policy
 from tests.support.config_samples import HEAD
 
-# PEER-llm-d-router.md 3 and 5: every plugin type, in its order.
+# Every plugin type that the reference registers, in its order.
 PEER_TYPES = """
 openai-parser anthropic-parser vllmhttp-parser vllmgrpc-parser sglanghttp-parser vertexai-parser passthrough-parser
 queue-scorer running-requests-size-scorer kv-cache-utilization-scorer prefix-cache-scorer lora-affinity-scorer

@@ -1,6 +1,6 @@
 """Other gateways for overload experiments: the reference picker's default algorithm as a model, and round robin.
 
-The model follows PEER-llm-d-router.md 4 (weighted scorers), 5.7 and 6 (flow control, switched on) and 7.1 (scraping):
+The model follows llm-d-router 0.10: weighted scorers, flow control, switched on, and scraping;
 its own words for what it does are in the comments. What it costs to run is left out.
 """
 

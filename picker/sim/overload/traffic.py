@@ -63,7 +63,7 @@ LONG = Mix("long", Lengths(4_000, 0.7, 16_000), Lengths(100, 0.8, 800))
 ANSWERS = Mix("answers", Lengths(200, 0.8, 2_000), Lengths(500, 0.7, 2_000))
 MIXES = {mix.name: mix for mix in (SHORT, CHAT, LONG, ANSWERS)}
 
-# The A100 is the one of 40 GB with a 7B model that the public simulation was fitted to (PROTOCOL.md 9.1).
+# The A100 is the one of 40 GB with a 7B model that the public simulation was fitted to.
 A100 = A100_40GB
 ENGINES = {"A100": A100, "H100": H100}
 
