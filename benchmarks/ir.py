@@ -198,7 +198,7 @@ def _cells(verdict: Verdict, is_thorough: bool) -> list[str]:
         f"{head.ir:,}",
         f"{verdict.change:+.2%}" if verdict.change is not None else "-",
         f"{verdict.allowed:+.1%}",
-        _two(base and base.elsewhere, head.elsewhere),
+        _two(base.elsewhere if base else None, head.elsewhere),
     ]
     if is_thorough:
         for events in (("D1mr", "D1mw"), ("Bcm",)):
