@@ -18,6 +18,7 @@ from rich.console import Console
 
 from benchmarks import overload_plot, overload_report
 from benchmarks.overload_runs import GATEWAYS, Result, experiment
+from benchmarks.results import placed
 from picker.sim.overload.traffic import A100, CHAT, ENGINES, MIXES, Phase, Scenario
 from picker.sim.world import Fault
 
@@ -119,9 +120,9 @@ def write(results: Sequence[Sequence[Result]], broken: Sequence[Result], out: Pa
 
 def write_docs(results: Sequence[Sequence[Result]], broken: Sequence[Result]) -> None:
     page = DOCS.read_text()
-    page = overload_report.placed(page, "verdict", verdict_rows([group[0] for group in results]))
-    page = overload_report.placed(page, "scenarios", "\n\n".join(map(scenario_text, results)))
-    page = overload_report.placed(page, "faults", fault_rows(broken))
+    page = placed(page, "verdict", verdict_rows([group[0] for group in results]))
+    page = placed(page, "scenarios", "\n\n".join(map(scenario_text, results)))
+    page = placed(page, "faults", fault_rows(broken))
     DOCS.write_text(page)
 
 

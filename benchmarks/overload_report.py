@@ -282,13 +282,3 @@ def markdown(runs: Sequence[Run], unloaded_p99_s: float | None = None) -> str:
         for place, band in enumerate(run.bands):
             lines.append("| " + " | ".join(_cells(run, place, band, unloaded_p99_s)) + " |")
     return "\n".join(lines)
-
-
-def placed(page: str, name: str, text: str) -> str:
-    """The page with `text` between its `<!-- name: begin -->` and `<!-- name: end -->`. ValueError if it lacks them."""
-    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
-    head, found, rest = page.partition(begin)
-    _, ended, tail = rest.partition(end)
-    if not (found and ended):
-        raise ValueError(f"the page lacks {begin.strip()} or {end}")
-    return f"{head}{begin}{text}\n{end}{tail}"

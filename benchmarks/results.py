@@ -148,3 +148,13 @@ def goal(row: Row) -> str:
         return ""
     sign, at = limit(row.target)
     return f"{'≥' if sign == '>=' else '≤'} {shown(at)}: {'met' if row.met else '**missed**'}"
+
+
+def placed(page: str, name: str, text: str) -> str:
+    """The page with `text` between its `<!-- name: begin -->` and `<!-- name: end -->`. ValueError if it lacks them."""
+    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+    head, found, rest = page.partition(begin)
+    _, ended, tail = rest.partition(end)
+    if not (found and ended):
+        raise ValueError(f"the page lacks {begin.strip()} or {end}")
+    return f"{head}{begin}{text}\n{end}{tail}"

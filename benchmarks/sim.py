@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import results
-from benchmarks.overload_report import placed
+from benchmarks.results import placed
 from picker.sim import plot, show
 from picker.sim.asked import Load
 from picker.sim.figures import Figures

@@ -107,15 +107,11 @@ def _add(curves: tuple[list[float], list[float]], one: Outcome, other: Outcome) 
 
 def write(pairs: Sequence[verdict.Pair], objections: Sequence[str]) -> None:
     """The table on the page, between its marks."""
-    text = PAGE.read_text()
-    begin, end = "<!-- fidelity: begin -->\n", "<!-- fidelity: end -->"
-    before, _, rest = text.partition(begin)
-    _, _, after = rest.partition(end)
     busy = [share for pair in pairs for share in pair.machine]
     said = f"{results.machine()}, commit {results.commit()}; the machine was {min(busy):.0%} to {max(busy):.0%} busy."
     agreed = "; ".join(objections) or "Both worlds agree."
-    lines = [f"Measured on {said} {agreed}", "", *verdict.table(verdict.rows(pairs))]
-    PAGE.write_text(f"{before}{begin}\n" + "\n".join(lines) + f"\n\n{end}{after}")
+    text = "\n".join([f"Measured on {said} {agreed}", "", *verdict.table(verdict.rows(pairs))])
+    PAGE.write_text(results.placed(PAGE.read_text(), "fidelity", f"\n{text}\n"))
 
 
 if __name__ == "__main__":

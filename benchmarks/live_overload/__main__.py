@@ -21,6 +21,7 @@ from benchmarks.live_overload import experiment, faults
 from benchmarks.live_overload.experiment import Experiment, Settings
 from benchmarks.live_overload.stage import Size, staged
 from benchmarks.load.table import circumstances
+from benchmarks.results import placed
 
 PARTS = ("burst", "faults")
 console = Console(highlight=False) if sys.stdout.isatty() else Console(width=170, highlight=False)
@@ -75,7 +76,7 @@ def report(found: Experiment, args: argparse.Namespace) -> None:
             f"{around['cpus']} CPUs, Linux {around['kernel']}, Python {around['python']}, commit {around['commit']}."
         )
         text = "\n".join([where, "", *page])
-        args.write.write_text(overload_report.placed(args.write.read_text(), "live overload", text))
+        args.write.write_text(placed(args.write.read_text(), "live overload", text))
 
 
 def main(words: Sequence[str]) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks.results import ROOT, Row, figure, goal
+from benchmarks.results import ROOT, Row, figure, goal, placed
 
 PAGE = ROOT / "docs" / "peers.md"
 GROUPS = {"hashing": "hashing", "prefix index": "match", "whole pick": "pick", "whole routers": "routers"}
@@ -17,9 +17,10 @@ def write(rows: Sequence[Row], page: Path = PAGE) -> None:
 
 def filled(text: str, rows: Sequence[Row]) -> str:
     """The page with these results. ValueError if it lacks a place."""
-    text = _between(text, "circumstances", [_circumstances(rows)])
+    text = placed(text, "circumstances", f"\n{_circumstances(rows)}\n")
     for group, place in GROUPS.items():
-        text = _between(text, place, _table(row for row in rows if row.group == group))
+        table = "\n".join(_table(row for row in rows if row.group == group))
+        text = placed(text, place, f"\n{table}\n")
     return text
 
 
@@ -38,12 +39,3 @@ def _table(rows: Iterable[Row]) -> list[str]:
         )
         said = row.what
     return lines
-
-
-def _between(text: str, place: str, lines: Sequence[str]) -> str:
-    begin, end = f"<!-- {place}: begin -->\n", f"<!-- {place}: end -->"
-    before, found, rest = text.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not (found and closed):
-        raise ValueError(f"the page has no place for {place!r}")
-    return f"{before}{begin}\n" + "\n".join(lines) + f"\n\n{end}{after}"

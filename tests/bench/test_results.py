@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.results import Row, figure, goal, names, rows, write
+from benchmarks.results import Row, figure, goal, names, placed, rows, write
 
 ROW = Row("radix", "match of 512 blocks", "picker", 0.46, "µs", "make bench", low=0.44, high=0.5, target="<= 1")
 
@@ -47,3 +47,10 @@ def test_what_is_no_row_is_refused(tmp_path: Path) -> None:
     (tmp_path / "odd.json").write_text(json.dumps({"rows": [{"group": "g"}]}))
     with pytest.raises(ValueError, match=r"odd\.json: .*missing"):
         rows("odd", tmp_path)
+
+
+def test_a_table_is_placed_where_a_page_wants_it() -> None:
+    page = "a\n<!-- live: begin -->\nold\n<!-- live: end -->\nb"
+    assert placed(page, "live", "new") == page.replace("old", "new")
+    with pytest.raises(ValueError, match="lacks"):
+        placed("no place", "live", "new")

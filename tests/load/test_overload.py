@@ -21,7 +21,6 @@ from benchmarks.overload_report import (
     fairness,
     jain,
     markdown,
-    placed,
     quantile,
     recovery,
     summarise,
@@ -101,13 +100,6 @@ def test_rows_are_written_for_machines_and_people(tmp_path: Path) -> None:
     lines = (tmp_path / "rows.csv").read_text().splitlines()
     assert [line["priority"] for line in csv.DictReader(lines)] == ["0"]
     assert "| picker | 0 | 2 | 500 ms | 500 ms | 1.00 | 50.0% | 50.0% |" in markdown(runs, 0.5)
-
-
-def test_a_table_is_placed_where_a_page_wants_it() -> None:
-    page = "a\n<!-- live: begin -->\nold\n<!-- live: end -->\nb"
-    assert placed(page, "live", "new") == page.replace("old", "new")
-    with pytest.raises(ValueError, match="lacks"):
-        placed("no place", "live", "new")
 
 
 def test_the_scene_is_made_from_its_seed() -> None:
