@@ -131,6 +131,7 @@ class World:
         self.due: list[tuple[float, int]] = []  # of engines; entries that are not in `wakes` any more are void
         self.dead: set[int] = set()
         self.mute: Counter[int] = Counter()  # failures that keep metrics from being read
+        self.scraping: set[int] = set()  # whose next scrape is planned
         self.paces = [1.0] * len(self.engines)  # by what slow replicas are slow
         self.events: list[tuple[float, int, Callable[[], None]]] = []
         self.numbers = count()
@@ -146,6 +147,7 @@ class World:
         self.plan(self.arrivals.first())
         if self.gateway.scrape_s < float("inf"):
             for slot in range(len(self.engines)):
+                self.scraping.add(slot)
                 self.at(self.gateway.scrape_s * slot / len(self.engines), lambda slot=slot: self.scrape(slot))  # type: ignore[misc]
         for fault in self.setting.faults:
             self.at(fault.at_s, lambda fault=fault: self.strike(fault))  # type: ignore[misc]
@@ -269,7 +271,9 @@ class World:
     def scrape(self, slot: int) -> None:
         """What is told does not change while an engine only decodes, so it need not be stopped for it."""
         if slot in self.dead:
+            self.scraping.discard(slot)
             return
+        self.scraping.add(slot)
         if not self.mute[slot]:
             metrics = self.engines[slot].metrics()
             self.at(self.now_s + self.setting.scrape_delay_s, lambda: self.gateway.scraped(slot, metrics, self.now_s))
@@ -330,7 +334,7 @@ class World:
         self.dead.discard(slot)
         if is_new:
             self.gateway.added(slot, self.now_s)
-        if self.gateway.scrape_s < float("inf"):
+        if self.gateway.scrape_s < float("inf") and slot not in self.scraping:
             self.scrape(slot)
 
 

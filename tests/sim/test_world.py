@@ -179,6 +179,13 @@ def test_who_was_slow_when_it_died_is_as_fast_as_ever_when_all_is_over() -> None
     assert speeds == {1.0: pytest.approx(1 / 3), 5.0: pytest.approx(1 / 3), 7.0: pytest.approx(1.0)}
 
 
+def test_a_short_death_leaves_the_pace_of_scraping_as_it_was() -> None:
+    policy = Recorder()
+    faults = tuple(Fault("dead", at_s, 0.1, (0,)) for at_s in (1.1, 2.1, 3.1))
+    outcome = World(setting(1, faults=faults), LOAD, PolicyGateway(policy)).run()
+    assert sum(what == "scraped" for _, what, _ in policy.log) <= outcome.end_s / policy.scrape_s + 1
+
+
 def test_failures_of_metrics_that_overlap_last_to_the_end_of_the_last() -> None:
     policy = Recorder()
     faults = (Fault("metrics", 1.0, 2.0), Fault("metrics", 2.0, 3.0, (0, 1, 2)))
