@@ -1,4 +1,5 @@
 # Slot table of endpoints: identity, scraped load, booked load, learned rate, circuit breaker.
+from libc.math cimport fabs
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
@@ -54,6 +55,8 @@ ctypedef struct endpoint_t:
     int64_t resident_tokens    # booked: prompt and expected output of running requests
     double prefill_rate        # learned: tokens per second
     int64_t rate_ns            # when it was last learned; 0 = never
+    double rate_tokens         # work that taught it, as much as counts
+    int64_t progress_ns        # when its prefill work was last known to get on: it began, or a first byte came
     uint64_t labels            # bit k: label selector k of the pipeline matches
     uint64_t token_hash
     uint64_t adapter_bits      # bit (hash & 63) of each running or waiting adapter: most look-ups end here
@@ -88,6 +91,7 @@ ctypedef struct endpoints_t:
     uint32_t limit
     uint32_t generation        # last one given out
     double fleet_rate          # tokens per second: prior, then learned over all endpoints
+    double fleet_tokens        # work that taught it, as much as counts
     int64_t eject_after        # failures in a row
     int64_t eject_base_ns      # first ejection; each further one in a row lasts twice as long ...
     int64_t eject_limit_ns     # ... up to this
@@ -137,6 +141,14 @@ cdef inline double endpoints_rate(const endpoints_t* table, const endpoint_t* en
     age = <double>(now_ns - endpoint.rate_ns if now_ns > endpoint.rate_ns else 0)
     own = PK_RATE_HALF_LIFE_NS / (PK_RATE_HALF_LIFE_NS + age)
     return own * endpoint.prefill_rate + (1.0 - own) * table.fleet_rate
+
+
+cdef inline double endpoints_ahead(const endpoint_t* endpoint, double rate, int64_t now_ns) noexcept nogil:
+    """Booked prefill tokens still to be computed at `rate` tokens per second: what is overdue takes as long again."""
+    cdef double booked = <double>endpoint.prefill_tokens
+    cdef double since = <double>(now_ns - endpoint.progress_ns if now_ns > endpoint.progress_ns else 0)
+    cdef double left = fabs(booked - rate * since * 1e-9)
+    return left if left < booked else booked
 
 
 cdef inline double endpoints_freshness(const endpoint_t* endpoint, int64_t now_ns) noexcept nogil:

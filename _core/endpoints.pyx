@@ -12,7 +12,7 @@ closes the breaker, a failure ejects for twice as long. Outcomes of requests tha
 ejected say nothing new and are ignored: a burst of failures ejects once.
 """
 cimport cython
-from libc.math cimport pow
+from libc.math cimport fmin, pow
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -24,7 +24,8 @@ from picker._core.hashing cimport hash_xxh64
 cdef enum:
     LEARN_FROM_TOKENS = 512    # smaller prefills say more about overhead than about the rate
 
-cdef double LEARN_SHARE = 0.1              # weight of a new observation
+cdef double GREATEST_SHARE = 0.1           # weight of a new observation at most
+cdef double GREATEST_MEMORY = 2097152.0    # tokens of work that what was learned counts as, at most
 cdef double LEAST_RATE = 50.0              # tokens per second
 cdef double GREATEST_RATE = 1e7
 cdef double GREATEST_FIGURE = 1e12         # of a scrape: what is beyond is nonsense
@@ -175,6 +176,7 @@ cdef int endpoints_book(
     PK_E_MISSING if the slot is free, PK_E_RANGE for token counts outside 0..PK_MOST_TOKENS; then nothing is booked.
     """
     cdef endpoint_t* endpoint
+    cdef double ahead
     if slot >= table.width or not table.slots[slot].used:
         return PK_E_MISSING
     if not (0 <= prefill <= PK_MOST_TOKENS and 0 <= resident <= PK_MOST_TOKENS):
@@ -182,6 +184,9 @@ cdef int endpoints_book(
     endpoint = &table.slots[slot]
     if endpoint.ejections and endpoints_open(endpoint, now_ns):
         _probe(table, endpoint, now_ns)
+    ahead = endpoints_ahead(endpoint, endpoints_rate(table, endpoint, now_ns), now_ns)
+    if endpoint.unanswered == 0:
+        endpoint.progress_ns = now_ns
     endpoint.requests += 1
     endpoint.unanswered += 1
     endpoint.prefill_tokens += prefill
@@ -191,33 +196,40 @@ cdef int endpoints_book(
     booking.generation = endpoint.generation
     booking.prefill_tokens = prefill
     booking.resident_tokens = resident
-    booking.ahead_tokens = endpoint.prefill_tokens
+    booking.ahead_tokens = <int64_t>ahead + prefill
     booking.booked_ns = now_ns
     booking.is_answered = False
     return PK_OK
 
 
-cdef inline double _learned(double old, double seen) noexcept nogil:
+cdef void _learn(double* rate, double* memory, double old, double tokens, double seconds) noexcept nogil:
     """The average of logarithms: one absurd observation (a cache hit we did not know of, a stalled engine), however
-    absurd, moves the rate by a factor of less than four; of plain figures, it would move it by a hundred."""
-    return old * pow(_rate(seen) / old, LEARN_SHARE)
+    absurd, moves the rate by a factor of less than four; of plain figures, it would move it by a hundred.
+
+    Each counts by its tokens, since what a short prefill takes is mostly overhead. It is a long average, as rates that
+    differ by chance make endpoints differ that are the same; and a quick one at the start.
+    """
+    rate[0] = old * pow(_rate(tokens / seconds) / old, fmin(tokens / (tokens + memory[0]), GREATEST_SHARE))
+    memory[0] = fmin(memory[0] + tokens, GREATEST_MEMORY)
 
 
 cdef void endpoints_first_byte(endpoints_t* table, booking_t* booking, bint learn, int64_t now_ns) noexcept nogil:
     """The first response byte is here: prefill is done. With `learn`, what it took teaches the endpoint's rate."""
     cdef endpoint_t* endpoint = endpoints_get(table, booking.slot, booking.generation)
     cdef int64_t took = now_ns - booking.booked_ns
-    cdef double rate
+    cdef double tokens = <double>booking.ahead_tokens, seconds = <double>took * 1e-9, old
     if endpoint == NULL or booking.generation == 0:
         return
+    if not booking.is_answered:
+        endpoint.progress_ns = now_ns
     endpoint.prefill_tokens -= booking.prefill_tokens
     endpoint.unanswered -= not booking.is_answered
     booking.is_answered = True
     if learn and booking.ahead_tokens >= LEARN_FROM_TOKENS and booking.prefill_tokens > 0 and took > 0:
-        rate = <double>booking.ahead_tokens * 1e9 / <double>took
-        endpoint.prefill_rate = _learned(endpoints_rate(table, endpoint, now_ns), rate)
+        old = endpoints_rate(table, endpoint, now_ns)
+        _learn(&endpoint.prefill_rate, &endpoint.rate_tokens, old, tokens, seconds)
         endpoint.rate_ns = now_ns
-        table.fleet_rate = _learned(table.fleet_rate, rate)
+        _learn(&table.fleet_rate, &table.fleet_tokens, table.fleet_rate, tokens, seconds)
     booking.prefill_tokens = 0
 
 

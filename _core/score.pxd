@@ -19,7 +19,7 @@ cdef enum:
     PK_SCORE_TOKEN_LOAD = 16   # params: threshold in tokens
     PK_SCORE_ACTIVE = 17       # params: idle threshold in requests, greatest score of a busy endpoint
     PK_SCORE_SESSION = 18
-    PK_SCORE_TTFT = 19         # params: weight of a resident token, tokens per unknown waiting request
+    PK_SCORE_TTFT = 19         # params: weights of a resident token, an unknown request, a token to compute
     PK_SCORE_PLUGIN = 20       # a Python scorer
     PK_PICK_MAX = 30
     PK_PICK_WEIGHTED = 31

@@ -29,8 +29,9 @@ class Pipeline:
     """A pipeline over endpoints of its own, for tests and benchmarks; the engine runs the same kernel.
 
     `steps`: as `pipeline_fill` takes them. `endpoints`: mappings with waiting, running, kv_usage, max_lora,
-    running_adapters, waiting_adapters, scraped_ns, requests, prefill_tokens, resident_tokens, prefill_rate, rate_ns,
-    labels, session; what is left out is unknown or zero. ValueError or OverflowError for what no pipeline can be.
+    running_adapters, waiting_adapters, scraped_ns, requests, prefill_tokens, progress_ns, resident_tokens,
+    prefill_rate, rate_ns, labels, session; what is left out is unknown or zero, prefill work not begun. ValueError or
+    OverflowError for what no pipeline can be.
     """
 
     def __new__(

@@ -17,6 +17,7 @@ from picker._core.endpoints cimport (
     adapters_t,
     endpoint_t,
     endpoints_add,
+    endpoints_ahead,
     endpoints_free,
     endpoints_freshness,
     endpoints_init,
@@ -311,12 +312,14 @@ cdef inline double _ttft(
     """Estimated seconds to first token: work ahead, own uncached tokens, pressure of running and unknown requests."""
     cdef const endpoint_t* endpoint = &table.slots[slot]
     cdef double fresh = endpoints_freshness(endpoint, frame.now_ns)
-    cdef double work = <double>(endpoint.prefill_tokens + frame_uncached(frame, slot))
+    cdef double rate = endpoints_rate(table, endpoint, frame.now_ns)
+    cdef double work = endpoints_ahead(endpoint, rate, frame.now_ns)
     cdef double unknown = _known(endpoint.load.waiting) + _known(endpoint.load.running) - <double>endpoint.requests
     cdef double pressure = (_known(endpoint.load.kv_usage) - 0.9) * 10.0
+    work += step.params[2] * <double>frame_uncached(frame, slot)
     work += step.params[0] * <double>endpoint.resident_tokens + fresh * _known(unknown) * step.params[1]
     work *= 1.0 + fresh * _known(pressure)
-    return (work + 1.0) / endpoints_rate(table, endpoint, frame.now_ns)
+    return (work + 1.0) / rate
 
 
 cdef void _score_ttft(const step_t* step, const endpoints_t* table, const frame_t* frame, double* row) noexcept nogil:
@@ -518,7 +521,7 @@ cdef dict _KINDS = {
     PK_FILTER_LOAD: (4, ()),
     PK_SCORE_QUEUE: (0, ()), PK_SCORE_RUNNING: (0, ()), PK_SCORE_KV: (0, ()), PK_SCORE_PREFIX: (2, (1,)),
     PK_SCORE_LORA: (0, ()), PK_SCORE_LOAD_AWARE: (1, (0,)), PK_SCORE_TOKEN_LOAD: (1, (0,)),
-    PK_SCORE_ACTIVE: (2, ()), PK_SCORE_SESSION: (0, ()), PK_SCORE_TTFT: (2, ()), PK_SCORE_PLUGIN: (0, ()),
+    PK_SCORE_ACTIVE: (2, ()), PK_SCORE_SESSION: (0, ()), PK_SCORE_TTFT: (3, ()), PK_SCORE_PLUGIN: (0, ()),
     PK_PICK_MAX: (0, ()), PK_PICK_WEIGHTED: (0, ()), PK_PICK_RANDOM: (0, ()), PK_PICK_PLUGIN: (0, ()),
 }
 
@@ -622,8 +625,9 @@ cdef class Pipeline:
     """A pipeline over endpoints of its own, for tests and benchmarks; the engine runs the same kernel.
 
     `steps`: as `pipeline_fill` takes them. `endpoints`: mappings with waiting, running, kv_usage, max_lora,
-    running_adapters, waiting_adapters, scraped_ns, requests, prefill_tokens, resident_tokens, prefill_rate, rate_ns,
-    labels, session; what is left out is unknown or zero. ValueError or OverflowError for what no pipeline can be.
+    running_adapters, waiting_adapters, scraped_ns, requests, prefill_tokens, progress_ns, resident_tokens,
+    prefill_rate, rate_ns, labels, session; what is left out is unknown or zero, prefill work not begun. ValueError or
+    OverflowError for what no pipeline can be.
     """
 
     def __cinit__(self, steps, endpoints, *, uint32_t wanted=1, uint64_t seed=0, double prior_rate=15000.0):
@@ -660,6 +664,7 @@ cdef class Pipeline:
         )
         endpoint.requests = take("requests", 0)
         endpoint.prefill_tokens = take("prefill_tokens", 0)
+        endpoint.progress_ns = take("progress_ns", 1 << 62)
         endpoint.resident_tokens = take("resident_tokens", 0)
         endpoint.prefill_rate = take("prefill_rate", self._table.fleet_rate)
         endpoint.rate_ns = take("rate_ns", 0)

@@ -57,6 +57,7 @@ def test_the_make_targets_it_names_exist() -> None:
 
 def test_the_weight_in_the_formula_is_the_default() -> None:
     assert f"{TtftScorer().residentTokenWeight:g} × tokens of running requests" in TEXT
+    assert f"{TtftScorer().uncachedTokenWeight:g} × uncached tokens of this prompt" in TEXT
 
 
 def test_links_lead_somewhere() -> None:

@@ -184,12 +184,15 @@ class SessionAffinityScorer(Parameters, frozen=True):
 class TtftScorer(Parameters, frozen=True):
     """picker's own default policy: the least estimated time to first token scores highest.
 
-    `priorPrefillTokensPerSecond` is assumed of an endpoint until its rate is learned; a token of a running request
-    weighs `residentTokenWeight` of a token to prefill, a request waiting in the engine `waitingRequestTokens` of them.
+    (work ahead + `uncachedTokenWeight` x own uncached tokens + `residentTokenWeight` x tokens of running requests
+    + `waitingRequestTokens` x requests of others) / learned prefill rate. Work ahead is booked prefill, less what is
+    done by now. A token to compute delays those behind it too, and takes cache: hence its weight. The rate is
+    `priorPrefillTokensPerSecond` until it is learned.
     """
 
     priorPrefillTokensPerSecond: Positive = 15000.0
-    residentTokenWeight: Ratio = 0.04
+    residentTokenWeight: Ratio = 0.05
+    uncachedTokenWeight: NonNegative = 2.0
     waitingRequestTokens: NonNegative = 512.0
 
 

@@ -89,7 +89,10 @@ _SCORERS: dict[type, tuple[int, Callable[[Any], tuple[float, ...]]]] = {
     p.TokenLoadScorer: (score.SCORE_TOKEN_LOAD, lambda given: (given.queueThresholdTokens,)),
     p.ActiveRequestScorer: (score.SCORE_ACTIVE, lambda given: (given.idleThreshold, given.maxBusyScore)),
     p.SessionAffinityScorer: (score.SCORE_SESSION, lambda _: ()),
-    p.TtftScorer: (score.SCORE_TTFT, lambda given: (given.residentTokenWeight, given.waitingRequestTokens)),
+    p.TtftScorer: (
+        score.SCORE_TTFT,
+        lambda given: (given.residentTokenWeight, given.waitingRequestTokens, given.uncachedTokenWeight),
+    ),
 }
 _LOADS: dict[type, Callable[[Any], tuple[float, ...]]] = {
     UtilizationDetector: lambda given: (given.queueDepthThreshold, given.kvCacheUtilThreshold, 0, 0),

@@ -41,7 +41,8 @@ def test_the_default_configuration_in_words() -> None:
     assert describe(DEFAULT_CONFIG) == (
         "profile default\n"
         "  scorers\n"
-        "    1 × ttft-scorer  priorPrefillTokensPerSecond=15000 residentTokenWeight=0.04 waitingRequestTokens=512\n"
+        "    1 × ttft-scorer  priorPrefillTokensPerSecond=15000 residentTokenWeight=0.05 uncachedTokenWeight=2"
+        " waitingRequestTokens=512\n"
         "  picker\n"
         "    max-score-picker  maxNumOfEndpoints=1\n"
         "flow control\n"

@@ -104,7 +104,8 @@ RUNS = {
         "session-affinity-scorer", "{strategy: encoded_endpoint_header, headerName: x-session-id}"
     ),
     "ttft-scorer": plugin(
-        "ttft-scorer", "{priorPrefillTokensPerSecond: 9, residentTokenWeight: 0.1, waitingRequestTokens: 1}"
+        "ttft-scorer",
+        "{priorPrefillTokensPerSecond: 9, residentTokenWeight: 0.1, uncachedTokenWeight: 1, waitingRequestTokens: 1}",
     ),
     "label-selector-filter": plugin(
         "label-selector-filter",

@@ -170,7 +170,7 @@ def test_refuses_absurd_numbers_of_tokens(prefill: int, resident: int) -> None:
 
 def test_the_rate_is_learned_from_the_time_to_the_first_byte() -> None:
     table, slot, generation = one(prior_rate=1000.0)
-    for _ in range(100):
+    for _ in range(1000):
         table.first_byte(table.book(slot, 4000, 0, 0), learn=True, now_ns=SECOND)
     assert table.view(slot, generation, SECOND)["prefill_rate"] == pytest.approx(4000, rel=0.01)
     assert table.fleet_rate == pytest.approx(4000, rel=0.01)
@@ -178,7 +178,7 @@ def test_the_rate_is_learned_from_the_time_to_the_first_byte() -> None:
 
 def test_work_ahead_counts_for_the_rate() -> None:
     table, slot, generation = one(prior_rate=1000.0)
-    for _ in range(100):
+    for _ in range(1000):
         ahead = table.book(slot, 5000, 0, 0)
         table.first_byte(table.book(slot, 100, 0, 0), learn=True, now_ns=SECOND)
         table.release(ahead)
@@ -188,7 +188,7 @@ def test_work_ahead_counts_for_the_rate() -> None:
 def test_an_old_rate_drifts_to_the_fleets() -> None:
     table, slot, generation = one(prior_rate=1000.0)
     other, _ = table.add(b"10.0.0.2:8000")
-    for _ in range(100):
+    for _ in range(1000):
         table.first_byte(table.book(slot, 8000, 0, 0), learn=True, now_ns=SECOND)
         table.first_byte(table.book(other, 2000, 0, 0), learn=True, now_ns=SECOND)
     at = [table.view(slot, generation, SECOND * t)["prefill_rate"] for t in (1, 61, 10**6)]
@@ -196,6 +196,15 @@ def test_an_old_rate_drifts_to_the_fleets() -> None:
     assert at[1] == pytest.approx((at[0] + table.fleet_rate) / 2)
     assert at[2] == pytest.approx(table.fleet_rate, rel=0.01)
     assert table.view(slot, generation, 0)["prefill_rate"] == at[0]  # the clock went back
+
+
+def test_work_that_is_done_by_now_does_not_count_for_the_rate() -> None:
+    table, slot, generation = one(prior_rate=1000.0)
+    for _ in range(1000):
+        ahead = table.book(slot, 5000, 0, 0)
+        table.first_byte(table.book(slot, 1000, 0, 4 * SECOND), learn=True, now_ns=6 * SECOND)
+        table.release(ahead)
+    assert table.view(slot, generation, SECOND)["prefill_rate"] == pytest.approx(1000, rel=0.01)  # 1000 + 1000 in 2 s
 
 
 @pytest.mark.parametrize("took", [1, 10**6 * SECOND])

@@ -118,24 +118,39 @@ def test_session() -> None:
 
 
 def test_ttft_prefers_the_least_time_to_first_token() -> None:
-    step = scorer(Kind.TTFT, 0.0, 0.0)
+    step = scorer(Kind.TTFT, 0.0, 0.0, 1.0)
     endpoints = [{"prefill_tokens": 999}, {"prefill_tokens": 1999}, {"prefill_tokens": 3999}]
     assert scores(step, endpoints) == [1.0, 0.5, 0.25]
 
 
 def test_ttft_is_sticky_until_the_warm_endpoint_is_slower() -> None:
-    step = scorer(Kind.TTFT, 0.0, 0.0)
+    step = scorer(Kind.TTFT, 0.0, 0.0, 1.0)
     for booked, winner in [(0, 0), (6399, 0), (6401, 1)]:
         pipeline = Pipeline([step, BEST], [{"prefill_tokens": booked}, {}])
         assert pipeline.run([100, 0], prompt_tokens=6400) == [winner]
 
 
+def test_ttft_weighs_what_the_request_has_to_compute_for_those_behind_it() -> None:
+    step = scorer(Kind.TTFT, 0.0, 0.0, 3.0)
+    for booked, winner in [(19199, 0), (19201, 1)]:
+        pipeline = Pipeline([step, BEST], [{"prefill_tokens": booked}, {}])
+        assert pipeline.run([100, 0], prompt_tokens=6400) == [winner]
+
+
+def test_ttft_counts_the_prefill_work_that_is_done_by_now() -> None:
+    step = scorer(Kind.TTFT, 0.0, 0.0, 1.0)
+    begun = {"prefill_tokens": 60_000, "progress_ns": SECOND}  # 4 s of work
+    for now_s, left in [(0, 60_000), (1, 60_000), (3, 30_000), (5, 0), (6, 15_000), (9, 60_000), (99, 60_000)]:
+        got = scores(step, [begun, {"prefill_tokens": left}], now_ns=now_s * SECOND)
+        assert got == pytest.approx([1.0, 1.0]), "what is overdue takes as long again, but no longer than all of it"
+
+
 def test_ttft_knows_that_replicas_differ_in_speed() -> None:
     fast = {"prefill_tokens": 999, "prefill_rate": 30000.0, "rate_ns": SECOND}
     slow = {"prefill_tokens": 999, "prefill_rate": 7500.0, "rate_ns": SECOND}
-    got = scores(scorer(Kind.TTFT, 0.0, 0.0), [fast, slow, {"prefill_tokens": 999}], now_ns=SECOND)
+    got = scores(scorer(Kind.TTFT, 0.0, 0.0, 1.0), [fast, slow, {"prefill_tokens": 999}], now_ns=SECOND)
     assert got == [1.0, 0.25, 0.5]
-    faded = scores(scorer(Kind.TTFT, 0.0, 0.0), [fast, slow], now_ns=61 * SECOND)
+    faded = scores(scorer(Kind.TTFT, 0.0, 0.0, 1.0), [fast, slow], now_ns=61 * SECOND)
     assert faded == [1.0, 0.5]  # (7500 + 15000) / (30000 + 15000)
 
 
@@ -145,7 +160,7 @@ def test_ttft_counts_resident_tokens_unknown_requests_and_a_full_cache() -> None
     others = {"prefill_tokens": 999, "waiting": 2, "running": 3, "requests": 1, "scraped_ns": SECOND}
     own = {"prefill_tokens": 999, "waiting": 2, "running": 3, "requests": 9, "scraped_ns": SECOND}
     full = {"prefill_tokens": 1000, "kv_usage": 1.0, "scraped_ns": SECOND}
-    step = scorer(Kind.TTFT, 0.1, 250.0)
+    step = scorer(Kind.TTFT, 0.1, 250.0, 1.0)
     assert scores(step, [idle, resident, others, own], now_ns=SECOND) == [1.0, 0.5, 0.5, 1.0]
     assert scores(step, [idle, full], now_ns=SECOND)[1] == pytest.approx(0.5, rel=0.001)
     assert scores(step, [idle, others], now_ns=3 * SECOND)[1] == pytest.approx(1 / 1.5)  # half as fresh
@@ -362,8 +377,8 @@ def test_a_plugin_that_raises_is_heard() -> None:
         ([scorer(Kind.TOKEN_LOAD, 0.0), BEST], ValueError, "parameter 0 must be above zero"),
         ([scorer(Kind.PREFIX, 0.0, 0.0), BEST], ValueError, "parameter 1 must be above zero"),
         ([(Kind.FILTER_PREFIX, 0.0, (0.8, 0.0, 1.0, 0.0), 0), BEST], ValueError, "parameter 3 must be above zero"),
-        ([scorer(Kind.TTFT, -1.0, 1.0), BEST], ValueError, "step 0: a parameter is 0 to 1e[+]12, not -1"),
-        ([scorer(Kind.TTFT, 1.0, math.nan), BEST], ValueError, "not nan"),
+        ([scorer(Kind.TTFT, -1.0, 1.0, 1.0), BEST], ValueError, "step 0: a parameter is 0 to 1e[+]12, not -1"),
+        ([scorer(Kind.TTFT, 1.0, math.nan, 1.0), BEST], ValueError, "not nan"),
         ([(Kind.FILTER_LABELS, 0.0, (), -1), BEST], OverflowError, None),
         ([(Kind.FILTER_LABELS, 0.0, (), 1 << 64), BEST], OverflowError, None),
         ([scorer(Kind.QUEUE)] * 32 + [BEST], OverflowError, "at most 32 steps, not 33"),
@@ -436,6 +451,7 @@ ENDPOINTS = st.fixed_dictionaries(
         "scraped_ns": TIMES,
         "requests": COUNTS,
         "prefill_tokens": COUNTS,
+        "progress_ns": TIMES,
         "resident_tokens": COUNTS,
         "prefill_rate": st.sampled_from([50.0, 9000.0, 1e7]),
         "rate_ns": TIMES,
@@ -465,7 +481,7 @@ def steps_of(kind: Kind) -> st.SearchStrategy[Step]:
         Kind.LOAD_AWARE: st.tuples(ABOVE_ZERO),
         Kind.TOKEN_LOAD: st.tuples(ABOVE_ZERO),
         Kind.ACTIVE: st.tuples(PARAM, PARAM),
-        Kind.TTFT: st.tuples(PARAM, PARAM),
+        Kind.TTFT: st.tuples(PARAM, PARAM, PARAM),
     }
     return st.tuples(st.just(kind), WEIGHTS, params.get(kind, st.just(())), st.integers(0, 7))
 
@@ -531,7 +547,7 @@ def test_equals_the_model(
 
 def busy_life() -> None:
     endpoints = [{"waiting": n, "running_adapters": ["a"], "session": b"s"} for n in range(40)]
-    pipeline = Pipeline([*PLUGINS[:2], scorer(Kind.TTFT, 0.1, 500.0), BEST], endpoints, wanted=8)
+    pipeline = Pipeline([*PLUGINS[:2], scorer(Kind.TTFT, 0.1, 500.0, 2.0), BEST], endpoints, wanted=8)
     pipeline.run([0] * 40, prompt_tokens=100, plugin=lambda step, slots: slots if step == 0 else None)
     pipeline.scores()
     with pytest.raises(ValueError):

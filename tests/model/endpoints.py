@@ -41,7 +41,9 @@ class Endpoint:
     scraped_ns: int = 0
     bookings: list[Booking] = field(default_factory=list)
     prefill_rate: float = 0.0
+    rate_tokens: float = 0.0
     rate_ns: int = 0
+    progress_ns: int = 0
     failures: int = 0
     ejections: int = 0
     ejected_ns: int = 0
@@ -87,14 +89,23 @@ def bounded_rate(value: float) -> float:
     return min(max(value, 50.0), 1e7)
 
 
-def learned(old: float, seen: float) -> float:
-    return float(old * (bounded_rate(seen) / old) ** 0.1)
+def learned(old: float, memory: float, tokens: float, seconds: float) -> tuple[float, float]:
+    """The new rate, and the work that it counts as."""
+    share = min(tokens / (tokens + memory), 0.1)
+    return float(old * (bounded_rate(tokens / seconds) / old) ** share), min(memory + tokens, 2.0**21)
+
+
+def ahead(prefill_tokens: int, progress_ns: int, rate: float, now_ns: int) -> float:
+    """Of the booked tokens, those still to be computed; what is overdue is thought to take as long again."""
+    done = rate * float(max(0, now_ns - progress_ns)) * 1e-9
+    return min(abs(prefill_tokens - done), float(prefill_tokens))
 
 
 class Table:
     def __init__(self, limit: int, prior_rate: float, eject_after: int, base_ns: int, limit_ns: int) -> None:
         self.limit = limit
         self.fleet_rate = bounded_rate(prior_rate)
+        self.fleet_tokens = 0.0
         self.eject_after = eject_after
         self.base_ns = base_ns
         self.limit_ns = limit_ns
@@ -137,7 +148,11 @@ class Table:
         if endpoint.ejections and endpoint.is_open(now_ns):  # a probe
             endpoint.ejected_ns = min(endpoint.ejected_ns, now_ns)
             endpoint.ejected_until_ns = now_ns + self.interval_ns(endpoint.ejections)
-        booking = Booking(endpoint, prefill, resident, endpoint.prefill_tokens + prefill, now_ns)
+        own_rate = rate(endpoint.prefill_rate, endpoint.rate_ns, self.fleet_rate, now_ns)
+        before = ahead(endpoint.prefill_tokens, endpoint.progress_ns, own_rate, now_ns)
+        if endpoint.unanswered == 0:
+            endpoint.progress_ns = now_ns
+        booking = Booking(endpoint, prefill, resident, int(before) + prefill, now_ns)
         endpoint.bookings.append(booking)
         return booking
 
@@ -146,12 +161,14 @@ class Table:
         if booking.released or self.get(endpoint.slot, endpoint.generation) is None:
             return
         took = now_ns - booking.booked_ns
+        if not booking.answered:
+            endpoint.progress_ns = now_ns
         if learn and booking.ahead >= 512 and booking.prefill > 0 and not booking.answered and took > 0:
-            seen = booking.ahead * 1e9 / took
+            seen = (float(booking.ahead), took * 1e-9)
             own = rate(endpoint.prefill_rate, endpoint.rate_ns, self.fleet_rate, now_ns)
-            endpoint.prefill_rate = learned(own, seen)
+            endpoint.prefill_rate, endpoint.rate_tokens = learned(own, endpoint.rate_tokens, *seen)
             endpoint.rate_ns = now_ns
-            self.fleet_rate = learned(self.fleet_rate, seen)
+            self.fleet_rate, self.fleet_tokens = learned(self.fleet_rate, self.fleet_tokens, *seen)
         booking.answered = True
 
     def release(self, booking: Booking) -> None:

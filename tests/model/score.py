@@ -44,6 +44,7 @@ class Endpoint:
     scraped_ns: int = 0
     requests: int = 0
     prefill_tokens: int = 0
+    progress_ns: int = 1 << 62
     resident_tokens: int = 0
     prefill_rate: float = 15000.0
     rate_ns: int = 0
@@ -230,15 +231,17 @@ class Pipeline:
 
     def seconds_to_first_token(self, slot: int, params: Sequence[float], request: Request) -> float:
         """Tokens ahead and own over the rate. What was scraped (others' requests, a full cache) fades with its age."""
-        resident_weight, tokens_per_unknown = params
+        resident_weight, tokens_per_unknown, uncached_weight = params
         endpoint = self.endpoints[slot]
         fresh = table.freshness(endpoint.scraped_ns, request.now_ns)
         unknown = max(0.0, endpoint.waiting + endpoint.running - endpoint.requests)
         pressure = max(0.0, (endpoint.kv_usage - 0.9) * 10.0)
-        work = float(endpoint.prefill_tokens + request.prompt_tokens - request.cached(slot))
+        rate = table.rate(endpoint.prefill_rate, endpoint.rate_ns, self.fleet_rate, request.now_ns)
+        work = table.ahead(endpoint.prefill_tokens, endpoint.progress_ns, rate, request.now_ns)
+        work += uncached_weight * (request.prompt_tokens - request.cached(slot))
         work += resident_weight * endpoint.resident_tokens + fresh * unknown * tokens_per_unknown
         work *= 1.0 + fresh * pressure
-        return (work + 1.0) / table.rate(endpoint.prefill_rate, endpoint.rate_ns, self.fleet_rate, request.now_ns)
+        return (work + 1.0) / rate
 
     def pick(
         self,

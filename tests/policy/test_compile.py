@@ -46,7 +46,12 @@ STEPS: dict[str, tuple[str, int, tuple[float, ...], int]] = {
     "token-load-scorer": ("{queueThresholdTokens: 900}", score.SCORE_TOKEN_LOAD, (900.0,), 0),
     "active-request-scorer": ("{idleThreshold: 2, maxBusyScore: 0.5}", score.SCORE_ACTIVE, (2.0, 0.5), 0),
     "session-affinity-scorer": ("{}", score.SCORE_SESSION, (), 0),
-    "ttft-scorer": ("{residentTokenWeight: 0.5, waitingRequestTokens: 9}", score.SCORE_TTFT, (0.5, 9.0), 0),
+    "ttft-scorer": (
+        "{residentTokenWeight: 0.5, waitingRequestTokens: 9, uncachedTokenWeight: 3}",
+        score.SCORE_TTFT,
+        (0.5, 9.0, 3.0),
+        0,
+    ),
     "max-score-picker": ("{}", score.PICK_MAX, (), 0),
     "weighted-random-picker": ("{}", score.PICK_WEIGHTED, (), 0),
     "random-picker": ("{}", score.PICK_RANDOM, (), 0),
@@ -57,7 +62,7 @@ DEFAULT_PARAMETERS = {
     "load-aware-scorer": (128.0,),
     "token-load-scorer": (4194304.0,),
     "active-request-scorer": (0.0, 1.0),
-    "ttft-scorer": (0.04, 512.0),
+    "ttft-scorer": (0.05, 512.0, 2.0),
 }
 NO_STEP = "header-based-testing-filter"  # the engine reads it with the request
 SCHEDULING = {
