@@ -54,6 +54,7 @@ cdef double ENOUGH = 4.0                   # observations for a line
 cdef double MARGIN = 2.0                   # of what a request asks for, to be left behind it
 cdef double LARGE = 3.0                    # times what others hold: what is so large needs the room of several
 cdef double URGENT = 4.0                   # overheads of work ahead that a request may find where there is but one band
+cdef double WARM = 2.0                     # times what the cache saves that a request may wait: others gain, too
 cdef double SMALL = 0.5                    # of an overhead: prompts worth no more go together
 cdef int64_t LATELY_NS = 10_000_000_000
 cdef double WANTED_HALF_LIFE_NS = 10e9
@@ -237,6 +238,8 @@ cdef void _learn_kv(credit_t* credit, const endpoint_t* endpoint) noexcept nogil
 cdef void _learn_limit(credit_t* credit, const endpoint_t* endpoint, int64_t now_ns) noexcept nogil:
     """Requests wait in the engine, and neither prefill work nor memory explains it: it runs as many as it can."""
     cdef bint waits = endpoint.load.waiting > <double>credit.sent and credit.free_ns < now_ns
+    if credit.told > 0.5 and <double>endpoint.unanswered > endpoint.load.waiting:
+        waits = False    # one that runs has no first token yet: they wait for its prefill
     if waits and endpoint.load.running >= 1.0 and endpoint.load.kv_usage < KV_FULL:
         credit.limit = endpoint.load.running
         credit.limited_ns = now_ns
@@ -411,7 +414,7 @@ cdef bint _comes_first(
         _survey(credits, endpoints, now_ns)
         if ahead_s > credits.soonest_s + fmax(credit.overhead, saved_s):
             return False
-    return ahead_s <= fmax(URGENT * credit.overhead, saved_s) or work_s <= URGENT * credit.overhead
+    return ahead_s <= fmax(URGENT * credit.overhead, WARM * saved_s) or work_s <= URGENT * credit.overhead
 
 
 cdef bint _comes_later(

@@ -87,6 +87,18 @@ def test_a_limit_is_met_when_nothing_else_explains_who_waits() -> None:
     assert credits.view(0, 9 * SECOND)["limit"] == 5  # tried again
 
 
+def test_who_waits_for_a_prefill_meets_no_limit() -> None:
+    credits, now_ns = taught(10_000.0, 0.05)
+    for _ in range(3):
+        credits.book(0, 100, 200, now_ns)
+    overdue_ns = now_ns + SECOND
+    credits.scraped(0, waiting=0, running=1, kv_usage=0.1, now_ns=overdue_ns)
+    credits.scraped(0, waiting=2, running=5, kv_usage=0.1, now_ns=overdue_ns + 1)
+    assert credits.view(0, overdue_ns)["limit"] is None  # one of the three that have no first token runs
+    credits.scraped(0, waiting=3, running=5, kv_usage=0.1, now_ns=overdue_ns + 2)
+    assert credits.view(0, overdue_ns)["limit"] == 5
+
+
 def test_a_new_endpoint_in_a_slot_knows_nothing_of_the_old_one() -> None:
     credits, now_ns = taught()
     booking = credits.book(0, 1000, 1100, now_ns)
@@ -117,11 +129,11 @@ def test_how_much_of_its_memory_is_in_use() -> None:
     assert credits.view(0, SECOND)["kv_used"] == pytest.approx(0.75)
 
 
-def test_a_warm_endpoint_is_waited_for_as_long_as_its_cache_saves() -> None:
+def test_a_warm_endpoint_is_waited_for_twice_as_long_as_its_cache_saves() -> None:
     credits, now_ns = taught(10_000.0, 0.05)
-    credits.book(0, 4000, 4100, now_ns)  # 0.45 s of work
-    # 0.3 s are saved, of which a band below another gives back the 0.1 s that the rest of its prompt takes.
-    for share, from_ms in ((1.0, 150), (BELOW, 250)):
+    credits.book(0, 7000, 7100, now_ns)  # 0.75 s of work
+    # 0.3 s are saved. A band below another waits once as long, less the 0.1 s that the rest of its prompt takes.
+    for share, from_ms in ((1.0, 150), (BELOW, 550)):
         assert not credits.allow(0, 1000, 4100, cached=3000, share=share, now_ns=now_ns + (from_ms - 10) * MS)
         assert credits.allow(0, 1000, 4100, cached=3000, share=share, now_ns=now_ns + (from_ms + 10) * MS)
 

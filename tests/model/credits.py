@@ -14,7 +14,7 @@ LATELY_NS = 10_000_000_000
 KEEP = 0.95
 OVERHEAD_S = 0.03
 KV_SHARE, KV_LEAST, KV_FULL = 0.2, 0.05, 0.85
-MARGIN, URGENT, LARGE, SMALL = 2.0, 4.0, 3.0, 0.5
+MARGIN, URGENT, LARGE, SMALL, WARM = 2.0, 4.0, 3.0, 0.5, 2.0
 
 
 @dataclass(eq=False)
@@ -169,6 +169,7 @@ class Credits:
         one.scrape = Scrape(now_ns, waiting, running, kv_usage)
         self.learn_kv(one)
         waits = waiting > one.since["sent"] and one.free_ns < now_ns
+        waits = waits and not (one.told > 0.5 and len(one.unanswered) > waiting)
         if waits and running >= 1 and kv_usage < KV_FULL:
             one.limit, one.limited_ns = running, now_ns
         elif now_ns - one.limited_ns >= HOLD_NS and one.requests >= one.limit - 1:
@@ -266,7 +267,7 @@ class Credits:
         if share >= 1 and has_below and ahead_s > self.soonest_s(now_ns) + max(one.overhead, cached / rate):
             return False
         if share >= 1:
-            return ahead_s <= max(URGENT * one.overhead, cached / rate) or work_s <= URGENT * one.overhead
+            return ahead_s <= max(URGENT * one.overhead, WARM * cached / rate) or work_s <= URGENT * one.overhead
         together = now_ns - one.sent_ns <= MOMENT_NS and work_s <= SMALL * one.overhead
         return ahead_s <= max(0.0, cached / rate - prefill / rate) or together
 
