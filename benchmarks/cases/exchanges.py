@@ -10,11 +10,13 @@ from benchmarks.cases.case import Action
 from benchmarks.cases.data import CHUNK, chat
 from picker._core.engine import Engine
 from picker._core.session import Session
+from picker.config.model import DEFAULT_CONFIG
+from picker.policy.compile import compile_policy
 from tests.support import messages
 from tests.support.shared import SHARED
 
-TTFT = (19, 1.0, (0.05, 1000.0), 0)
-MAX = (30, 1.0, (), 0)
+DEFAULT = compile_policy(DEFAULT_CONFIG).steps
+"""The policy of `picker serve` without a configuration, as the tree that is measured has it."""
 PIECE_BYTES = 65_536  # of a body, as Envoy sends it
 Feedable = bytes | bytearray
 
@@ -22,7 +24,7 @@ Feedable = bytes | bytearray
 def engine_with(endpoints: int, **limits: int) -> Engine:
     """A pool under the default policy."""
     engine = Engine(hash_seed=1, limits=limits)
-    engine.set_policy([TTFT, MAX])
+    engine.set_policy(DEFAULT)
     for number in range(endpoints):
         slot = engine.add_endpoint(f"10.0.{number // 250}.{number % 250}:8000", f"10.0.{number // 250}.{number % 250}")
         engine.observe(*slot, now_ns=1, waiting=number % 3, running=number % 7, kv_usage=0.5)

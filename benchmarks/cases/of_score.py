@@ -2,12 +2,12 @@ import random
 from typing import Any
 
 from benchmarks.cases.case import Action, Case, Growth
+from benchmarks.cases.exchanges import DEFAULT
 from picker._core.score import Pipeline
 
 SECOND = 1_000_000_000
 BEST = (30, 0.0, (), 0)
 PEERS = [(10, 2.0, (), 0), (12, 2.0, (), 0), (13, 3.0, (0.0, 8192.0), 0), (14, 1.0, (), 0), BEST]
-DEFAULT = [(19, 1.0, (0.01, 500.0), 0), BEST]
 
 
 def endpoint(draw: random.Random) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from benchmarks.cases.case import Action, Case, Growth
 from benchmarks.cases.data import MODEL, agent, chat
-from benchmarks.cases.exchanges import MAX, TTFT, cold_life, engine_with, life, request, small_exchange, streamed
+from benchmarks.cases.exchanges import DEFAULT, cold_life, engine_with, life, request, small_exchange, streamed
 from picker._core.engine import Engine
 from picker._core.quotas import Quota
 from picker._core.session import Session
@@ -38,7 +38,7 @@ def cold(tokens: int, endpoints: int = 256) -> Action:
 def answered(chunks: int, **policy: Any) -> Action:
     engine = engine_with(8)
     if policy:
-        engine.set_policy([TTFT, MAX], **policy)
+        engine.set_policy(DEFAULT, **policy)
     return life(engine, [*small_exchange()[:3], *streamed(chunks)])
 
 
