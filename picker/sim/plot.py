@@ -95,7 +95,9 @@ def _load(runs: Sequence[Drawn], title: str, folder: Path) -> Path:
         end_s = run.samples[-1].at_s if run.samples else 1.0
         grid = list(zip(*columns, strict=True))
         extent = (0, max(end_s, 1e-9) / 60, len(grid) - 0.5, -0.5)
-        shown = axes.imshow(grid, aspect="auto", cmap="magma_r", vmin=0, vmax=max(most, 1), extent=extent)
+        shown = axes.imshow(
+            grid, aspect="auto", interpolation="nearest", cmap="magma_r", vmin=0, vmax=max(most, 1), extent=extent
+        )
         axes.set_ylabel(run.figures.policy, rotation=0, ha="right", va="center", fontsize=9, color=INK)
         axes.tick_params(colors=INK, labelsize=8, length=0)
         figure.colorbar(shown, ax=axes, pad=0.01)
