@@ -39,8 +39,8 @@ def test_every_request_is_served() -> None:
 
 
 def test_hit_rate_is_near_the_ceiling() -> None:
-    assert figures("picker").hit_rate > 0.32
-    assert figures("picker").hit_rate > 2.4 * figures("round-robin").hit_rate
+    assert figures("picker").hit_rate >= 0.35
+    assert figures("picker").hit_rate > 2.7 * figures("round-robin").hit_rate
 
 
 def test_what_is_captured_is_delivered() -> None:
@@ -50,11 +50,11 @@ def test_what_is_captured_is_delivered() -> None:
 
 
 def test_work_is_spread() -> None:
-    assert figures("picker").balance < 1.2
+    assert figures("picker").balance <= 1.15
 
 
 def test_first_tokens_come_sooner() -> None:
     mine, theirs = figures("picker").ttft_ms, figures("round-robin").ttft_ms
-    assert mine.mean < 0.75 * theirs.mean
+    assert mine.mean < 0.7 * theirs.mean
     assert mine.p50 < 0.75 * theirs.p50
-    assert mine.p99 < 0.85 * theirs.p99
+    assert mine.p99 < 0.8 * theirs.p99
