@@ -154,7 +154,7 @@ class Credits:
         usual = 1.0 / self.rates(one.slot, now_ns)
         spread = count * xx - x * x
         slope = usual
-        if count >= 4 and spread > 0.01 * x * x:
+        if count >= 12 and spread > 0.01 * x * x:
             slope = min(max((count * xy - x * y) / spread, usual / 8), usual * 8)
         one.fitted = min(max((y - slope * x) / count, 0.001), 2.0), 1 / slope
 
