@@ -265,6 +265,7 @@ def options() -> argparse.Namespace:
 
 
 def main() -> None:
+    results.commit()  # asked once, before anything is written
     args = options()
     places = [place for place, one in enumerate(SCENARIOS) if args.only in one.name]
     if not places:
