@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from picker.sim.asked import Asked, Load
+from picker.sim.asked import Load
 from picker.sim.traces.dice import Lognormal, Stage, poisson
 from picker.sim.traces.errors import TraceError
+from picker.sim.traces.turns import Turn
 
 KEY_TOKENS = 128
 NAME = "agentic"
@@ -55,21 +56,6 @@ AGENTIC = Agentic(
 )
 
 
-@dataclass(slots=True)
-class _Turn:
-    """A request before the places of all are known; `before`: the turn of its session before it."""
-
-    at_s: float
-    session: int
-    prompt_tokens: int
-    output_tokens: int
-    keys: tuple[int, ...]
-    answer_keys: tuple[int, ...]
-    think_s: float
-    before: "_Turn | None"
-    index: int = -1
-
-
 class _Sessions:
     """Draws sessions one after the other."""
 
@@ -79,7 +65,7 @@ class _Sessions:
         self.names = count()
         self.shared = [tuple(next(self.names) for _ in range(tokens // KEY_TOKENS)) for tokens in shape.kinds]
 
-    def turns(self, session: int, at_s: float) -> Iterator[_Turn]:
+    def turns(self, session: int, at_s: float) -> Iterator[Turn]:
         shape, dice = self.shape, self.dice
         kind = dice.randrange(len(shape.kinds))
         known = list(self.shared[kind])
@@ -92,9 +78,8 @@ class _Sessions:
                 return
             begin, end = tokens // KEY_TOKENS, (tokens + answer) // KEY_TOKENS
             known.extend(next(self.names) for _ in range(end - len(known)))
-            before = _Turn(
-                at_s, session, tokens, answer, tuple(known[:begin]), tuple(known[begin:end]), think_s, before
-            )
+            keys, answer_keys = known[:begin], known[begin:end]
+            before = Turn(at_s, tokens, answer, keys, answer_keys, before, think_s, session)
             yield before
             tokens += answer + shape.tool.tokens(dice)
             think_s = (shape.person_s if dice.random() < shape.person else shape.tool_s).draw(dice)
@@ -108,21 +93,7 @@ def generate(shape: Agentic, seed: int) -> Load:
     turns.sort(key=lambda turn: turn.at_s)
     for index, turn in enumerate(turns):
         turn.index = index
-    return Load(NAME, tuple(map(_asked, turns)), KEY_TOKENS)
-
-
-def _asked(turn: _Turn) -> Asked:
-    return Asked(
-        turn.index,
-        turn.at_s,
-        turn.prompt_tokens,
-        turn.output_tokens,
-        turn.keys,
-        turn.answer_keys,
-        session=turn.session,
-        after=turn.before.index if turn.before else -1,
-        think_s=turn.think_s,
-    )
+    return Load(NAME, tuple(turn.asked() for turn in turns), KEY_TOKENS)
 
 
 def read(path: Path | None, seed: int = 0) -> Load:

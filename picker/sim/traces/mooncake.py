@@ -9,32 +9,16 @@ answer to that, and then this. Only the first turn's whole blocks can be shared 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from picker.sim.asked import Asked, Load
+from picker.sim.asked import Load
 from picker.sim.traces.rows import Row, objects, shown
+from picker.sim.traces.turns import Turn
 
 KEY_TOKENS = 512
 MAX_KEY = 2**63 - 1
 MAX_KEYS = 50_000_000  # of all requests, which bounds the memory that they take
-
-
-@dataclass(slots=True, eq=False)
-class _Turn:
-    """A row on its way to a request."""
-
-    row: Row
-    at_s: float
-    prompt_tokens: int
-    output_tokens: int
-    keys: Sequence[int]
-    answer_keys: Sequence[int] = ()
-    before: "_Turn | None" = None
-    think_s: float = 0.0
-    session: int = -1
-    index: int = -1
 
 
 def read(path: Path | None, seed: int = 0) -> Load:
@@ -48,8 +32,8 @@ def read_deltas(path: Path | None, seed: int = 0) -> Load:
     return _load(path, "mooncake-delta", lambda turn: _accumulate(turn, names))
 
 
-def _load(path: Path | None, kind: str, finish: Callable[[_Turn], None]) -> Load:
-    last: dict[object, _Turn] = {}
+def _load(path: Path | None, kind: str, finish: Callable[[Turn], None]) -> Load:
+    last: dict[object, Turn] = {}
     turns = []
     left = MAX_KEYS
     for row in objects(path, kind):
@@ -68,14 +52,14 @@ def _load(path: Path | None, kind: str, finish: Callable[[_Turn], None]) -> Load
     turns.sort(key=lambda turn: turn.at_s)
     for index, turn in enumerate(turns):
         turn.index = index
-    return Load(path.stem if path else kind, tuple(map(_asked, turns)), KEY_TOKENS)
+    return Load(path.stem if path else kind, tuple(turn.asked() for turn in turns), KEY_TOKENS)
 
 
-def _turn(row: Row, before: _Turn | None) -> _Turn:
+def _turn(row: Row, before: Turn | None) -> Turn:
     prompt_tokens = row.tokens(1, "input_length", "input_tokens")
     # Real traces hold a few requests without output; an engine always yields a token.
     output_tokens = max(row.tokens(0, "output_length", "output_tokens"), 1)
-    turn = _Turn(row, 0.0, prompt_tokens, output_tokens, _keys(row, prompt_tokens), before=before)
+    turn = Turn(0.0, prompt_tokens, output_tokens, _keys(row, prompt_tokens), before=before)
     at_s, delay_s = row.milliseconds("timestamp", "created_time"), row.milliseconds("delay", "delay_ms")
     if before is None:
         if at_s is None:
@@ -98,7 +82,7 @@ def _keys(row: Row, prompt_tokens: int) -> Sequence[int]:
     return tuple(keys)
 
 
-def _whole(turn: _Turn) -> None:
+def _whole(turn: Turn) -> None:
     """Tells the turn before what its answer's blocks are called, where this one has it in its prompt."""
     before = turn.before
     if before is None:
@@ -108,7 +92,7 @@ def _whole(turn: _Turn) -> None:
         before.answer_keys = turn.keys[begin:end]
 
 
-def _accumulate(turn: _Turn, names: "count[int]") -> None:
+def _accumulate(turn: Turn, names: "count[int]") -> None:
     """Makes the prompt of what it adds, and names the blocks up to the end of the answer."""
     before = turn.before
     known: list[int] = []
@@ -121,17 +105,3 @@ def _accumulate(turn: _Turn, names: "count[int]") -> None:
     known.extend(next(names) for _ in range(whole - len(known)))
     end = turn.prompt_tokens // KEY_TOKENS
     turn.keys, turn.answer_keys = tuple(known[:end]), tuple(known[end:])
-
-
-def _asked(turn: _Turn) -> Asked:
-    return Asked(
-        turn.index,
-        turn.at_s,
-        turn.prompt_tokens,
-        turn.output_tokens,
-        turn.keys,
-        turn.answer_keys,
-        session=turn.session,
-        after=turn.before.index if turn.before else -1,
-        think_s=turn.think_s,
-    )
