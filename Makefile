@@ -117,8 +117,9 @@ test-asan: $(VENV)/dev.stamp  ## The same under address and undefined-behaviour 
 	$(call build_variant,asan,PICKER_DEBUG=1 PICKER_SANITIZE=1)
 	cd build/asan && PICKER_SHARED=$${PICKER_SHARED:-$(abspath ../shared)} \
 	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
-	  $(abspath $(BIN))/python -m pytest -q -o faulthandler_timeout=600 $(CORE_TESTS)
+	  ASAN_OPTIONS=detect_leaks=0:log_path=report UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1:log_path=report PYTHONMALLOC=malloc \
+	  $(abspath $(BIN))/python -m pytest -q -o faulthandler_timeout=600 $(CORE_TESTS) \
+	  || { cat report.* 2>/dev/null; exit 1; }
 
 fuzz: $(VENV)/dev.stamp  ## A million cases for each parser (FUZZ_CASES=n for another number)
 	PICKER_FUZZ_CASES=$(FUZZ_CASES) $(TEST) -q tests/fuzz $(ARGS)
