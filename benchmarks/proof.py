@@ -3,6 +3,9 @@
 `make bench-gate-proof`, or `python -m benchmarks.proof`. Exit status 1 if the gate is not as it has to be.
 """
 
+import contextlib
+import io
+import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -53,8 +56,8 @@ def copy_of_head(tree: Path) -> None:
 
 
 def tried(trial: Trial, tree: Path) -> bool:
-    """Is the gate as it has to be?"""
-    print(f"\n=== {trial.what}: exit status {trial.due} is due", flush=True)
+    """Is the gate as it has to be? What it said is shown where it is not, and of a red one the reasons."""
+    print(f"{trial.what}: exit status {trial.due} is due", flush=True)
     text = (ROOT / KERNEL).read_text()
     if text.count(LINE) != 1:
         raise SystemExit(f"{KERNEL} no longer has the line that is made slower: see benchmarks/proof.py")
@@ -62,9 +65,14 @@ def tried(trial: Trial, tree: Path) -> bool:
     if changed != (tree / KERNEL).read_text():
         (tree / KERNEL).write_text(changed)
         build(tree)
-    status = ir.main(["--base-tree", str(trial.base), "--head-tree", str(tree), *CASES])
-    print(f"exit status {status}: {'as is due' if status == trial.due else 'NOT what is due'}", flush=True)
-    return status == trial.due
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        status = ir.main(["--base-tree", str(trial.base), "--head-tree", str(tree), *CASES])
+    as_due = status == trial.due
+    lines = said.getvalue().splitlines()
+    reasons = [line for line in lines if re.match(r"\w.*(, where .* may be|; O\(.*\) is )", line)]
+    print(*(f"    {line}" for line in (reasons if as_due else lines)), sep="\n")
+    print(f"exit status {status}: {'as is due' if as_due else 'NOT what is due'}", flush=True)
+    return as_due
 
 
 def main() -> int:

@@ -21,7 +21,7 @@ from tests.support.virtual_time import VirtualLoop
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(PAGE) + PAGE
 LAST_ANSWER = ANSWER.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 LEAVE_S = 30.0  # how long asyncio waits for the other end to say goodbye
 
 Run = Callable[[Coroutine[Any, Any, None]], None]

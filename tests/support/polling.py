@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 __all__ = ["DEADLINE_S", "until", "wait_until"]
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 PAUSE_S = 0.005
 
 

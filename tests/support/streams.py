@@ -32,7 +32,7 @@ from tests.support import messages
 from tests.support.h2client import H2Client, H2Stream
 
 PATH = f"/{SERVICE}/{METHOD}"
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 LARGEST = 64 << 20
 UNLIMITED = (("grpc.max_receive_message_length", LARGEST), ("grpc.max_send_message_length", LARGEST))
 
