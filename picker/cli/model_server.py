@@ -4,21 +4,30 @@ import argparse
 import asyncio
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import uvloop
 
-from picker.sim.engine import EngineConfig, TimingModel
+from picker.sim.engine import EngineConfig
 from picker.sim.exposition import STYLES
 from picker.sim.faults import Faults
+from picker.sim.gpus import GPUS
 from picker.sim.model_server import ModelServer, ServerConfig, serve
 
 USAGE_ERROR = 2
+LIMITS = {
+    "max_lora": "adapters running at the same time",
+    "num_blocks": "KV-cache blocks",
+    "block_size": "tokens per block",
+    "max_num_seqs": "sequences per step",
+    "max_num_batched_tokens": "tokens per step",
+}
+"""Of `EngineConfig`, each a flag."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
-    engine = EngineConfig()
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0 takes a free one and prints it")
     parser.add_argument("--model", default="sim", help="name of the base model")
@@ -26,14 +35,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metrics", choices=sorted(STYLES), default="vllm", help="whose metric names /metrics uses")
     parser.add_argument("--seed", type=int, default=0, help="of the error dice")
     group = parser.add_argument_group("engine")
-    group.add_argument("--max-lora", type=int, default=engine.max_lora, help="adapters running at the same time")
-    group.add_argument("--num-blocks", type=int, default=engine.num_blocks, help="KV-cache blocks")
-    group.add_argument("--block-size", type=int, default=engine.block_size, help="tokens per block")
-    group.add_argument("--max-num-seqs", type=int, default=engine.max_num_seqs, help="sequences per step")
-    group.add_argument(
-        "--max-num-batched-tokens", type=int, default=engine.max_num_batched_tokens, help="tokens per step"
+    group.add_argument("--gpu", choices=sorted(GPUS), help="times and memory of this one; what follows changes them")
+    for name, what in LIMITS.items():
+        flag = f"--{name.replace('_', '-')}"
+        default = getattr(EngineConfig, name)
+        group.add_argument(flag, type=int, help=f"{what} (default: {default}, or the GPU's)")
+    group.add_argument("--speedup", type=float, default=1.0, help="divides all times of the engine")
+    parser.add_argument(
+        "--stream-interval", type=int, default=1, help="tokens in a chunk of a stream, after the first one"
     )
-    group.add_argument("--speedup", type=float, default=1.0, help="divides all times of the engine (1 is an A100)")
     parser.add_argument(
         "--journal", type=Path, metavar="FILE", help="append what becomes of each request that has an x-journal-id"
     )
@@ -55,21 +65,25 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _config(args: argparse.Namespace) -> ServerConfig:
-    engine = EngineConfig(
-        num_blocks=args.num_blocks,
-        block_size=args.block_size,
-        max_num_seqs=args.max_num_seqs,
-        max_num_batched_tokens=args.max_num_batched_tokens,
-        max_lora=args.max_lora,
-        timing=TimingModel(speedup=args.speedup),
-    )
+    engine = GPUS[args.gpu] if args.gpu else EngineConfig()
+    given = {name: value for name in LIMITS if (value := getattr(args, name)) is not None}
+    engine = replace(engine, **given, timing=replace(engine.timing, speedup=args.speedup))
     faults = Faults(
         error_status=args.error_status,
         error_rate=args.error_rate,
         hang=args.hang,
         slow_metrics_s=args.slow_metrics_s,
     )
-    return ServerConfig(args.model, tuple(args.lora), engine, args.metrics, args.seed, faults, journal=args.journal)
+    return ServerConfig(
+        args.model,
+        tuple(args.lora),
+        engine,
+        args.metrics,
+        args.seed,
+        faults,
+        journal=args.journal,
+        stream_interval=args.stream_interval,
+    )
 
 
 async def _serve(config: ServerConfig, host: str, port: int) -> int:

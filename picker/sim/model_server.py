@@ -42,6 +42,11 @@ class ServerConfig:
     faults: Faults = field(default_factory=Faults)
     max_adapters: int = MAX_ADAPTERS
     journal: Path | None = None
+    stream_interval: int = 1  # tokens in a chunk of a stream, after the first one, which comes by itself
+
+    def __post_init__(self) -> None:
+        if self.stream_interval < 1:
+            raise ValueError(f"a stream interval of {self.stream_interval} tokens cannot be: at least 1")
 
 
 class _Refusal(Exception):
@@ -183,14 +188,15 @@ class ModelServer:
     async def _stream(
         self, response: web.StreamResponse, queue: asyncio.Queue[Progress], answer: list[str], replies: openai.Replies
     ) -> web.StreamResponse:
-        """One event per token, each written by itself."""
-        sent = 0
-        while sent < len(answer):
+        """One chunk for the first token, and one for each interval; each written by itself."""
+        whole, made, sent = len(answer), 0, 0
+        while sent < whole:
             event = await queue.get()
-            for _ in range(event.tokens):
-                last = sent + 1 == len(answer)
-                await response.write(replies.chunk(answer[sent], first=sent == 0, last=last))
-                sent += 1
+            made += event.tokens
+            while sent < whole and (end := min(sent + self.config.stream_interval, whole) if sent else 1) <= made:
+                text = "".join(answer[sent:end])
+                await response.write(replies.chunk(text, first=sent == 0, last=end == whole))
+                sent = end
         await response.write(replies.closing(event.cached_tokens))
         await response.write_eof()
         return response

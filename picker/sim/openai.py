@@ -41,6 +41,7 @@ class _Common(msgspec.Struct, kw_only=True):
     stream: bool | None = False
     stream_options: _StreamOptions | None = None
     n: int | None = 1
+    simulated_output_tokens: int | None = None  # of this server alone: where the answer ends before max_tokens
     cache_salt: str | None = None
 
 
@@ -62,6 +63,7 @@ class Ask:
     model: str
     prompt: bytes
     output_tokens: int
+    is_cut: bool  # ends at max_tokens
     stream: bool
     include_usage: bool
     cache_salt: str
@@ -83,7 +85,8 @@ def decode(body: bytes, *, chat: bool) -> Ask:
         prompt, limit = _render_chat(request), older if newer is None else newer
     else:
         prompt, limit = _render_prompt(request.prompt), request.max_tokens
-    output_tokens = DEFAULT_OUTPUT_TOKENS if limit is None else limit
+    most = DEFAULT_OUTPUT_TOKENS if limit is None else limit
+    output_tokens = min(most, request.simulated_output_tokens or most)
     if output_tokens < 1:
         raise BadRequest("max_tokens must be at least 1")
     if not prompt:
@@ -96,6 +99,7 @@ def decode(body: bytes, *, chat: bool) -> Ask:
         model=request.model,
         prompt=prompt,
         output_tokens=output_tokens,
+        is_cut=output_tokens == most,
         stream=bool(request.stream),
         include_usage=options.include_usage,
         cache_salt=request.cache_salt or "",
@@ -184,10 +188,12 @@ class Replies:
         kind = "chat.completion.chunk" if self.ask.chat else "text_completion"
         return b"data: " + msgspec.json.encode({**self.head, "object": kind, "choices": choices, **more}) + b"\n\n"
 
+    def _reason(self) -> str:
+        return "length" if self.ask.is_cut else "stop"
+
     def chunk(self, text: str, *, first: bool, last: bool) -> bytes:
-        """The server-sent event of one token."""
-        finish_reason = "length" if last else None
-        choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish_reason}
+        """The server-sent event of one token or more."""
+        choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": self._reason() if last else None}
         if self.ask.chat:
             choice["delta"] = {"role": "assistant", "content": text} if first else {"content": text}
         else:
@@ -201,7 +207,7 @@ class Replies:
 
     def whole(self, text: str, cached_tokens: int) -> bytes:
         """The unary reply."""
-        choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": "length"}
+        choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": self._reason()}
         if self.ask.chat:
             choice["message"] = {"role": "assistant", "content": text}
         else:

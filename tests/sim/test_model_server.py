@@ -22,7 +22,7 @@ from tests.support.shared import SHARED, needs_shared
 
 FAST = EngineConfig(timing=TimingModel(speedup=1000.0))
 FROZEN = EngineConfig(timing=TimingModel(speedup=1e-6))  # nothing ends while a test runs
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -78,6 +78,7 @@ def chat(text: str = "hello", **more: Any) -> dict[str, Any]:
 
 
 RUNNING = 'vllm:num_requests_running{engine="0",model_name="sim"}'
+LENGTH = "simulated_output_tokens"
 HITS = 'vllm:prefix_cache_hits_total{engine="0",model_name="sim"}'
 
 
@@ -131,6 +132,28 @@ async def test_each_token_is_an_http_chunk_of_its_own() -> None:
     async with running() as client, client.session.post(client.url("/v1/completions"), json=body) as response:
         chunks = [data async for data, _ in response.content.iter_chunks()]
     assert [chunk.count(b"data: ") for chunk in chunks] == [1, 1, 1, 1, 1]
+
+
+@in_loop
+@pytest.mark.parametrize(("tokens", "sizes"), [(1, [1]), (3, [1, 2]), (8, [1, 3, 3, 1]), (7, [1, 3, 3])])
+async def test_tokens_after_the_first_come_as_many_together_as_the_server_was_told(
+    tokens: int, sizes: list[int]
+) -> None:
+    body = chat(stream=True, max_completion_tokens=tokens)
+    async with running(stream_interval=3) as client:
+        _, text, _ = await client.post("/v1/chat/completions", body)
+    *frames, _ = [event.removeprefix("data: ") for event in text.split("\n\n") if event]
+    chunks = [json.loads(frame)["choices"][0] for frame in frames]
+    assert [len(chunk["delta"]["content"]) // 4 for chunk in chunks] == sizes
+    assert [chunk["finish_reason"] for chunk in chunks] == [None] * (len(sizes) - 1) + ["length"]
+
+
+@in_loop
+@pytest.mark.parametrize(("length", "reason", "tokens"), [(3, "stop", 3), (5, "length", 5), (9, "length", 5)])
+async def test_an_answer_may_end_before_the_most_that_was_asked_for(length: int, reason: str, tokens: int) -> None:
+    async with running() as client:
+        _, reply, _ = await client.post("/v1/completions", {"prompt": "x", "max_tokens": 5, LENGTH: length})
+    assert (reply["choices"][0]["finish_reason"], reply["usage"]["completion_tokens"]) == (reason, tokens)
 
 
 @in_loop

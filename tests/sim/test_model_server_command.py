@@ -17,7 +17,7 @@ parser = argparse.ArgumentParser()
 model_server.configure(parser)
 raise SystemExit(model_server.run(parser.parse_args()))
 """
-DEADLINE_S = 20
+DEADLINE_S = 60
 
 
 def command(*flags: str) -> list[str]:
@@ -49,6 +49,22 @@ def test_serves_until_it_is_told_to_stop(signum: signal.Signals) -> None:
         assert process.wait(DEADLINE_S) == 0
 
 
+def test_a_gpu_has_its_memory_and_flags_change_it() -> None:
+    def blocks(*flags: str) -> bytes:
+        with (
+            started(*flags) as (_, address),
+            urllib.request.urlopen(f"http://{address}/metrics", timeout=DEADLINE_S) as response,
+        ):
+            (config,) = [line for line in response if line.startswith(b"vllm:cache_config_info{")]
+            return config.split(b'num_gpu_blocks="')[1].split(b'"')[0]
+
+    assert [blocks(), blocks("--gpu", "h100"), blocks("--gpu", "h100", "--num-blocks", "99")] == [
+        b"65536",
+        b"27000",
+        b"99",
+    ]
+
+
 def test_the_die_fault_ends_the_process() -> None:
     with started() as (process, address):
         with pytest.raises((urllib.error.URLError, ConnectionError)):
@@ -56,7 +72,10 @@ def test_the_die_fault_ends_the_process() -> None:
         assert process.wait(DEADLINE_S) == 70
 
 
-@pytest.mark.parametrize("flags", [["--num-blocks", "0"], ["--error-rate", "2"], ["--host", "no.such.host.invalid"]])
+@pytest.mark.parametrize(
+    "flags",
+    [["--num-blocks", "0"], ["--stream-interval", "0"], ["--error-rate", "2"], ["--host", "no.such.host.invalid"]],
+)
 def test_settings_that_make_no_sense_are_usage_errors(flags: list[str]) -> None:
     ended = subprocess.run(command(*flags), capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     assert ended.returncode == 2

@@ -61,7 +61,8 @@ SHORT = Mix("short", Lengths(120, 1.0, 2_000), Lengths(110, 1.0, 1_000))
 CHAT = Mix("chat", Lengths(600, 1.0, 8_000), Lengths(160, 0.8, 1_000))
 LONG = Mix("long", Lengths(4_000, 0.7, 16_000), Lengths(100, 0.8, 800))
 ANSWERS = Mix("answers", Lengths(200, 0.8, 2_000), Lengths(500, 0.7, 2_000))
-MIXES = {mix.name: mix for mix in (SHORT, CHAT, LONG, ANSWERS)}
+PROMPTS = Mix("prompts", Lengths(600, 0.6, 3_000), Lengths(64, 0.6, 256))
+MIXES = {mix.name: mix for mix in (SHORT, CHAT, LONG, ANSWERS, PROMPTS)}
 
 # The A100 is the one of 40 GB with a 7B model that the public simulation was fitted to.
 A100 = A100_40GB
