@@ -22,7 +22,14 @@ from benchmarks.results import placed
 from picker.sim.overload.traffic import A100, CHAT, ENGINES, MIXES, Phase, Scenario
 from picker.sim.world import Fault
 
-PAIRS = (("A100", "short"), ("A100", "chat"), ("A100", "answers"), ("H100", "chat"), ("H100", "long"))
+PAIRS = (
+    ("A100", "short"),
+    ("A100", "chat"),
+    ("A100", "answers"),
+    ("H100", "chat"),
+    ("H100", "long"),
+    ("H100", "prompts"),
+)
 PHASES = (Phase(20.0, 0.7), Phase(40.0, 2.0), Phase(60.0, 0.7))
 FAULT_PHASES = (Phase(20.0, 0.7), Phase(50.0, 1.5), Phase(20.0, 0.7))
 FAULTS = {

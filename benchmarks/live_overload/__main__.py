@@ -22,6 +22,7 @@ from benchmarks.live_overload.experiment import Experiment, Settings
 from benchmarks.live_overload.stage import Size, staged
 from benchmarks.load.table import circumstances
 from benchmarks.results import placed
+from picker.sim.gpus import GPUS
 
 PARTS = ("burst", "faults")
 console = Console(highlight=False) if sys.stdout.isatty() else Console(width=170, highlight=False)
@@ -31,8 +32,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m benchmarks.live_overload", description=__doc__)
     made.add_argument("parts", nargs="*", metavar="PART", help="burst, faults (default: both)")
     made.add_argument("--servers", type=int, default=Size.servers)
-    made.add_argument("--speed", type=float, default=Size.speed, help="of a server, 1 is an A100")
-    made.add_argument("--batch", type=int, default=Size.batch_tokens, help="tokens that a server computes in one step")
+    made.add_argument("--gpu", choices=sorted(GPUS), default=Size.gpu, help="that a server plays")
+    made.add_argument("--speed", type=float, default=Size.speed, help="of a server, 1 is as fast as that")
     made.add_argument("--load", type=float, default=2.0, help="what is offered, over what the servers can do")
     made.add_argument("--policy", action="append", choices=[policy.name for policy in experiment.POLICIES])
     made.add_argument("--seed", type=int, default=1)
@@ -46,7 +47,7 @@ async def measure(args: argparse.Namespace, directory: Path) -> Experiment:
     names = args.policy or [policy.name for policy in experiment.POLICIES[:-1]]
     policies = [policy for policy in experiment.POLICIES if policy.name in names]
     settings = Settings.quick(args.load, args.seed) if args.quick else Settings(args.load, args.seed)
-    with staged(directory, policies, Size(args.servers, args.speed, args.batch)) as stage:
+    with staged(directory, policies, Size(args.servers, args.gpu, args.speed)) as stage:
         return await experiment.perform(stage, policies, settings, console, args.parts)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import aiohttp
 import msgspec
 
+from benchmarks.live_overload.scene import MIX, STREAM_INTERVAL
 from benchmarks.overload_report import GAVE_UP, LOST, Outcome
 from picker.demo.workload import WORDS
 from picker.sim.asked import Asked
@@ -36,13 +37,15 @@ class Played:
 
 
 def body(asked: Asked, run: str) -> bytes:
-    """A prompt that shares nothing with any other, of exactly as many tokens as the servers will count."""
+    """A prompt that shares nothing with any other, of exactly as many tokens as the servers will count.
+
+    The servers alone read how long the answer is to be: nobody on the way is told.
+    """
     room = asked.prompt_tokens * BYTES_PER_TOKEN
     lead = f"{run} {asked.index:08d} "
     prompt = (lead + TEXT * (room // len(TEXT) + 1))[:room]
-    return msgspec.json.encode(
-        {"model": MODEL, "prompt": prompt, "max_tokens": asked.output_tokens, "stream": True, "temperature": 0}
-    )
+    answer = {"max_tokens": MIX.answers.most, "simulated_output_tokens": asked.output_tokens}
+    return msgspec.json.encode({"model": MODEL, "prompt": prompt, **answer, "stream": True, "temperature": 0})
 
 
 async def play(load: Sequence[Asked], address: str, *, run: str, patience_s: float) -> Played:
@@ -141,6 +144,7 @@ class _Player:
                 patience.reschedule(asyncio.get_running_loop().time() + WHOLE_S)
             is_done = line.startswith(b"data: [DONE]")
             events += not is_done
-        if is_done and events == asked.output_tokens:
+        due = 1 + -(-(asked.output_tokens - 1) // STREAM_INTERVAL)
+        if is_done and events == due:
             return 200
-        return self._lost(f"{events} of {asked.output_tokens} tokens, {'an' if is_done else 'no'} end")
+        return self._lost(f"{events} of {due} messages, {'an' if is_done else 'no'} end")

@@ -11,9 +11,8 @@ from rich.console import Console
 from benchmarks.live_overload import scene
 from benchmarks.live_overload.faults import Seen, faults, play
 from benchmarks.live_overload.run import Result, run
-from benchmarks.live_overload.stage import BLOCKS, ROUND_ROBIN, Policy, Size, Stage
+from benchmarks.live_overload.stage import ROUND_ROBIN, Policy, Size, Stage
 from benchmarks.overload_report import Outcome, Run, Window, recovery, summarise
-from picker.sim.engine import EngineConfig
 from picker.sim.overload.traffic import Phase, Scenario
 from picker.sim.overload.world import capacity_tokens
 from picker.sim.timing import TimingModel
@@ -47,7 +46,6 @@ POLICIES = (
 )
 """The last one is run on request only."""
 FULL_RATE = 400.0  # requests per second that no stage of this size can serve
-TIMING = TimingModel()
 CALM = 0.7  # load before and after the burst
 FILLING_S = 5.0  # of the burst: engines fill up, and what they take in is no measure of what they can do
 
@@ -131,15 +129,13 @@ async def _bursts(
     console.print(f"highest band alone: TTFT p99 {found.unloaded_p99_s * 1e3:.0f} ms; {alone.machine}", soft_wrap=True)
     for policy in policies:
         result = await _burst(stage, policy, settings, found.rate)
-        _note(found, policy, result, settings)
+        _note(found, policy, result, settings, stage.size.engine.timing)
         console.print(found.notes[-1], soft_wrap=True)
 
 
 def capacity(size: Size, seed: int) -> float:
     """Tokens per second of the servers with more than enough to do: in virtual time, where no machine is in the way."""
-    timing = TimingModel(speedup=size.speed)
-    engine = EngineConfig(num_blocks=BLOCKS, max_num_batched_tokens=size.batch_tokens, timing=timing)
-    scenario = Scenario("capacity", engine=engine, mix=scene.MIX, replicas=size.servers, seed=seed)
+    scenario = Scenario("capacity", engine=size.engine, mix=scene.MIX, replicas=size.servers, seed=seed)
     return capacity_tokens(scenario, warm_s=10.0, seconds=60.0)
 
 
@@ -176,16 +172,17 @@ def _recovered(seconds: float) -> str:
     return f"as usual {seconds:.1f} s after the burst" if math.isfinite(seconds) else "not as usual again to the end"
 
 
-def _slowness(outcome: Outcome) -> Outcome:
-    """Times by what an A100 needs for the prompt alone, so that a few long ones by chance are no latency."""
-    idle_s = TIMING.step_s(outcome.prompt_tokens, 0, 0)
+def _slowness(outcome: Outcome, timing: TimingModel) -> Outcome:
+    """Times by what an idle engine needs for the prompt, so that a few long ones by chance are no latency."""
+    idle_s = timing.step_s(outcome.prompt_tokens, 0, 0)
     ttft_s = None if outcome.ttft_s is None else outcome.ttft_s / idle_s
     return replace(outcome, ttft_s=ttft_s, ended_s=outcome.at_s + (outcome.ended_s - outcome.at_s) / idle_s)
 
 
-def _note(found: Experiment, policy: Policy, result: Result, settings: Settings) -> None:
+def _note(found: Experiment, policy: Policy, result: Result, settings: Settings, timing: TimingModel) -> None:
     end_s = sum(phase.seconds for phase in settings.phases)
-    recovered_s = recovery(map(_slowness, result.outcomes), settings.burst, end_s, scene.greedy())
+    slowness = [_slowness(outcome, timing) for outcome in result.outcomes]
+    recovered_s = recovery(slowness, settings.burst, end_s, scene.greedy())
     bands = summarise(result.outcomes, settings.burst, settings.full)
     busy = result.work / found.capacity
     found.runs.append(Run(policy.name, bands, found.capacity, busy, recovered_s))

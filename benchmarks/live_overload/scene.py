@@ -1,12 +1,13 @@
-"""The load: bands, tenants and phases as in virtual time, with lengths that a small machine can stream."""
+"""The load: bands, tenants, phases and lengths as in virtual time."""
 
 from collections.abc import Sequence
 
 from picker.sim.asked import Asked
-from picker.sim.overload.traffic import BANDS, Band, Lengths, Mix, Phase, Scenario, traffic
+from picker.sim.overload.traffic import BANDS, CHAT, Band, Phase, Scenario, traffic
 
-MIX = Mix("live", Lengths(600, 0.6, 3_000), Lengths(14, 0.4, 32), system_tokens=32)
-"""Short answers: each token is a message through Envoy, and the client, Envoy and the servers share the machine."""
+MIX = CHAT
+STREAM_INTERVAL = 16
+"""Tokens in a message of a stream, as engines can be told: client, Envoy and servers share one machine."""
 OBJECTIVES = {band.priority: band.name for band in BANDS}
 PRIORITIES = {band.name: band.priority for band in BANDS}
 HIGHEST = max(BANDS, key=lambda band: band.priority)

@@ -12,15 +12,16 @@ from typing import Any
 import yaml
 
 from benchmarks.live_overload.client import MODEL
-from benchmarks.live_overload.scene import OBJECTIVES
+from benchmarks.live_overload.scene import OBJECTIVES, STREAM_INTERVAL
 from benchmarks.load.options import ROOT, Variant
 from benchmarks.load.processes import Picker, cpu_s, listening, write_endpoints
 from picker.demo.envoy import EnvoyProcess, Gateway, gateways_config
 from picker.demo.processes import Child, machine_busy, picker_command, stop_all
 from picker.sim import journal
+from picker.sim.engine import EngineConfig
+from picker.sim.gpus import GPUS
 
 ROUND_ROBIN = "round robin"
-BLOCKS = 2810  # of 16 tokens: one A100-40GB
 GATEWAY = Gateway(steering="metadata", retries=1)  # a request whose server is gone goes to the next one picker lists
 
 UNREAD = replace(GATEWAY, response_body="NONE")
@@ -41,11 +42,16 @@ class Policy:
 
 @dataclass(frozen=True)
 class Size:
-    """Of the pool. `speed`: 1 is an A100; `batch_tokens`: what a server computes in one step at most."""
+    """Of the pool. `gpu`: of `picker.sim.gpus`; `speed`: 1 is as fast as that."""
 
     servers: int = 6
+    gpu: str = "h100"
     speed: float = 0.5
-    batch_tokens: int = 512
+
+    @property
+    def engine(self) -> EngineConfig:
+        engine = GPUS[self.gpu]
+        return replace(engine, timing=replace(engine.timing, speedup=self.speed))
 
 
 class Stage:
@@ -63,9 +69,9 @@ class Stage:
         self.envoy: EnvoyProcess | None = None
 
     def _server(self, number: int) -> Child:
-        flags = ["--port", "0", "--model", MODEL, "--num-blocks", str(BLOCKS), "--speedup", str(self.size.speed)]
-        flags += ["--max-num-batched-tokens", str(self.size.batch_tokens)]
-        command = picker_command("model-server", *flags, "--journal", str(self.journal))
+        flags = ["--port", "0", "--model", MODEL, "--gpu", self.size.gpu, "--speedup", str(self.size.speed)]
+        flags += ["--stream-interval", str(STREAM_INTERVAL), "--journal", str(self.journal)]
+        command = picker_command("model-server", *flags)
         return Child(f"model server {number}", command, self.directory / f"server-{number}.log")
 
     def start(self) -> None:
