@@ -5,8 +5,8 @@ Prefill: is the prefill work sent to it about to be done? First tokens teach how
     tokens / rate, and so when it will want more. More than that waits in picker's queue, where its order can still
     change: what waits in an engine is in everybody's way.
 Memory: does the request fit into its KV cache? Scrapes teach how many booked tokens fill it.
-Places: how many requests does it run at the same time? Met when a scrape shows requests waiting that nothing else
-    explains; from then on as many as it was seen to run, and now and then one more.
+Places: how many requests does it run at the same time? Met when a scrape shows requests waiting, all but a few of them
+    ours, that nothing else explains; from then on as many as it was seen to run, and now and then one more.
 A share below one is a band's that must leave room for a higher one: it finds an endpoint full a little earlier.
 
 Invariants: an endpoint with nothing booked and nothing scraped always has credit; no figure makes a window smaller than
@@ -58,6 +58,7 @@ cdef double WARM = 2.0                     # times what the cache saves that a r
 cdef double SMALL = 0.5                    # of an overhead: prompts worth no more go together
 cdef int64_t LATELY_NS = 10_000_000_000
 cdef double WANTED_HALF_LIFE_NS = 10e9
+cdef double OTHERS = 1.25                  # times what is booked: more than that is sent by others
 cdef double KV_SHARE = 0.2                 # weight of one more scrape
 cdef double KV_LEAST = 0.05                # usage below this teaches nothing
 cdef double KV_FULL = 0.85                 # usage at which waiting requests wait for memory
@@ -237,11 +238,14 @@ cdef void _learn_kv(credit_t* credit, const endpoint_t* endpoint) noexcept nogil
 
 cdef void _learn_limit(credit_t* credit, const endpoint_t* endpoint, int64_t now_ns) noexcept nogil:
     """Requests wait in the engine, and neither prefill work nor memory explains it: it runs as many as it can."""
+    cdef double running = endpoint.load.running, seen = endpoint.load.waiting + running
     cdef bint waits = endpoint.load.waiting > <double>credit.sent and credit.free_ns < now_ns
     if credit.told > 0.5 and <double>endpoint.unanswered > endpoint.load.waiting:
         waits = False    # one that runs has no first token yet: they wait for its prefill
-    if waits and endpoint.load.running >= 1.0 and endpoint.load.kv_usage < KV_FULL:
-        credit.limit = endpoint.load.running
+    if seen > OTHERS * <double>endpoint.requests + 1.0:
+        waits = False    # so many are not ours, and what prefills they wait for is not known
+    if (waits and running >= 1.0 and endpoint.load.kv_usage < KV_FULL) or running > credit.limit:
+        credit.limit = running
         credit.limited_ns = now_ns
     elif now_ns - credit.limited_ns >= HOLD_NS and <double>endpoint.requests >= credit.limit - 1.0:
         credit.limit += fmax(1.0, credit.limit / 64.0)

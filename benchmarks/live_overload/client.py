@@ -14,7 +14,7 @@ from picker.demo.workload import WORDS
 from picker.sim.asked import Asked
 from picker.sim.journal import HEADER
 
-WHOLE_S = 60.0  # how long an answer may take once it has begun
+WHOLE_S = 120.0  # how long an answer may take once it has begun
 MODEL = "sim"
 BYTES_PER_TOKEN = 4
 TEXT = " ".join(WORDS) + " "

@@ -136,7 +136,7 @@ async def _bursts(
 def capacity(size: Size, seed: int) -> float:
     """Tokens per second of the servers with more than enough to do: in virtual time, where no machine is in the way."""
     scenario = Scenario("capacity", engine=size.engine, mix=scene.MIX, replicas=size.servers, seed=seed)
-    return capacity_tokens(scenario, warm_s=10.0, seconds=60.0)
+    return capacity_tokens(scenario)
 
 
 async def _saturated(stage: Stage, settings: Settings) -> float:

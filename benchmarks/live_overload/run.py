@@ -14,7 +14,7 @@ from benchmarks.live_overload.stage import Policy, Stage, Used
 from benchmarks.overload_report import GAVE_UP, LOST, Outcome, Window, quantile
 from picker.sim.asked import Asked
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True)

@@ -83,14 +83,28 @@ def test_a_limit_is_met_when_nothing_else_explains_who_waits() -> None:
     assert credits.view(0, 3 * SECOND)["limit"] is None  # memory explains it
     credits.scraped(0, waiting=6, running=4, kv_usage=0.2, now_ns=4 * SECOND)
     assert credits.view(0, 4 * SECOND)["limit"] == 4
-    credits.scraped(0, waiting=0, running=10, kv_usage=0.2, now_ns=9 * SECOND)
+    credits.scraped(0, waiting=0, running=4, kv_usage=0.2, now_ns=9 * SECOND)
     assert credits.view(0, 9 * SECOND)["limit"] == 5  # tried again
+    credits.scraped(0, waiting=2, running=8, kv_usage=0.2, now_ns=10 * SECOND)
+    assert credits.view(0, 10 * SECOND)["limit"] == 8  # it runs more: that is no limit
+
+
+def test_who_waits_behind_the_requests_of_others_meets_no_limit() -> None:
+    credits = pool()
+    for _ in range(10):
+        credits.book(0, 0, 100, SECOND)
+    credits.scraped(0, waiting=20, running=4, kv_usage=0.1, now_ns=2 * SECOND)
+    assert credits.view(0, 2 * SECOND)["limit"] is None
+    credits.scraped(0, waiting=9, running=4, kv_usage=0.1, now_ns=3 * SECOND)
+    assert credits.view(0, 3 * SECOND)["limit"] == 4  # all but a few are ours
 
 
 def test_who_waits_for_a_prefill_meets_no_limit() -> None:
     credits, now_ns = taught(10_000.0, 0.05)
     for _ in range(3):
         credits.book(0, 100, 200, now_ns)
+    for _ in range(5):
+        credits.first_byte(credits.book(0, 0, 200, now_ns), learn=False, now_ns=now_ns)
     overdue_ns = now_ns + SECOND
     credits.scraped(0, waiting=0, running=1, kv_usage=0.1, now_ns=overdue_ns)
     credits.scraped(0, waiting=2, running=5, kv_usage=0.1, now_ns=overdue_ns + 1)

@@ -170,7 +170,8 @@ class Credits:
         self.learn_kv(one)
         waits = waiting > one.since["sent"] and one.free_ns < now_ns
         waits = waits and not (one.told > 0.5 and len(one.unanswered) > waiting)
-        if waits and running >= 1 and kv_usage < KV_FULL:
+        waits = waits and waiting + running <= 1.25 * one.requests + 1
+        if (waits and running >= 1 and kv_usage < KV_FULL) or running > one.limit:
             one.limit, one.limited_ns = running, now_ns
         elif now_ns - one.limited_ns >= HOLD_NS and one.requests >= one.limit - 1:
             one.limit, one.limited_ns = one.limit + max(1.0, one.limit / 64), now_ns
