@@ -11,10 +11,10 @@ from rich.console import Console
 from benchmarks.live_overload import scene
 from benchmarks.live_overload.faults import Seen, faults, play
 from benchmarks.live_overload.run import Result, run
-from benchmarks.live_overload.stage import ROUND_ROBIN, Policy, Size, Stage
+from benchmarks.live_overload.stage import ROUND_ROBIN, Policy, Stage
 from benchmarks.overload_report import Outcome, Run, Window, recovery, summarise
-from picker.sim.overload.traffic import Phase, Scenario
-from picker.sim.overload.world import capacity_tokens
+from benchmarks.overload_runs import FILLING_S, capacity, mean_tokens
+from picker.sim.overload.traffic import Phase
 from picker.sim.timing import TimingModel
 
 PEER = """\
@@ -47,7 +47,6 @@ POLICIES = (
 """The last one is run on request only."""
 FULL_RATE = 400.0  # requests per second that no stage of this size can serve
 CALM = 0.7  # load before and after the burst
-FILLING_S = 5.0  # of the burst: engines fill up, and what they take in is no measure of what they can do
 
 
 @dataclass(frozen=True)
@@ -101,8 +100,8 @@ async def perform(
 ) -> Experiment:
     """Progress goes to `console`. `parts`: of "burst" and "faults"; the latter are the first policy's alone."""
     found = Experiment()
-    found.capacity = await asyncio.to_thread(capacity, stage.size, settings.seed)
-    found.rate = found.capacity / scene.mean_tokens(settings.seed)
+    found.capacity = await asyncio.to_thread(capacity, stage.size.engine, scene.MIX, stage.size.servers)
+    found.rate = found.capacity / mean_tokens(scene.MIX)
     console.print(f"capacity: {found.capacity:,.0f} tokens/s, {found.rate:.1f} requests/s", soft_wrap=True)
     share = await _saturated(stage, settings) / found.capacity
     found.notes.append(
@@ -131,12 +130,6 @@ async def _bursts(
         result = await _burst(stage, policy, settings, found.rate)
         _note(found, policy, result, settings, stage.size.engine.timing)
         console.print(found.notes[-1], soft_wrap=True)
-
-
-def capacity(size: Size, seed: int) -> float:
-    """Tokens per second of the servers with more than enough to do: in virtual time, where no machine is in the way."""
-    scenario = Scenario("capacity", engine=size.engine, mix=scene.MIX, replicas=size.servers, seed=seed)
-    return capacity_tokens(scenario)
 
 
 async def _saturated(stage: Stage, settings: Settings) -> float:

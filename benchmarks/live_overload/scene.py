@@ -11,7 +11,6 @@ STREAM_INTERVAL = 16
 OBJECTIVES = {band.priority: band.name for band in BANDS}
 PRIORITIES = {band.name: band.priority for band in BANDS}
 HIGHEST = max(BANDS, key=lambda band: band.priority)
-MEAN_TOKENS_SAMPLE = 2_000
 
 
 def greedy() -> frozenset[str]:
@@ -27,9 +26,3 @@ def greedy() -> frozenset[str]:
 def load(phases: Sequence[Phase], capacity: float, seed: int, bands: Sequence[Band] = BANDS) -> list[Asked]:
     """Requests in order of time; `capacity` in requests per second. A band's are the same without the others."""
     return traffic(Scenario("live", mix=MIX, bands=tuple(bands), phases=tuple(phases), seed=seed), capacity)
-
-
-def mean_tokens(seed: int) -> float:
-    """Of prompt and answer together."""
-    sample = load([Phase(MEAN_TOKENS_SAMPLE / 100, 1.0)], 100.0, seed)
-    return sum(asked.tokens for asked in sample) / len(sample)
