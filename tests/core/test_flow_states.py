@@ -125,11 +125,14 @@ class FlowMachine(RuleBasedStateMachine):
         self.judge_admission(request, may_go)
 
     def is_before(self, request: Request, others: list[Request]) -> bool:
-        """Nobody who waits could want its place: they are below it, or could not go when they were looked at."""
+        """Nobody who waits could want its place: they are below it, or could not go when they were looked at.
+
+        While a turn is not taken they cannot be looked at, so nobody goes before them.
+        """
         others = [other for other in others if other.priority >= request.priority]
         if any(other.subset == request.subset for other in others):
             return False
-        return not others or request.priority < 0 or not self.engine.is_due
+        return not others or not self.engine.is_due
 
     def judge_admission(self, request: Request, may_go: bool) -> None:
         if not self.matches(request):
