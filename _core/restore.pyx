@@ -14,7 +14,7 @@ from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcmp, memset
 
 from picker._core.alloc cimport PK_E_NOMEM, PK_OK
-from picker._core.codec cimport buffer_append, buffer_free, buffer_reserve, buffer_t, slice_t
+from picker._core.codec cimport buffer_append, buffer_free, buffer_reserve, buffer_t, slice_bytes, slice_t
 from picker._core.jsonstring cimport json_equals, json_unescape
 
 # --- C kernel ---
@@ -61,10 +61,10 @@ cdef void _let_go(restore_t* restore) noexcept nogil:
         restore.changed = True
 
 
-cdef bint _may_become(const buffer_t* held, const buffer_t* target) noexcept nogil:
+cdef bint _may_become(slice_t name, const buffer_t* target) noexcept nogil:
     """Can a name that begins so be the target?"""
-    cdef const uint8_t* p = held.data
-    cdef const uint8_t* end = p + held.size
+    cdef const uint8_t* p = name.data
+    cdef const uint8_t* end = p + name.size
     cdef const uint8_t* q
     cdef uint8_t piece[12]
     cdef size_t done = 0
@@ -124,10 +124,14 @@ cdef void restore_end(restore_t* restore, const uint8_t* at) noexcept nogil:
 cdef int restore_finish(restore_t* restore, slice_t chunk, bint goes_on, slice_t* result) noexcept nogil:
     """The chunk ends. `goes_on`: so does the name begun last. What goes on is in `result`, until the next chunk."""
     cdef const uint8_t* end = chunk.data + chunk.size
+    cdef slice_t name
     result[0] = chunk
+    name.data, name.size = restore.begun, end - restore.begun
+    if restore.is_open and restore.held.size == 0 and not _may_become(name, &restore.target):
+        restore.is_open = False                 # it goes on where it stands
     if restore.is_open and goes_on and restore.begun < end:
         _hold(restore, end)
-    if restore.is_open and not (goes_on and _may_become(&restore.held, &restore.target)):
+    if restore.is_open and not (goes_on and _may_become(slice_bytes(&restore.held), &restore.target)):
         _let_go(restore)
     if restore.changed:
         _put(restore, restore.copied, end - restore.copied)

@@ -118,6 +118,14 @@ def test_the_beginning_of_a_name_waits_for_its_end() -> None:
     assert gateway.feed(messages.response_body(b"/llama-"), 1) == []
 
 
+@pytest.mark.parametrize("mode", [DUPLEX, STREAMED])
+def test_the_beginning_of_another_name_goes_on(mode: int) -> None:
+    gateway = renamed(engine_with(), mode)
+    head = EVENT[: EVENT.index(b"meta")] + b"meta/llama-33"
+    gateway.answer_body([head, b"000"])
+    assert gateway.response.forwarded == head + b"000"
+
+
 @pytest.mark.parametrize("tail", [b"", b"/llama-3"])
 def test_trailers_wait_for_what_is_held(tail: bytes) -> None:
     gateway = renamed(engine_with(), DUPLEX)
