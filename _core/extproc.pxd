@@ -59,7 +59,7 @@ cdef class ExtProc:
     cdef bint _by_name
     cdef PoolNames _names
     cdef uint64_t _timed       # picks so far whose time is counted
-    cdef tuple _pools          # _Served, by their places in `_names`
-    cdef list _retired         # those no longer served that streams are open on
+    cdef tuple _pools          # _Served, by their places in `_names`; of a list, garbage collection would let them go
+    cdef tuple _retired        # those no longer served that streams are open on
 
     cdef int _dispatch(self, served_t* served, int64_t now_ns, list stirred) except -1

@@ -333,7 +333,7 @@ cdef class ExtProc:
         if timeout_ns < 1:
             raise ValueError(f"timeout_ns is above 0, not {timeout_ns}")
         memset(&self._service, 0, sizeof(self._service))
-        self._pools, self._retired = (), []
+        self._pools = self._retired = ()
         self._by_name = by_name
         self._service.timeout_ns = timeout_ns
         _fill_strangers(&self._service.strangers, &self._service)
@@ -355,7 +355,7 @@ cdef class ExtProc:
         cdef PoolNames names = PoolNames([(name, authorities) for _, authorities, name in given])
         cdef tuple made = _serve(given, known)
         cdef set kept = set(made)
-        cdef list retired = [served for served in known if served not in kept]
+        cdef tuple retired = tuple([served for served in known if served not in kept])
         cdef served_t** table = _table(made)
         pk_free(self._service.served)
         self._service.served = table
@@ -367,7 +367,7 @@ cdef class ExtProc:
     def sweep(self) -> int:
         """Let go of engines that are served no longer and have no streams; how many have some left."""
         if self._retired:
-            self._retired = [served for served in self._retired if (<_Served>served)._served.open]
+            self._retired = tuple([served for served in self._retired if (<_Served>served)._served.open])
         return len(self._retired)
 
     def due(self) -> int:

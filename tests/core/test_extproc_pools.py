@@ -398,6 +398,17 @@ def test_leaks_nothing() -> None:
     assert_flat(churn, calls=3)
 
 
+def test_streams_of_a_pool_that_is_let_go_of_end_before_it() -> None:
+    """All of it garbage at once: what is collected first keeps what is collected later from nothing it needs."""
+    several = Several("ml/a", "ml/b")
+    several.ask("picker-a.ml")
+    several.set(["ml/b"])
+    kept: list[Any] = [several, several.client.connection]
+    kept.append(kept)  # last in line, with the connection
+    del several, kept
+    gc.collect()
+
+
 def test_pools_that_come_and_go_leave_nothing_behind() -> None:
     extproc = ExtProc(engine_with(), timeout_ns=SECOND)
 
