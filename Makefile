@@ -166,7 +166,7 @@ load-floor: $(VENV)/dev.stamp benchmarks/load/canned.pyx  ## The floor that benc
 bench-load: $(VENV)/dev.stamp load-tools load-floor  ## picker under load, every target beside what was measured (12 minutes; ARGS="direct --quick")
 	$(BIN)/python -m benchmarks.load $(ARGS)
 
-live-overload: $(VENV)/dev.stamp  ## Twice what the model servers can do, through a real Envoy, under each policy, and with faults: tables and a plot (5 minutes; ARGS=--quick)
+live-overload: $(VENV)/dev.stamp  ## Twice what the model servers can do, through a real Envoy, under each policy, and with faults: tables and a plot (8 minutes; ARGS=--quick)
 	$(BIN)/python -m benchmarks.live_overload $(ARGS)
 
 overload: $(VENV)/dev.stamp  ## Twice what simulated replicas can do, in virtual time, under each policy; writes docs/overload.md (5 minutes; ARGS="--seeds 1")
